@@ -1,0 +1,14 @@
+//! Diffusion-inversion anomaly detection.
+#![deny(missing_docs)]
+
+mod cpu;
+mod cuda;
+pub mod data;
+mod error;
+pub mod metrics;
+pub mod nn;
+pub mod ops;
+pub mod tensor;
+
+pub use error::{Error, Result};
+pub use tensor::{DType, Device, Tensor};

@@ -1,0 +1,1 @@
+//! How well scores and maps agree with labels and masks.

@@ -1,0 +1,1 @@
+//! Networks with explicit forward and backward passes.

@@ -1,0 +1,71 @@
+//! Where tensors live.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A place that holds tensors and computes with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// The host's processor.
+    #[default]
+    Cpu,
+    /// The CUDA GPU with this ordinal.
+    Cuda(usize),
+}
+
+impl Device {
+    /// The fastest device that this machine and this version can use; never panics. Why a GPU was
+    /// passed over goes to the log.
+    pub fn best() -> Self {
+        match Device::Cuda(0).require() {
+            Ok(()) => Device::Cuda(0),
+            Err(why) => {
+                log::info!("computing on the CPU: {why}");
+                Device::Cpu
+            }
+        }
+    }
+
+    /// Whether the device can be used.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`], with the reason and what to do about it.
+    pub fn require(self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => Err(Error::Unavailable {
+                what: self.to_string(),
+                why: crate::cuda::why_unavailable(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// `cpu`, `cuda`, `cuda:1` or `best`.
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "cpu" => Ok(Device::Cpu),
+            "cuda" => Ok(Device::Cuda(0)),
+            "best" => Ok(Device::best()),
+            _ => {
+                s.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(
+                    || Error::argument("Device", "name", "cpu, cuda, cuda:N or best", s),
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! [`Tensor`]: a shape, an element type and memory on a [`Device`].
+//!
+//! Tensors are contiguous and row-major. Operations take borrowed views ([`TensorView`],
+//! [`TensorViewMut`]), into which references to tensors convert, so that one flat tensor can hold
+//! all parameters of a model and still be used part by part.
+
+mod device;
+mod shape;
+mod view;
+
+pub use device::Device;
+pub use shape::{MAX_RANK, Shape};
+pub use view::{TensorView, TensorViewMut};
+
+use half::f16;
+
+use crate::error::{Error, Result};
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DType {
+    /// 32-bit IEEE float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+}
+
+impl DType {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 => 2,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Storage {
+    CpuF32(Vec<f32>),
+    CpuF16(Vec<f16>),
+}
+
+/// An array of numbers: contiguous, row-major, on one device.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    shape: Shape,
+    storage: Storage,
+}
+
+impl Tensor {
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used.
+    pub fn zeros(shape: &[usize], dtype: DType, device: Device) -> Result<Self> {
+        device.require()?;
+        let shape = Shape::from(shape);
+        let n = shape.elements();
+        let storage = match dtype {
+            DType::F32 => Storage::CpuF32(vec![0.0; n]),
+            DType::F16 => Storage::CpuF16(vec![f16::ZERO; n]),
+        };
+        Ok(Self { shape, storage })
+    }
+
+    /// A tensor with the numbers of `data`, in row-major order, stored as f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not as many elements as `shape`;
+    /// [`Error::Unavailable`] if the device cannot be used.
+    pub fn from_f32(data: Vec<f32>, shape: &[usize], device: Device) -> Result<Self> {
+        device.require()?;
+        let shape = Shape::from(shape);
+        if data.len() != shape.elements() {
+            return Err(Error::shape("from_f32", "data", format!("{shape:?}"), &[data.len()]));
+        }
+        Ok(Self { shape, storage: Storage::CpuF32(data) })
+    }
+
+    /// The lengths of the axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.view().dtype()
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        self.view().device()
+    }
+
+    /// All of the tensor, to read.
+    pub fn view(&self) -> TensorView<'_> {
+        match &self.storage {
+            Storage::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
+            Storage::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+        }
+    }
+
+    /// All of the tensor, to write.
+    pub fn view_mut(&mut self) -> TensorViewMut<'_> {
+        match &mut self.storage {
+            Storage::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
+            Storage::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+        }
+    }
+
+    /// The numbers as f32 on the host, in row-major order.
+    pub fn to_vec_f32(&self) -> Vec<f32> {
+        self.view().to_vec_f32()
+    }
+
+    /// The same numbers with another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements differs.
+    pub fn reshape(mut self, shape: &[usize]) -> Result<Self> {
+        let shape = Shape::from(shape);
+        if self.len() != shape.elements() {
+            return Err(Error::shape("reshape", "self", format!("{shape:?}"), self.shape()));
+        }
+        self.shape = shape;
+        Ok(self)
+    }
+}

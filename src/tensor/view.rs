@@ -1,0 +1,254 @@
+//! Borrowed parts of tensors.
+
+use half::f16;
+
+use super::{DType, Device, Shape, Tensor};
+use crate::error::{Error, Result};
+
+#[derive(Clone, Copy, Debug)]
+enum Data<'a> {
+    CpuF32(&'a [f32]),
+    CpuF16(&'a [f16]),
+}
+
+#[derive(Debug)]
+enum DataMut<'a> {
+    CpuF32(&'a mut [f32]),
+    CpuF16(&'a mut [f16]),
+}
+
+/// A contiguous part of a tensor, to read.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorView<'a> {
+    shape: Shape,
+    data: Data<'a>,
+}
+
+/// A contiguous part of a tensor, to write.
+#[derive(Debug)]
+pub struct TensorViewMut<'a> {
+    shape: Shape,
+    data: DataMut<'a>,
+}
+
+impl<'a> TensorView<'a> {
+    pub(super) fn cpu_f32(shape: Shape, data: &'a [f32]) -> Self {
+        Self { shape, data: Data::CpuF32(data) }
+    }
+
+    pub(super) fn cpu_f16(shape: Shape, data: &'a [f16]) -> Self {
+        Self { shape, data: Data::CpuF16(data) }
+    }
+
+    /// A view of numbers on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not as many elements as `shape`.
+    pub fn from_slice(data: &'a [f32], shape: &[usize]) -> Result<Self> {
+        let shape = Shape::from(shape);
+        if data.len() != shape.elements() {
+            return Err(Error::shape("from_slice", "data", format!("{shape:?}"), &[data.len()]));
+        }
+        Ok(Self::cpu_f32(shape, data))
+    }
+
+    /// The lengths of the axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        match self.data {
+            Data::CpuF32(_) => DType::F32,
+            Data::CpuF16(_) => DType::F16,
+        }
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        match self.data {
+            Data::CpuF32(_) | Data::CpuF16(_) => Device::Cpu,
+        }
+    }
+
+    /// The elements from `start`, as many as `shape` has.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not lie within the view.
+    pub fn part(&self, start: usize, shape: &[usize]) -> Result<TensorView<'a>> {
+        let shape = Shape::from(shape);
+        let end = start + shape.elements();
+        if end > self.len() {
+            return Err(Error::shape(
+                "part",
+                "self",
+                format!("at least {end} elements"),
+                self.shape(),
+            ));
+        }
+        Ok(match self.data {
+            Data::CpuF32(v) => Self::cpu_f32(shape, &v[start..end]),
+            Data::CpuF16(v) => Self::cpu_f16(shape, &v[start..end]),
+        })
+    }
+
+    /// The numbers as f32 on the host, in row-major order.
+    pub fn to_vec_f32(&self) -> Vec<f32> {
+        match self.data {
+            Data::CpuF32(v) => v.to_vec(),
+            Data::CpuF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+        }
+    }
+
+    /// The elements on the host, for the CPU's implementation of `op`.
+    pub(crate) fn f32s(&self, op: &'static str, arg: &'static str) -> Result<&'a [f32]> {
+        match self.data {
+            Data::CpuF32(v) => Ok(v),
+            Data::CpuF16(_) => {
+                Err(Error::DType { op, arg, expected: DType::F32, got: self.dtype() })
+            }
+        }
+    }
+}
+
+impl<'a> TensorViewMut<'a> {
+    pub(super) fn cpu_f32(shape: Shape, data: &'a mut [f32]) -> Self {
+        Self { shape, data: DataMut::CpuF32(data) }
+    }
+
+    pub(super) fn cpu_f16(shape: Shape, data: &'a mut [f16]) -> Self {
+        Self { shape, data: DataMut::CpuF16(data) }
+    }
+
+    /// A view of numbers on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not as many elements as `shape`.
+    pub fn from_slice(data: &'a mut [f32], shape: &[usize]) -> Result<Self> {
+        let shape = Shape::from(shape);
+        if data.len() != shape.elements() {
+            return Err(Error::shape("from_slice", "data", format!("{shape:?}"), &[data.len()]));
+        }
+        Ok(Self::cpu_f32(shape, data))
+    }
+
+    /// The lengths of the axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.elements()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The same part, to read.
+    pub fn view(&self) -> TensorView<'_> {
+        match &self.data {
+            DataMut::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
+            DataMut::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+        }
+    }
+
+    /// The same part, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> TensorViewMut<'_> {
+        match &mut self.data {
+            DataMut::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
+            DataMut::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+        }
+    }
+
+    /// The first elements, as many as `shape` has, and the rest as one axis.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not that many.
+    pub fn split(self, shape: &[usize]) -> Result<(TensorViewMut<'a>, TensorViewMut<'a>)> {
+        let (shape, len) = (Shape::from(shape), self.len());
+        let n = shape.elements();
+        if n > len {
+            return Err(Error::shape(
+                "split",
+                "self",
+                format!("at least {n} elements"),
+                self.shape(),
+            ));
+        }
+        let rest = Shape::from(&[len - n][..]);
+        Ok(match self.data {
+            DataMut::CpuF32(v) => {
+                let (a, b) = v.split_at_mut(n);
+                (Self::cpu_f32(shape, a), Self::cpu_f32(rest, b))
+            }
+            DataMut::CpuF16(v) => {
+                let (a, b) = v.split_at_mut(n);
+                (Self::cpu_f16(shape, a), Self::cpu_f16(rest, b))
+            }
+        })
+    }
+
+    /// Copies from numbers on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has another number of elements.
+    pub fn copy_from_slice(&mut self, data: &[f32]) -> Result<()> {
+        if data.len() != self.len() {
+            return Err(Error::shape(
+                "copy_from_slice",
+                "data",
+                format!("{:?}", self.shape()),
+                &[data.len()],
+            ));
+        }
+        match &mut self.data {
+            DataMut::CpuF32(v) => v.copy_from_slice(data),
+            DataMut::CpuF16(v) => v.iter_mut().zip(data).for_each(|(v, &x)| *v = f16::from_f32(x)),
+        }
+        Ok(())
+    }
+
+    /// Sets every element.
+    pub fn fill(&mut self, value: f32) {
+        match &mut self.data {
+            DataMut::CpuF32(v) => v.fill(value),
+            DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
+        }
+    }
+
+    /// The elements on the host, for the CPU's implementation of `op`.
+    pub(crate) fn into_f32s(self, op: &'static str, arg: &'static str) -> Result<&'a mut [f32]> {
+        match self.data {
+            DataMut::CpuF32(v) => Ok(v),
+            DataMut::CpuF16(_) => {
+                Err(Error::DType { op, arg, expected: DType::F32, got: DType::F16 })
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a Tensor> for TensorView<'a> {
+    fn from(t: &'a Tensor) -> Self {
+        t.view()
+    }
+}
+
+impl<'a> From<&'a mut Tensor> for TensorViewMut<'a> {
+    fn from(t: &'a mut Tensor) -> Self {
+        t.view_mut()
+    }
+}

@@ -1,0 +1,28 @@
+use crate::common::*;
+use invad::ops;
+
+fn oracle(x: f64) -> (f64, f64) {
+    let s = 1.0 / (1.0 + (-x).exp());
+    (x * s, s * (1.0 + x * (1.0 - s)))
+}
+
+#[test]
+fn forward_and_backward() {
+    for n in [1, 3, 17, 64, 1001, 40_000] {
+        let (x, dy) = (tensor(1, &[n], 12.0), tensor(2, &[n], 1.0));
+        let (mut y, mut dx) = (poisoned(&[n]), poisoned(&[n]));
+        ops::silu(&x, &mut y).unwrap();
+        ops::silu_backward(&x, &dy, &mut dx).unwrap();
+        let want: Vec<f64> = f64s(&x).iter().map(|&x| oracle(x).0).collect();
+        assert_close(&format!("silu n {n}"), &f64s(&y), &want, 1e-6);
+        let want: Vec<f64> =
+            f64s(&x).iter().zip(f64s(&dy)).map(|(&x, dy)| dy * oracle(x).1).collect();
+        assert_close(&format!("silu_backward n {n}"), &f64s(&dx), &want, 1e-6);
+    }
+}
+
+#[test]
+fn refuses_other_shapes() {
+    let error = ops::silu(&tensor(1, &[2, 3], 1.0), &mut poisoned(&[3, 2])).unwrap_err();
+    assert_eq!(error.to_string(), "silu: `y` should have shape [2, 3], got [3, 2]");
+}
