@@ -58,6 +58,46 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// ln x for normal x > 0, within 2 ulp.
+#[inline(always)]
+pub(crate) fn ln(x: f32) -> f32 {
+    // x = 2ᵉ·m with m in [√½, √2); ln m by its odd polynomial in s = (m − 1)/(m + 1).
+    let bits = x.to_bits();
+    let e = (bits.wrapping_sub(0x3f35_04f3) as i32) >> 23;
+    let m = f32::from_bits(bits.wrapping_sub((e << 23) as u32));
+    let f = m - 1.0;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let p = z * (0.666_666_6 + z * (0.400_000_96 + z * (0.284_987_87 + z * 0.242_790_79)));
+    let half = 0.5 * f * f;
+    let e = e as f32;
+    // ln 2 in two parts; e·high is exact.
+    e * 0.693_138_1 - ((half - (s * (half + p) + e * 9.058_001e-6)) - f)
+}
+
+/// (sin, cos) of 2π·w/2³², within 2 ulp of the value's own size.
+#[inline(always)]
+pub(crate) fn sin_cos_turns(w: u32) -> (f32, f32) {
+    // The nearest quarter turn, and what is left of it: a signed fraction of a turn that has at
+    // most 30 bits, exact as the sum of two f32.
+    let quarter = w.wrapping_add(1 << 29) >> 30;
+    let rest = w.wrapping_sub(quarter << 30) as i32;
+    let high = (rest & !0x7f) as f32;
+    let low = (rest & 0x7f) as f32;
+    const TURN: f32 = 1.462_918_1e-9; // 2π/2³²
+    const TURN_REST: f32 = -4.070_940_4e-17;
+    let x = high * TURN + (low * TURN + high * TURN_REST);
+    let z = x * x;
+    let sin =
+        x + x * z * (-0.166_666_66 + z * (8.333_331e-3 + z * (-1.984_086e-4 + z * 2.752_55e-6)));
+    let cos = 1.0 - 0.5 * z
+        + z * z * (4.166_666_4e-2 + z * (-1.388_888_8e-3 + z * (2.480_063e-5 + z * -2.752_5e-7)));
+    let (s, c) = if quarter & 1 == 0 { (sin, cos) } else { (cos, sin) };
+    let s = if quarter & 2 == 0 { s } else { -s };
+    let c = if (quarter + 1) & 2 == 0 { c } else { -c };
+    (s, c)
+}
+
 /// Σ x, in a fixed order: 16 running sums, then pairwise.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
 pub(crate) fn sum(x: &[f32]) -> f32 {
@@ -123,6 +163,20 @@ mod tests {
         assert_eq!(exp(100.0), f32::INFINITY);
         assert!(exp(f32::NAN).is_nan() && tanh(f32::NAN).is_nan() && sigmoid(f32::NAN).is_nan());
         assert_eq!((tanh(0.0), tanh(50.0), tanh(-50.0)), (0.0, 1.0, -1.0));
+    }
+
+    #[test]
+    fn logarithm_and_angles_follow_f64() {
+        for i in 0..400_000u32 {
+            let w = i.wrapping_mul(2_654_435_769);
+            let u = (w as f32 + 0.5) * (1.0 / 4_294_967_296.0);
+            assert!(ulps(ln(u), f64::from(u).ln()) <= 2.0, "ln {u} {}", ln(u));
+            let angle = f64::from(w) / 4_294_967_296.0 * std::f64::consts::TAU;
+            let (s, c) = sin_cos_turns(w);
+            let near = |got: f32, want: f64| (f64::from(got) - want).abs() <= 1.8e-7 * want.abs();
+            assert!(near(s, angle.sin()), "sin {w} {s} {}", angle.sin());
+            assert!(near(c, angle.cos()), "cos {w} {c} {}", angle.cos());
+        }
     }
 
     #[test]

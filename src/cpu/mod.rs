@@ -3,11 +3,39 @@
 //! Work is split over rayon's threads by output element, and every sum runs in a fixed order:
 //! results are the same bits for any number of threads.
 
+mod adaln_zero;
+mod adamw;
+mod add_noise;
+mod add_position;
+mod attention;
+mod ema;
+mod gelu;
 pub(crate) mod gemm;
-pub(crate) mod math;
+mod inversion_step;
+mod linear;
+mod math;
+mod mse;
+mod patchify;
+mod random;
+mod score;
 mod silu;
+mod timestep_embedding;
 
+pub(crate) use adaln_zero::{PerImage, adaln_zero, adaln_zero_backward};
+pub(crate) use adamw::{adamw, global_norm};
+pub(crate) use add_noise::add_noise;
+pub(crate) use add_position::{add_position, add_position_backward};
+pub(crate) use attention::{Heads, attention, attention_backward};
+pub(crate) use ema::ema;
+pub(crate) use gelu::gelu_backward;
+pub(crate) use inversion_step::inversion_step;
+pub(crate) use linear::{linear, linear_backward_input, linear_backward_weight};
+pub(crate) use mse::{mse, mse_backward};
+pub(crate) use patchify::{PatchSizes, patchify, unpatchify};
+pub(crate) use random::{normal, philox};
+pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
+pub(crate) use timestep_embedding::timestep_embedding;
 
 use rayon::prelude::*;
 

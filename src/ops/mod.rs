@@ -8,9 +8,38 @@
 
 use crate::error::{Error, Result};
 
+mod adaln_zero;
+mod adamw;
+mod add_noise;
+mod add_position;
+mod attention;
+mod ema;
+mod gelu;
+mod inversion_step;
+mod linear;
+mod mse;
+mod patchify;
+mod random;
+mod score;
 mod silu;
+mod timestep_embedding;
 
+pub use crate::cpu::gemm::Activation;
+pub use adaln_zero::{Chunk, Residual, ResidualBackward, adaln_zero, adaln_zero_backward};
+pub use adamw::{AdamW, adamw, clip_coefficient, global_norm};
+pub use add_noise::add_noise;
+pub use add_position::{add_position, add_position_backward};
+pub use attention::{attention, attention_backward};
+pub use ema::ema;
+pub use gelu::gelu_backward;
+pub use inversion_step::inversion_step;
+pub use linear::{PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight};
+pub use mse::{mse, mse_backward};
+pub use patchify::{PatchOrder, patchify, unpatchify};
+pub use random::{Random, Stream, normal};
+pub use score::{SCORE_STATS, score};
 pub use silu::{silu, silu_backward};
+pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
 
 /// Checks that `got` is `expected`; `axes` names the expected axes in the error.
 pub(crate) fn expect_shape(

@@ -1,5 +1,11 @@
 //! Matrix products on the host.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
 use super::math::tanh;
 
 /// A matrix read through strides, in elements.
@@ -49,13 +55,20 @@ pub enum Activation {
 }
 
 impl Activation {
-    #[inline(always)]
-    pub(crate) fn apply(self, x: f32) -> f32 {
+    /// Applies it to every element.
+    pub(crate) fn apply_all(self, x: &mut [f32]) {
         match self {
-            Activation::None => x,
-            Activation::Gelu => gelu(x),
-            Activation::Relu6 => x.clamp(0.0, 6.0),
+            Activation::None => {}
+            Activation::Gelu => gelu_all(x),
+            Activation::Relu6 => x.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
         }
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+fn gelu_all(x: &mut [f32]) {
+    for x in x {
+        *x = gelu(*x);
     }
 }
 
@@ -87,30 +100,104 @@ pub(crate) enum Threads {
     All,
 }
 
+/// A right-hand side that is used again and again, in the layout that the product wants.
+pub(crate) enum Packed {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Packed),
+    /// Row-major.
+    Plain { data: Vec<f32>, rows: usize, cols: usize },
+}
+
+impl Packed {
+    pub fn new(b: Mat) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if amx::available() {
+            return Packed::Amx(amx::Packed::new(b));
+        }
+        let (rows, cols) = (b.rows, b.cols);
+        let at = |i| b.data[i / cols * b.row_stride + i % cols * b.col_stride];
+        Packed::Plain { data: (0..rows * cols).map(at).collect(), rows, cols }
+    }
+}
+
+/// A right-hand side.
+#[derive(Clone, Copy)]
+pub(crate) enum Rhs<'a> {
+    Mat(Mat<'a>),
+    Packed(&'a Packed),
+}
+
+impl<'a> From<Mat<'a>> for Rhs<'a> {
+    fn from(b: Mat<'a>) -> Self {
+        Rhs::Mat(b)
+    }
+}
+
+impl<'a> From<&'a Packed> for Rhs<'a> {
+    fn from(b: &'a Packed) -> Self {
+        Rhs::Packed(b)
+    }
+}
+
+impl Rhs<'_> {
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Rhs::Mat(b) => (b.rows, b.cols),
+            #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::Amx(b)) => (b.rows(), b.cols()),
+            Rhs::Packed(Packed::Plain { rows, cols, .. }) => (*rows, *cols),
+        }
+    }
+}
+
 /// out = a·b, with `epilogue`. The rows of `out` are `out_stride` apart.
 ///
 /// Each element is summed in an order that depends on the shapes alone.
-pub(crate) fn gemm(
+pub(crate) fn gemm<'a>(
     a: Mat,
-    b: Mat,
+    b: impl Into<Rhs<'a>>,
     out: &mut [f32],
     out_stride: usize,
     epilogue: Epilogue,
     threads: Threads,
 ) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert_eq!(k, b.rows);
+    let b = b.into();
+    let (m, k, (b_rows, n)) = (a.rows, a.cols, b.shape());
+    assert_eq!(k, b_rows, "gemm: inner sizes");
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * out_stride + n <= out.len());
+    let needed = (m - 1) * out_stride + n;
+    assert!(n <= out_stride && needed <= out.len(), "gemm: output");
+    assert!(epilogue.bias.is_none_or(|b| b.len() == n), "gemm: bias");
+    assert!(epilogue.before_activation.as_ref().is_none_or(|x| needed <= x.len()), "gemm: aux");
     debug_assert!(!(epilogue.accumulate && epilogue.activation != Activation::None));
+    match b {
+        #[cfg(target_arch = "x86_64")]
+        Rhs::Packed(Packed::Amx(b)) => {
+            amx::gemm(a, amx::Rhs::Packed(b), out, out_stride, epilogue, threads)
+        }
+        // Packing costs about as much as 32 rows of a product without AMX.
+        #[cfg(target_arch = "x86_64")]
+        Rhs::Mat(b) if m.min(n) >= 32 && amx::available() => {
+            amx::gemm(a, amx::Rhs::Mat(b), out, out_stride, epilogue, threads)
+        }
+        Rhs::Mat(b) => portable(a, b, out, out_stride, epilogue, threads),
+        Rhs::Packed(Packed::Plain { data, rows, cols }) => {
+            portable(a, Mat::new(data, *rows, *cols), out, out_stride, epilogue, threads)
+        }
+    }
+}
+
+/// The product of [`gemm`], whose checks have passed, by the `gemm` crate.
+fn portable(a: Mat, b: Mat, out: &mut [f32], stride: usize, epilogue: Epilogue, threads: Threads) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
     let parallelism = match threads {
         Threads::One => gemm::Parallelism::None,
         Threads::All => gemm::Parallelism::Rayon(0),
     };
-    // SAFETY: `Mat`'s constructors and the assertion above keep every element that the strides
-    // reach within its slice, and `out` is borrowed mutably.
+    // SAFETY: `Mat`'s constructors keep every element that the strides reach within its slice,
+    // `gemm` checked the output, and `out` is borrowed mutably.
     unsafe {
         gemm::gemm(
             m,
@@ -118,7 +205,7 @@ pub(crate) fn gemm(
             k,
             out.as_mut_ptr(),
             1,
-            out_stride as isize,
+            stride as isize,
             epilogue.accumulate,
             a.data.as_ptr(),
             a.col_stride as isize,
@@ -134,21 +221,140 @@ pub(crate) fn gemm(
             parallelism,
         );
     }
-    let Epilogue { bias, activation, mut before_activation, .. } = epilogue;
-    for i in 0..m {
-        let row = &mut out[i * out_stride..][..n];
+    let Epilogue { bias, activation, before_activation, .. } = epilogue;
+    let finish = |(row, pre): (&mut [f32], Option<&mut [f32]>)| {
+        let row = &mut row[..n];
         if let Some(bias) = bias {
-            for (y, b) in row.iter_mut().zip(bias) {
-                *y += b;
+            add(row, bias);
+        }
+        if let Some(pre) = pre {
+            pre[..n].copy_from_slice(row);
+        }
+        activation.apply_all(row);
+    };
+    let len = (m - 1) * stride + n;
+    let rows = out[..len].par_chunks_mut(stride);
+    match before_activation {
+        Some(pre) => rows.zip(pre[..len].par_chunks_mut(stride).map(Some)).for_each(finish),
+        None if bias.is_none() && activation == Activation::None => {}
+        None => rows.map(|row| (row, None)).for_each(finish),
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn add(row: &mut [f32], bias: &[f32]) {
+    for (y, b) in row.iter_mut().zip(bias) {
+        *y += b;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(seed: u32, n: usize) -> Vec<f32> {
+        let mut x = seed.wrapping_mul(2_654_435_769) | 1;
+        (0..n)
+            .map(|_| {
+                x ^= x << 13;
+                x ^= x >> 17;
+                x ^= x << 5;
+                x as f32 / (1u32 << 31) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn transposed(x: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+        (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+    }
+
+    /// Every layout, epilogue and path against sums in f64.
+    #[test]
+    fn follows_f64() {
+        for (m, k, n) in [(1, 1, 1), (3, 70, 45), (33, 31, 33), (130, 1100, 290), (64, 2049, 32)] {
+            let (a, b, bias) = (numbers(1, m * k), numbers(2, k * n), numbers(3, n));
+            let (at, bt) = (transposed(&a, m, k), transposed(&b, k, n));
+            let start = numbers(4, m * (n + 3));
+            let product = |i: usize, j: usize| -> f64 {
+                (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum()
+            };
+            for (a_t, b_t, packed, threads) in [
+                (false, false, false, Threads::All),
+                (true, false, true, Threads::One),
+                (false, true, false, Threads::One),
+                (true, true, true, Threads::All),
+            ] {
+                let am = if a_t { Mat::new(&at, k, m).t() } else { Mat::new(&a, m, k) };
+                let bm = if b_t { Mat::new(&bt, n, k).t() } else { Mat::new(&b, k, n) };
+                let pack = packed.then(|| Packed::new(bm));
+                let rhs = pack.as_ref().map_or(Rhs::Mat(bm), Rhs::Packed);
+                let mut out = start.clone();
+                let epilogue = Epilogue { accumulate: true, ..Default::default() };
+                gemm(am, rhs, &mut out, n + 3, epilogue, threads);
+                let (mut pre, mut act) = (vec![f32::NAN; m * (n + 3)], vec![f32::NAN; m * (n + 3)]);
+                let epilogue = Epilogue {
+                    bias: Some(&bias),
+                    activation: Activation::Gelu,
+                    before_activation: Some(&mut pre),
+                    accumulate: false,
+                };
+                gemm(am, rhs, &mut act, n + 3, epilogue, threads);
+                let tolerance = 8e-7 * (k as f64).sqrt();
+                for i in 0..m {
+                    for j in 0..n {
+                        let (at, p) = (i * (n + 3) + j, product(i, j));
+                        let check = |got: f32, want: f64| {
+                            let case = format!("{m}x{k}x{n} {a_t} {b_t} {packed} [{i},{j}]");
+                            assert!(
+                                (f64::from(got) - want).abs() <= tolerance,
+                                "{case} {got} {want}"
+                            );
+                        };
+                        check(out[at], p + f64::from(start[at]));
+                        let x = p + f64::from(bias[j]);
+                        check(pre[at], x);
+                        let cube = 0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x);
+                        check(act[at], 0.5 * x * (1.0 + cube.tanh()));
+                    }
+                }
+                for i in 0..m - 1 {
+                    assert_eq!(out[i * (n + 3) + n..][..3], start[i * (n + 3) + n..][..3]);
+                    assert!(act[i * (n + 3) + n..][..3].iter().all(|x| x.is_nan()));
+                }
             }
         }
-        if let Some(pre) = before_activation.as_deref_mut() {
-            pre[i * out_stride..][..n].copy_from_slice(row);
+    }
+
+    #[test]
+    fn paths_agree_and_threads_do_not_matter() {
+        let (m, k, n) = (97, 130, 77);
+        let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+        let run = |threads| {
+            let mut out = vec![0.0; m * n];
+            gemm(Mat::new(&a, m, k), Mat::new(&b, k, n), &mut out, n, Epilogue::default(), threads);
+            out
+        };
+        assert_eq!(run(Threads::One), run(Threads::All));
+        let portable = |threads| {
+            let mut out = vec![0.0; m * n];
+            let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+            super::portable(a, b, &mut out, n, Epilogue::default(), threads);
+            out
+        };
+        assert_eq!(portable(Threads::One), portable(Threads::All));
+        for (x, y) in run(Threads::One).iter().zip(portable(Threads::One)) {
+            assert!((x - y).abs() < 1e-5, "{x} {y}");
         }
-        if activation != Activation::None {
-            for y in row.iter_mut() {
-                *y = activation.apply(*y);
-            }
-        }
+    }
+
+    #[test]
+    fn infinities_and_nan_come_through() {
+        let mut a = vec![1.0; 40 * 40];
+        a[3 * 40 + 5] = f32::INFINITY;
+        a[7 * 40] = f32::NAN;
+        let mut out = vec![0.0; 1600];
+        let m = Mat::new(&a, 40, 40);
+        gemm(m, Mat::new(&[1.0; 1600], 40, 40), &mut out, 40, Epilogue::default(), Threads::One);
+        assert!(!out[3 * 40].is_finite() && !out[7 * 40 + 3].is_finite() && out[0] == 40.0);
     }
 }

@@ -1,0 +1,60 @@
+//! Linear layers on the host.
+
+use rayon::prelude::*;
+
+use super::gemm::{Activation, Epilogue, Mat, Rhs, Threads, gemm};
+
+/// Columns whose bias gradient one task sums, and rows of one partial sum.
+const COLUMNS: usize = 64;
+const ROWS: usize = 64;
+
+/// y (M, N) = activation(x (M, K) · b (K, N) + bias).
+pub(crate) fn linear(
+    x: &[f32],
+    b: Rhs,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    before_activation: Option<&mut [f32]>,
+    y: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
+    let epilogue = Epilogue { bias, activation, before_activation, accumulate: false };
+    gemm(Mat::new(x, m, k), b, y, n, epilogue, Threads::All);
+}
+
+/// dx (M, K) = dy (M, N) · w (N, K).
+pub(crate) fn linear_backward_input(
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    (m, k, n): (usize, usize, usize),
+) {
+    gemm(Mat::new(dy, m, n), Mat::new(w, n, k), dx, k, Epilogue::default(), Threads::All);
+}
+
+/// dw (N, K) += dyᵀ · x; db (N) += Σ over rows of dy.
+pub(crate) fn linear_backward_weight(
+    dy: &[f32],
+    x: &[f32],
+    dw: &mut [f32],
+    db: Option<&mut [f32]>,
+    (m, k, n): (usize, usize, usize),
+) {
+    let epilogue = Epilogue { accumulate: true, ..Default::default() };
+    gemm(Mat::new(dy, m, n).t(), Mat::new(x, m, k), dw, k, epilogue, Threads::All);
+    if let Some(db) = db {
+        db.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, db)| {
+            for block in dy.chunks(ROWS * n) {
+                let mut sums = [0.0f32; COLUMNS];
+                for row in block.chunks_exact(n) {
+                    for (s, v) in sums.iter_mut().zip(&row[i * COLUMNS..][..db.len()]) {
+                        *s += v;
+                    }
+                }
+                for (d, s) in db.iter_mut().zip(sums) {
+                    *d += s;
+                }
+            }
+        });
+    }
+}

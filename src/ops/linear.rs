@@ -1,0 +1,162 @@
+//! Linear layers.
+
+use super::{Activation, expect_shape};
+use crate::cpu::{self, gemm};
+use crate::error::{Error, Result};
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// A weight that is used again and again, laid out for the device's matrix product.
+pub struct PackedWeight(gemm::Packed, [usize; 2]);
+
+impl PackedWeight {
+    /// Packs a weight of shape (N, K).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `weight` has not two axes.
+    pub fn new<'a>(weight: impl Into<TensorView<'a>>) -> Result<Self> {
+        const OP: &str = "PackedWeight::new";
+        let weight = weight.into();
+        let [n, k] = matrix(OP, "weight", weight.shape())?;
+        let data = weight.f32s(OP, "weight")?;
+        Ok(Self(gemm::Packed::new(gemm::Mat::new(data, n, k).t()), [n, k]))
+    }
+
+    /// (N, K).
+    pub fn shape(&self) -> [usize; 2] {
+        self.1
+    }
+}
+
+/// The weight of a linear layer, of shape (N, K).
+pub enum Weight<'a> {
+    /// As it is.
+    Plain(TensorView<'a>),
+    /// Packed.
+    Packed(&'a PackedWeight),
+}
+
+impl<'a, T: Into<TensorView<'a>>> From<T> for Weight<'a> {
+    fn from(weight: T) -> Self {
+        Weight::Plain(weight.into())
+    }
+}
+
+impl<'a> From<&'a PackedWeight> for Weight<'a> {
+    fn from(weight: &'a PackedWeight) -> Self {
+        Weight::Packed(weight)
+    }
+}
+
+/// y = activation(x · weightᵀ + bias).
+///
+/// `x`: (…, K); `weight`: (N, K); `bias`: (N); `y`: (…, N). `before_activation`, shaped like `y`,
+/// receives x · weightᵀ + bias, which the backward pass of the activation needs.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn linear<'a>(
+    x: impl Into<TensorView<'a>>,
+    weight: impl Into<Weight<'a>>,
+    bias: Option<TensorView<'a>>,
+    activation: Activation,
+    before_activation: Option<TensorViewMut<'a>>,
+    y: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "linear";
+    let (x, weight, y) = (x.into(), weight.into(), y.into());
+    let [n, k] = match &weight {
+        Weight::Plain(w) => matrix(OP, "weight", w.shape())?,
+        Weight::Packed(w) => w.shape(),
+    };
+    let m = rows(OP, "x", x.shape(), k)?;
+    if rows(OP, "y", y.shape(), n)? != m {
+        return Err(Error::shape(OP, "y", format!("(…, {n}) with {m} rows"), y.shape()));
+    }
+    if let Some(bias) = &bias {
+        expect_shape(OP, "bias", bias.shape(), &[n])?;
+    }
+    if let Some(pre) = &before_activation {
+        expect_shape(OP, "before_activation", pre.shape(), y.shape())?;
+    }
+    let rhs = match &weight {
+        Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(OP, "weight")?, n, k).t()),
+        Weight::Packed(w) => gemm::Rhs::Packed(&w.0),
+    };
+    cpu::linear(
+        x.f32s(OP, "x")?,
+        rhs,
+        bias.map(|b| b.f32s(OP, "bias")).transpose()?,
+        activation,
+        before_activation.map(|p| p.into_f32s(OP, "before_activation")).transpose()?,
+        y.into_f32s(OP, "y")?,
+        (m, k, n),
+    );
+    Ok(())
+}
+
+/// dx = dy · weight.
+///
+/// `dy`: (…, N); `weight`: (N, K); `dx`: (…, K), written.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn linear_backward_input<'a>(
+    dy: impl Into<TensorView<'a>>,
+    weight: impl Into<TensorView<'a>>,
+    dx: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "linear_backward_input";
+    let (dy, weight, dx) = (dy.into(), weight.into(), dx.into());
+    let [n, k] = matrix(OP, "weight", weight.shape())?;
+    let m = rows(OP, "dy", dy.shape(), n)?;
+    if rows(OP, "dx", dx.shape(), k)? != m {
+        return Err(Error::shape(OP, "dx", format!("(…, {k}) with {m} rows"), dx.shape()));
+    }
+    let (dy, weight) = (dy.f32s(OP, "dy")?, weight.f32s(OP, "weight")?);
+    cpu::linear_backward_input(dy, weight, dx.into_f32s(OP, "dx")?, (m, k, n));
+    Ok(())
+}
+
+/// dweight += dyᵀ · x and dbias += Σ dy over rows.
+///
+/// `dy`: (…, N); `x`: (…, K); `dweight`: (N, K) and `dbias`: (N), accumulated.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn linear_backward_weight<'a>(
+    dy: impl Into<TensorView<'a>>,
+    x: impl Into<TensorView<'a>>,
+    dweight: impl Into<TensorViewMut<'a>>,
+    dbias: Option<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "linear_backward_weight";
+    let (dy, x, dweight) = (dy.into(), x.into(), dweight.into());
+    let [n, k] = matrix(OP, "dweight", dweight.shape())?;
+    let m = rows(OP, "dy", dy.shape(), n)?;
+    if rows(OP, "x", x.shape(), k)? != m {
+        return Err(Error::shape(OP, "x", format!("(…, {k}) with {m} rows"), x.shape()));
+    }
+    if let Some(dbias) = &dbias {
+        expect_shape(OP, "dbias", dbias.shape(), &[n])?;
+    }
+    cpu::linear_backward_weight(
+        dy.f32s(OP, "dy")?,
+        x.f32s(OP, "x")?,
+        dweight.into_f32s(OP, "dweight")?,
+        dbias.map(|b| b.into_f32s(OP, "dbias")).transpose()?,
+        (m, k, n),
+    );
+    Ok(())
+}
+
+fn matrix(op: &'static str, arg: &'static str, shape: &[usize]) -> Result<[usize; 2]> {
+    shape.try_into().map_err(|_| Error::shape(op, arg, "(N, K)", shape))
+}
+
+/// The product of all axes but the last, which must be `last`.
+fn rows(op: &'static str, arg: &'static str, shape: &[usize], last: usize) -> Result<usize> {
+    match shape.split_last() {
+        Some((&l, leading)) if l == last => Ok(leading.iter().product()),
+        _ => Err(Error::shape(op, arg, format!("(…, {last})"), shape)),
+    }
+}

@@ -1,0 +1,73 @@
+//! Grids of features as sequences of patches.
+
+use super::expect_shape;
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// Where a patch's numbers stand within its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchOrder {
+    /// (C, p, p), as a patch embedding's convolution weight is laid out.
+    ChannelsFirst,
+    /// (p, p, C), as the final layer's linear emits them.
+    ChannelsLast,
+}
+
+/// Rearranges a grid into patches.
+///
+/// `grid`: (B, G, G, C); `patches`: (B, (G/p)², C·p²), p the side of a patch.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn patchify<'a>(
+    grid: impl Into<TensorView<'a>>,
+    patches: impl Into<TensorViewMut<'a>>,
+    patch: usize,
+    order: PatchOrder,
+) -> Result<()> {
+    const OP: &str = "patchify";
+    let (grid, patches) = (grid.into(), patches.into());
+    let (expected, sizes) = layout(OP, "grid", grid.shape(), patch)?;
+    expect_shape(OP, "patches", patches.shape(), &expected)?;
+    let (grid, patches) = (grid.f32s(OP, "grid")?, patches.into_f32s(OP, "patches")?);
+    cpu::patchify(grid, patches, sizes, order);
+    Ok(())
+}
+
+/// Rearranges patches into a grid: the inverse of [`patchify`] and its gradient.
+///
+/// `patches`: (B, (G/p)², C·p²); `grid`: (B, G, G, C).
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn unpatchify<'a>(
+    patches: impl Into<TensorView<'a>>,
+    grid: impl Into<TensorViewMut<'a>>,
+    patch: usize,
+    order: PatchOrder,
+) -> Result<()> {
+    const OP: &str = "unpatchify";
+    let (patches, grid) = (patches.into(), grid.into());
+    let (expected, sizes) = layout(OP, "grid", grid.shape(), patch)?;
+    expect_shape(OP, "patches", patches.shape(), &expected)?;
+    let (patches, grid) = (patches.f32s(OP, "patches")?, grid.into_f32s(OP, "grid")?);
+    cpu::unpatchify(patches, grid, sizes, order);
+    Ok(())
+}
+
+fn layout(
+    op: &'static str,
+    arg: &'static str,
+    shape: &[usize],
+    patch: usize,
+) -> Result<([usize; 3], cpu::PatchSizes)> {
+    match *shape {
+        [b, side, side_w, channels] if side == side_w && patch > 0 && side % patch == 0 => {
+            let across = side / patch;
+            let sizes = cpu::PatchSizes { side, patch, channels };
+            Ok(([b, across * across, channels * patch * patch], sizes))
+        }
+        _ => Err(Error::shape(op, arg, format!("(B, G, G, C), G a multiple of {patch}"), shape)),
+    }
+}
