@@ -4,6 +4,7 @@
 mod cpu;
 mod cuda;
 pub mod data;
+pub mod diffusion;
 mod error;
 pub mod metrics;
 pub mod nn;

@@ -174,6 +174,15 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
+    /// The elements from `start`, as many as `shape` has.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if they do not lie within the view.
+    pub fn part(self, start: usize, shape: &[usize]) -> Result<TensorViewMut<'a>> {
+        let (_, rest) = self.split(&[start])?;
+        Ok(rest.split(shape)?.0)
+    }
+
     /// The first elements, as many as `shape` has, and the rest as one axis.
     ///
     /// # Errors
