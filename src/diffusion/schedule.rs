@@ -96,7 +96,7 @@ impl Schedule {
     }
 
     /// The schedule at the given timesteps, which ascend.
-    fn at(&self, timesteps: Vec<usize>) -> Respaced {
+    pub(super) fn at(&self, timesteps: Vec<usize>) -> Respaced {
         let mut last = 1.0;
         let betas = timesteps
             .iter()
