@@ -84,14 +84,14 @@ fn f1_max_oracle(scores: &[f64], labels: &[bool]) -> f64 {
 }
 
 /// Labels spread from pixel to pixel until nothing changes; then numbered by first appearance.
-fn components_oracle(mask: &[u8], width: usize, height: usize) -> Vec<u32> {
+fn components_oracle(mask: &[bool], width: usize, height: usize) -> Vec<u32> {
     let mut root: Vec<usize> = (0..mask.len()).collect();
     loop {
         let before = root.clone();
         for (a, b) in (0..mask.len()).flat_map(|a| (0..mask.len()).map(move |b| (a, b))) {
             let touch =
                 (a % width).abs_diff(b % width) <= 1 && (a / width).abs_diff(b / width) <= 1;
-            if touch && mask[a] != 0 && mask[b] != 0 {
+            if touch && mask[a] && mask[b] {
                 root[a] = root[a].min(root[b]);
             }
         }
@@ -103,7 +103,7 @@ fn components_oracle(mask: &[u8], width: usize, height: usize) -> Vec<u32> {
     let mut first = Vec::new();
     (0..mask.len())
         .map(|p| {
-            if mask[p] == 0 {
+            if !mask[p] {
                 return 0;
             }
             if !first.contains(&root[p]) {
@@ -116,7 +116,7 @@ fn components_oracle(mask: &[u8], width: usize, height: usize) -> Vec<u32> {
 
 struct Image {
     map: Vec<f32>,
-    mask: Vec<u8>,
+    mask: Vec<bool>,
     width: usize,
     height: usize,
 }
@@ -127,7 +127,7 @@ impl Image {
         let n = width * height;
         Self {
             map: (0..n).map(|_| random.below(levels) as f32 * 0.37 - 2.0).collect(),
-            mask: (0..n).map(|_| if random.below(8) < density { 7 } else { 0 }).collect(),
+            mask: (0..n).map(|_| random.below(8) < density).collect(),
             width,
             height,
         }
@@ -145,7 +145,7 @@ fn annotated(images: &[Image]) -> Vec<AnnotatedMap<'_>> {
 
 fn all_pixels(images: &[Image]) -> (Vec<f64>, Vec<bool>) {
     let scores = images.iter().flat_map(|i| &i.map).map(|&s| f64::from(s)).collect();
-    let labels = images.iter().flat_map(|i| &i.mask).map(|&m| m != 0).collect();
+    let labels = images.iter().flat_map(|i| &i.mask).copied().collect();
     (scores, labels)
 }
 
@@ -279,10 +279,11 @@ fn components_are_joined_through_corners_and_numbered_in_order() {
             assert!(!want.contains(&(got.sizes.len() as u32 + 1)));
         }
     }
+    let bits = |mask: &[u8]| -> Vec<bool> { mask.iter().map(|&m| m != 0).collect() };
     // A diagonal is one region; the ends of two successive rows do not touch.
-    let diagonal = connected_components(&[1, 0, 0, 0, 9, 0, 0, 0, 255], 3, 3).unwrap();
+    let diagonal = connected_components(&bits(&[1, 0, 0, 0, 1, 0, 0, 0, 1]), 3, 3).unwrap();
     assert_eq!(diagonal.sizes, [3]);
-    let wrapped = connected_components(&[0, 0, 0, 1, 1, 0, 0, 0], 4, 2).unwrap();
+    let wrapped = connected_components(&bits(&[0, 0, 0, 1, 1, 0, 0, 0]), 4, 2).unwrap();
     assert_eq!(wrapped.sizes, [1, 1]);
     assert!(connected_components(&[], 0, 0).unwrap().sizes.is_empty());
 }
@@ -343,18 +344,18 @@ fn refuses_what_it_cannot_rank() {
     let map = [0.0, 1.0, f32::NAN, 3.0, 4.0, 5.0];
     let image = |map, mask, width, height| [AnnotatedMap { map, mask, width, height }];
     assert_eq!(
-        message(au_pro(&image(&map, &[0; 6], 2, 3), 0.3)),
+        message(au_pro(&image(&map, &[false; 6], 2, 3), 0.3)),
         "au_pro: `map` should be numbers, got NaN in image 0 at x 0, y 1"
     );
     assert_eq!(
-        message(au_pro(&image(&map, &[0; 5], 2, 3), 0.3)),
+        message(au_pro(&image(&map, &[false; 5], 2, 3), 0.3)),
         "au_pro: `mask` should have shape [3, 2] (image 0), got [5]"
     );
-    assert!(au_pro(&image(&map, &[0; 6], usize::MAX, usize::MAX), 0.3).is_err());
+    assert!(au_pro(&image(&map, &[false; 6], usize::MAX, usize::MAX), 0.3).is_err());
     assert!(au_pro(&[], 0.3).is_err());
-    assert!(connected_components(&[0; 5], 2, 3).is_err());
+    assert!(connected_components(&[false; 5], 2, 3).is_err());
     for limit in [0.0, -0.1, 1.1, f64::NAN] {
-        assert!(au_pro(&image(&[0.0; 6], &[0; 6], 2, 3), limit).is_err(), "limit {limit}");
+        assert!(au_pro(&image(&[0.0; 6], &[false; 6], 2, 3), limit).is_err(), "limit {limit}");
     }
 }
 
@@ -371,8 +372,12 @@ fn metrics_are_percent_and_absent_where_undefined() {
     let good = Metrics::from_images(&scores, &[false; 4], Some(3.5)).unwrap();
     assert_eq!(good, Metrics { false_alarm_rate: Some(25.0), ..Metrics::default() });
 
-    let image =
-        AnnotatedMap { map: &[0.0, 1.0, 2.0, 3.0], mask: &[0, 0, 0, 1], width: 2, height: 2 };
+    let image = AnnotatedMap {
+        map: &[0.0, 1.0, 2.0, 3.0],
+        mask: &[false, false, false, true],
+        width: 2,
+        height: 2,
+    };
     let pixels = pixel_metrics(&[image], FPR_LIMIT).unwrap();
     let both = full.with_pixels(&pixels);
     assert_eq!(
@@ -383,7 +388,7 @@ fn metrics_are_percent_and_absent_where_undefined() {
     let seven = 75.0 + 100.0 * (0.5 + 1.0 / 3.0) + 80.0 + 400.0;
     assert_near("mad", both.mad.unwrap(), seven / 7.0);
 
-    let clean = pixel_metrics(&[AnnotatedMap { mask: &[0; 4], ..image }], FPR_LIMIT).unwrap();
+    let clean = pixel_metrics(&[AnnotatedMap { mask: &[false; 4], ..image }], FPR_LIMIT).unwrap();
     assert_eq!((clean.auroc, clean.ap, clean.f1_max.value, clean.au_pro), (None, 0.0, 0.0, None));
     assert_eq!(full.with_pixels(&clean), full);
 

@@ -11,12 +11,12 @@ pub struct Components {
     pub sizes: Vec<u32>,
 }
 
-/// The 8-connected regions of non-zero pixels in `mask` (`height` × `width`, row-major), numbered in
+/// The 8-connected regions of true pixels in `mask` (`height` × `width`, row-major), numbered in
 /// the order in which their first pixels come.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if `mask` has not `height` × `width` pixels, or has 2³² or more.
-pub fn connected_components(mask: &[u8], width: usize, height: usize) -> Result<Components> {
+pub fn connected_components(mask: &[bool], width: usize, height: usize) -> Result<Components> {
     const OP: &str = "connected_components";
     if width.checked_mul(height) != Some(mask.len()) {
         return Err(Error::shape(OP, "mask", format!("[{height}, {width}]"), &[mask.len()]));
@@ -28,7 +28,7 @@ pub fn connected_components(mask: &[u8], width: usize, height: usize) -> Result<
     let mut sizes = Vec::new();
     let mut pending = Vec::new();
     for start in 0..mask.len() {
-        if mask[start] == 0 || labels[start] != 0 {
+        if !mask[start] || labels[start] != 0 {
             continue;
         }
         let label = sizes.len() as u32 + 1;
@@ -40,7 +40,7 @@ pub fn connected_components(mask: &[u8], width: usize, height: usize) -> Result<
             let (x, y) = (pixel % width, pixel / width);
             for row in y.saturating_sub(1)..(y + 2).min(height) {
                 for near in row * width + x.saturating_sub(1)..row * width + (x + 2).min(width) {
-                    if mask[near] != 0 && labels[near] == 0 {
+                    if mask[near] && labels[near] == 0 {
                         labels[near] = label;
                         pending.push(near);
                     }

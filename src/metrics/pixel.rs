@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 pub struct AnnotatedMap<'a> {
     /// The score of every pixel.
     pub map: &'a [f32],
-    /// Non-zero where a pixel is anomalous; all zero for a good image.
-    pub mask: &'a [u8],
+    /// Which pixels are anomalous; none of a good image.
+    pub mask: &'a [bool],
     /// Columns.
     pub width: usize,
     /// Rows.
@@ -94,7 +94,7 @@ impl Pixels {
                 let got = format!("NaN in image {i} at x {}, y {}", pixel % width, pixel / width);
                 return Err(Error::argument(op, "map", "numbers", got));
             }
-            if mask.iter().all(|&m| m == 0) {
+            if !mask.contains(&true) {
                 normal.extend_from_slice(map);
                 continue;
             }
