@@ -25,6 +25,12 @@ impl From<String> for Problem {
     }
 }
 
+impl From<&str> for Problem {
+    fn from(reason: &str) -> Self {
+        Problem::Broken(reason.into())
+    }
+}
+
 pub struct Golden {
     dir: PathBuf,
     pub manifest: serde_json::Map<String, Value>,
@@ -126,6 +132,9 @@ pub type Shared<T> =
 pub fn shared<T>(compute: impl FnOnce() -> Result<T, String> + Send + 'static) -> Shared<T> {
     Arc::new(LazyLock::new(Box::new(compute)))
 }
+
+/// Part of a result: its name and where it is.
+pub type Part<T, V> = (&'static str, fn(&T) -> &V);
 
 /// A trial that passes if `check` returns `Ok`.
 pub fn trial(

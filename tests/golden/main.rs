@@ -3,8 +3,10 @@
 //! `INVAD_GOLDEN` names the directory, `tests/golden/data` by default. Which cases there are is read from its
 //! manifest and its tensors, so that any directory of the same form can be used.
 
+#[allow(dead_code)]
 mod golden;
 mod metrics;
+#[allow(dead_code)]
 mod parameters;
 
 use std::path::Path;
