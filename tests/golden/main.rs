@@ -1,1 +1,65 @@
-fn main() {}
+//! The library against golden files: one trial per case and quantity.
+//!
+//! `INVAD_GOLDEN` names the directory, `tests/golden/data` by default. Which cases there are is read from its
+//! manifest and its tensors, so that any directory of the same form can be used.
+
+#[allow(dead_code)]
+mod golden;
+mod metrics;
+#[allow(dead_code)]
+mod parameters;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use golden::{Golden, Problem, Trials, ignored, trial};
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
+
+/// Lists the trials of a section of the manifest.
+type Section = fn(&'static Golden, &'static Value) -> Trials;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/data");
+    let dir = std::env::var_os("INVAD_GOLDEN").map_or(default, Into::into);
+    let golden: &'static Golden = match Golden::open(dir) {
+        Ok(golden) => Box::leak(Box::new(golden)),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut trials = golden::trials();
+    for (name, section) in &golden.manifest {
+        trials.extend(section_trials(golden, name, section));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) -> Vec<Trial> {
+    let parts: &[(&str, Section)] = match name {
+        "dit" => &[("dit/parameters", parameters::trials)],
+        "metrics" => &[("metrics", metrics::trials)],
+        "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],
+        "vit" => return vec![ignored(name, "ViT comes later")],
+        _ if is_lite(name) => {
+            return vec![ignored(name, "of EfficientNet-Lite only Lite0 is supported")];
+        }
+        _ => return vec![ignored(name, "no test reads this section")],
+    };
+    let list = |&(part, list): &(&str, Section)| match list(golden, section) {
+        Ok(trials) if trials.is_empty() => {
+            vec![trial(part, || Err("the manifest lists no cases".into()))]
+        }
+        Ok(trials) => trials,
+        Err(Problem::Missing(reason)) => vec![ignored(part, &reason)],
+        Err(Problem::Broken(reason)) => vec![trial(part, || Err(reason))],
+    };
+    parts.iter().flat_map(list).collect()
+}
+
+/// Whether a section is one of the EfficientNet-Lite family other than Lite0.
+fn is_lite(name: &str) -> bool {
+    name.strip_prefix("lite").is_some_and(|k| k != "0" && k.parse::<u32>().is_ok())
+}

@@ -1,0 +1,45 @@
+//! What a fixed threshold does.
+
+use super::curve::{Score, check};
+use crate::error::{Error, Result};
+
+/// The flagged fraction of the normal: those with score ≥ `threshold`. `None` if none is normal.
+///
+/// `labels`: true for anomalous.
+///
+/// # Errors
+/// [`Error::Shape`] if there are not as many labels as scores; [`Error::Argument`] if a score or the
+/// threshold is NaN.
+pub fn false_alarm_rate<T: Score>(
+    scores: &[T],
+    labels: &[bool],
+    threshold: T,
+) -> Result<Option<f64>> {
+    flagged("false_alarm_rate", scores, labels, threshold, false)
+}
+
+/// The flagged fraction of the anomalous: those with score ≥ `threshold`. `None` if none is anomalous.
+///
+/// `labels`: true for anomalous.
+///
+/// # Errors
+/// As [`false_alarm_rate`].
+pub fn recall<T: Score>(scores: &[T], labels: &[bool], threshold: T) -> Result<Option<f64>> {
+    flagged("recall", scores, labels, threshold, true)
+}
+
+fn flagged<T: Score>(
+    op: &'static str,
+    scores: &[T],
+    labels: &[bool],
+    threshold: T,
+    anomalous: bool,
+) -> Result<Option<f64>> {
+    check(op, scores, labels)?;
+    if threshold.into().is_nan() {
+        return Err(Error::argument(op, "threshold", "a number", "NaN"));
+    }
+    let of = || scores.iter().zip(labels).filter(|(_, label)| **label == anomalous);
+    let (flagged, all) = (of().filter(|(s, _)| **s >= threshold).count(), of().count());
+    Ok((all > 0).then(|| flagged as f64 / all as f64))
+}

@@ -1,0 +1,164 @@
+//! Section `diffusion`: noising, inversion and reconstruction.
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::golden::{
+    Golden, Part, Problem, Tensors, Trials, cases, compare, compare_absolute, fill, ignored,
+    shared, sqrt3, trial, whole,
+};
+use crate::library;
+use crate::parameters::Config;
+
+/// Of latents, relative to the largest; f32 against f64.
+const TOLERANCE: f64 = 1e-5;
+
+/// What inverting with S evaluations gives.
+pub struct Inversion {
+    /// The state after the last step.
+    pub latent: Vec<f32>,
+    /// The states after each step, one after another.
+    pub states: Vec<f32>,
+    /// The network's output at each step, one after another.
+    pub eps: Vec<f32>,
+}
+
+/// What noising and denoising gives.
+pub struct Reconstruction {
+    pub x_t: Vec<f32>,
+    pub rec: Vec<f32>,
+    /// Per image.
+    pub mse: Vec<f32>,
+}
+
+/// The images of a configuration and what noise is added to them.
+struct Inputs {
+    config: Config,
+    x: Vec<f32>,
+    noise: Vec<f32>,
+}
+
+impl Inputs {
+    fn read(manifest: &Value) -> Result<Self, String> {
+        let config = Config::read(manifest)?;
+        let n = whole(manifest, "B")? * config.elements();
+        let input = |name: &str| fill(config.seed, name, n, sqrt3(), 0.0);
+        Ok(Self { x: input("diff.x"), noise: input("diff.noise"), config })
+    }
+}
+
+pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
+    let mut trials = Vec::new();
+    for (name, config) in cases(&section["config"]) {
+        let file = if name == "tiny" { "diffusion".into() } else { format!("inversion_{name}") };
+        let tensors = match golden.tensors(&file) {
+            Ok(tensors) => tensors,
+            Err(Problem::Missing(reason)) => {
+                trials.push(ignored(&format!("inversion/{name}"), &reason));
+                continue;
+            }
+            Err(problem) => return Err(problem),
+        };
+        trials.extend(inversion_trials(name, config, &tensors)?);
+        if name == "tiny" {
+            trials.extend(noising_trials(config, &tensors, &section["recon"])?);
+            trials.extend(reconstruction_trials(config, &tensors, &section["recon"])?);
+        }
+    }
+    Ok(trials)
+}
+
+fn inversion_trials(
+    name: &str,
+    config: &'static Value,
+    tensors: &Tensors,
+) -> Result<Vec<Trial>, String> {
+    let mut trials = Vec::new();
+    for (tensor, _) in tensors.under("inv.S") {
+        let Some(steps) = tensor.strip_suffix(".latent") else { continue };
+        let label = match name {
+            "tiny" => format!("inversion/S{steps}"),
+            _ => format!("inversion/{name}/S{steps}"),
+        };
+        let count: usize = steps.parse().map_err(|_| format!("inv.S{tensor}: which S?"))?;
+        let inversion = shared(move || {
+            let inputs = Inputs::read(config)?;
+            library::inversion(&inputs.config, count, &inputs.x)
+        });
+        let parts: [Part<Inversion, Vec<f32>>; 3] =
+            [("latent", |i| &i.latent), ("steps", |i| &i.states), ("eps", |i| &i.eps)];
+        for (part, got) in parts {
+            let Ok(want) = tensors.get(&format!("inv.S{steps}.{part}")) else { continue };
+            let (inversion, want) = (inversion.clone(), want.data.clone());
+            trials.push(trial(format!("{label}/{part}"), move || {
+                let inversion = inversion.as_ref().as_ref()?;
+                compare(got(inversion).iter().copied(), &want, TOLERANCE)
+            }));
+        }
+    }
+    Ok(trials)
+}
+
+fn noising_trials(
+    config: &'static Value,
+    tensors: &Tensors,
+    recon: &'static Value,
+) -> Result<Vec<Trial>, String> {
+    let (x, noise) = (tensors.get("x")?.data.clone(), tensors.get("noise")?.data.clone());
+    let mut trials = vec![trial("q_sample/inputs", move || {
+        let inputs = Inputs::read(config)?;
+        compare_absolute(inputs.x, &x, 0.0)?;
+        compare_absolute(inputs.noise, &noise, 0.0)
+    })];
+    for (tensor, want) in tensors.under("q_sample.") {
+        let want = want.data.clone();
+        let times = match tensors.get(&format!("q_sample.{tensor}.t")) {
+            Ok(t) => Some(t.data.clone()),
+            Err(_) if tensor == "recon" => None,
+            Err(_) => continue,
+        };
+        trials.push(trial(format!("q_sample/{tensor}"), move || {
+            let inputs = Inputs::read(config)?;
+            let timesteps = match times {
+                Some(times) => times.iter().map(|&t| t as usize).collect(),
+                None => {
+                    let respaced = library::schedule(whole(recon, "S")?, "timesteps")?;
+                    let t = respaced.get(whole(recon, "noise_step")?);
+                    let t = *t.ok_or("manifest: `noise_step` should be less than `S`")? as usize;
+                    vec![t; whole(config, "B")?]
+                }
+            };
+            compare(library::q_sample(&inputs.x, &inputs.noise, &timesteps)?, &want, 1e-6)
+        }));
+    }
+    Ok(trials)
+}
+
+fn reconstruction_trials(
+    config: &'static Value,
+    tensors: &Tensors,
+    recon: &'static Value,
+) -> Result<Vec<Trial>, String> {
+    if recon.is_null() {
+        return Ok(Vec::new());
+    }
+    let (steps, k) = (whole(recon, "S")?, whole(recon, "noise_step")?);
+    let reconstruction = shared(move || {
+        let inputs = Inputs::read(config)?;
+        // Every image is given the noise of the first.
+        let noise = &inputs.noise[..inputs.config.elements()];
+        library::reconstruction(&inputs.config, steps, k, &inputs.x, noise)
+    });
+    let parts: [Part<Reconstruction, Vec<f32>>; 3] =
+        [("x_t", |r| &r.x_t), ("rec", |r| &r.rec), ("mse", |r| &r.mse)];
+    let mut trials = Vec::new();
+    for (part, got) in parts {
+        let Ok(want) = tensors.get(&format!("recon.f64.{part}")) else { continue };
+        let (reconstruction, want) = (reconstruction.clone(), want.data.clone());
+        trials.push(trial(format!("recon/{part}"), move || {
+            let reconstruction = reconstruction.as_ref().as_ref()?;
+            compare(got(reconstruction).iter().copied(), &want, TOLERANCE)
+        }));
+    }
+    Ok(trials)
+}

@@ -1,0 +1,267 @@
+//! Section `dit`: the denoiser forward, backward and over three training steps.
+
+use std::collections::BTreeMap;
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+
+use crate::golden::{
+    Array, Golden, Part, Problem, Shared, Trials, cases, compare, compare_absolute, fill, ignored,
+    number, shared, sqrt3, trial, unif,
+};
+use crate::library;
+use crate::parameters::Config;
+
+/// Of outputs and gradients, relative to the largest; f32 against f64.
+const TOLERANCE: f64 = 5e-6;
+/// Of what three optimiser steps of 5e-5 change, absolute.
+const MOVED: f64 = 2e-5;
+
+/// One case: a network, by rule, and the inputs it is given.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub config: Config,
+    /// One timestep per image.
+    pub timesteps: Vec<usize>,
+    /// Images × C × grid × grid, as `noise`.
+    pub x: Vec<f32>,
+    pub noise: Vec<f32>,
+}
+
+impl Case {
+    pub fn read(manifest: &Value) -> Result<Self, String> {
+        let config = Config::read(manifest)?;
+        let timesteps = timesteps(&manifest["t"])?;
+        let n = timesteps.len() * config.elements();
+        let input = |name: &str| fill(config.seed, name, n, sqrt3(), 0.0);
+        Ok(Self { x: input("input.x"), noise: input("input.noise"), config, timesteps })
+    }
+
+    /// The noise of training step `s`.
+    pub fn training_noise(&self, s: usize) -> Vec<f32> {
+        fill(self.config.seed, &format!("train.noise.{s}"), self.x.len(), sqrt3(), 0.0)
+    }
+}
+
+/// What one forward and backward pass gives, parameters under their official names.
+pub struct Pass {
+    pub eps: Vec<f32>,
+    pub loss: f64,
+    pub dx: Vec<f32>,
+    pub gradients: BTreeMap<String, Vec<f32>>,
+}
+
+/// What training gives: per step, and the parameters after the last one.
+pub struct Trained {
+    pub losses: Vec<f64>,
+    /// Before clipping.
+    pub gradient_norms: Vec<f64>,
+    pub parameters: BTreeMap<String, Vec<f32>>,
+    pub ema: BTreeMap<String, Vec<f32>>,
+}
+
+/// What the optimiser is set to, and each step's timesteps.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub learning_rate: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub clip: f64,
+    pub ema_decay: f64,
+    pub timesteps: Vec<Vec<usize>>,
+}
+
+impl Training {
+    fn read(train: &Value, clip: f64) -> Result<Self, String> {
+        let beta = |i: usize| train["betas"][i].as_f64().ok_or("manifest: two `betas`");
+        let steps = train["timesteps"].as_array().ok_or("manifest: `timesteps` of each step")?;
+        Ok(Self {
+            learning_rate: number(train, "lr")?,
+            betas: [beta(0)?, beta(1)?],
+            eps: number(train, "adam_eps")?,
+            weight_decay: number(train, "weight_decay")?,
+            clip,
+            ema_decay: number(train, "ema_decay")?,
+            timesteps: steps.iter().map(timesteps).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn timesteps(list: &Value) -> Result<Vec<usize>, String> {
+    let list = list.as_array().ok_or("manifest: timesteps should be a list")?;
+    let whole = list.iter().map(|t| t.as_u64().map(|t| t as usize));
+    whole.collect::<Option<_>>().ok_or_else(|| "manifest: timesteps should be whole".into())
+}
+
+pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
+    let mut trials = Vec::new();
+    for (name, manifest) in cases(section) {
+        match case_trials(golden, name, manifest) {
+            Ok(of_case) => trials.extend(of_case),
+            Err(Problem::Missing(reason)) => trials.push(ignored(&format!("dit/{name}"), &reason)),
+            Err(problem) => return Err(problem),
+        }
+    }
+    Ok(trials)
+}
+
+fn case_trials(golden: &Golden, name: &str, manifest: &'static Value) -> Trials {
+    let tensors = golden.tensors(&format!("dit_{name}"))?;
+    let case = Case::read(&manifest["config"])?;
+    let pass = {
+        let case = case.clone();
+        shared(move || library::pass(&case))
+    };
+    let mut trials = Vec::new();
+    for (tensor, want) in tensors.iter() {
+        let want = want.clone();
+        let label = format!("dit/{name}/{tensor}");
+        if tensor == "eps" {
+            trials.push(of(&pass, label, move |p| {
+                compare(prefix(&p.eps, &want)?, &want.data, TOLERANCE)
+            }));
+        } else if tensor == "grad.x" {
+            trials.push(of(&pass, label, move |p| {
+                compare(prefix(&p.dx, &want)?, &want.data, TOLERANCE)
+            }));
+        } else if let Some(parameter) = tensor.strip_prefix("grad.") {
+            let parameter = parameter.to_owned();
+            trials.push(of(&pass, label, move |p| {
+                compare(get(&p.gradients, &parameter)?.iter().copied(), &want.data, TOLERANCE)
+            }));
+        } else if let Some(parameter) = tensor.strip_prefix("gsum.") {
+            let (parameter, seed) = (parameter.to_owned(), case.config.seed);
+            trials.push(of(&pass, label, move |p| {
+                sums(get(&p.gradients, &parameter)?, &unif_of(seed, &parameter, p)?, &want.data)
+            }));
+        } else if let Some(parameter) = tensor.strip_prefix("ghead.") {
+            let parameter = parameter.to_owned();
+            trials.push(of(&pass, label, move |p| {
+                let gradient = get(&p.gradients, &parameter)?;
+                let largest = gradient.iter().fold(0.0f64, |m, &g| m.max(f64::from(g.abs())));
+                compare_absolute(prefix(gradient, &want)?, &want.data, TOLERANCE * largest)
+            }));
+        }
+    }
+    let loss = number(manifest, "loss_f64")?;
+    trials.push(of(&pass, format!("dit/{name}/loss"), move |p| compare([p.loss], &[loss], 1e-6)));
+    trials.extend(training_trials(name, manifest, &case, &tensors)?);
+    Ok(trials)
+}
+
+fn training_trials(
+    name: &str,
+    manifest: &'static Value,
+    case: &Case,
+    tensors: &crate::golden::Tensors,
+) -> Trials {
+    let mut trials = Vec::new();
+    let train = &manifest["train"];
+    if train.is_null() {
+        return Ok(trials);
+    }
+    let before = case.config.parameters();
+    for (kind, manifest) in
+        [("train", train), ("train_clip_inactive", &manifest["train_clip_inactive"])]
+    {
+        if manifest.is_null() {
+            continue;
+        }
+        let training = Training::read(train, number(manifest, "clip")?)?;
+        let case = case.clone();
+        let trained = shared(move || library::train(&case, &training));
+        let per_step: [Part<Trained, Vec<f64>>; 2] =
+            [("losses_f64", |t| &t.losses), ("grad_norm_before_clip_f64", |t| &t.gradient_norms)];
+        for (key, got) in per_step {
+            let want: Vec<f64> =
+                manifest[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect();
+            trials.push(of(&trained, format!("dit/{name}/{kind}/{key}"), move |t| {
+                compare(got(t).iter().copied(), &want, 1e-6)
+            }));
+        }
+        for (parameter, want) in manifest["delta_l2"].as_object().into_iter().flatten() {
+            let Some(before) = before.get(parameter).cloned() else { continue };
+            let want = want.as_f64().ok_or("manifest: `delta_l2` should be numbers")?;
+            trials.push(of(
+                &trained,
+                format!("dit/{name}/{kind}/delta_l2/{parameter}"),
+                move |t| {
+                    let moved = delta(get(&t.parameters, parameter)?, &before);
+                    let norm = moved.iter().map(|d| d * d).sum::<f64>().sqrt();
+                    compare([norm], &[want], 1e-3)
+                },
+            ));
+        }
+        if kind != "train" {
+            continue;
+        }
+        let stored: [Part<Trained, BTreeMap<String, Vec<f32>>>; 2] =
+            [("delta3.", |t| &t.parameters), ("emadelta3.", |t| &t.ema)];
+        for (prefix, got) in stored {
+            for (parameter, want) in tensors.under(prefix) {
+                let want = want.data.clone();
+                let (parameter, prefix) = (parameter.to_owned(), prefix.to_owned());
+                let before = before
+                    .get(&parameter)
+                    .cloned()
+                    .ok_or_else(|| format!("{prefix}{parameter}: not a parameter"))?;
+                let label = format!("dit/{name}/{prefix}{parameter}");
+                trials.push(of(&trained, label, move |t| {
+                    let moved = delta(get(got(t), &parameter)?, &before);
+                    let judged = judged(&parameter, moved.len());
+                    let pick = |v: &[f64]| -> Vec<f64> { judged.iter().map(|&i| v[i]).collect() };
+                    if moved.len() != want.len() {
+                        return Err(format!("{} elements, expected {}", moved.len(), want.len()));
+                    }
+                    compare_absolute(pick(&moved), &pick(&want), MOVED)
+                }));
+            }
+        }
+    }
+    Ok(trials)
+}
+
+/// A trial of a shared result.
+fn of<T: Send + Sync + 'static>(
+    result: &Shared<T>,
+    name: String,
+    check: impl FnOnce(&T) -> Result<(), String> + Send + 'static,
+) -> Trial {
+    let result = result.clone();
+    trial(name, move || check(result.as_ref().as_ref()?))
+}
+
+fn get<'a>(of: &'a BTreeMap<String, Vec<f32>>, name: &str) -> Result<&'a [f32], String> {
+    of.get(name).map(Vec::as_slice).ok_or_else(|| format!("the library has no `{name}`"))
+}
+
+/// As many of the first elements as are stored.
+fn prefix(all: &[f32], stored: &Array) -> Result<Vec<f32>, String> {
+    let n = stored.data.len();
+    all.get(..n).map(<[f32]>::to_vec).ok_or_else(|| format!("{} elements, expected {n}", all.len()))
+}
+
+fn unif_of(seed: u64, parameter: &str, pass: &Pass) -> Result<Vec<f32>, String> {
+    Ok(unif(seed, &format!("probe.{parameter}"), get(&pass.gradients, parameter)?.len()))
+}
+
+/// Sum, norm and product with `probe` of a gradient. Rounding moves all three by parts of the norm.
+fn sums(gradient: &[f32], probe: &[f32], want: &[f64]) -> Result<(), String> {
+    let g = || gradient.iter().map(|&g| f64::from(g));
+    let sum: f64 = g().sum();
+    let norm = g().map(|g| g * g).sum::<f64>().sqrt();
+    let product: f64 = g().zip(probe).map(|(g, &p)| g * f64::from(p)).sum();
+    compare_absolute([sum, norm, product], want, 2e-5 * norm)
+}
+
+fn delta(after: &[f32], before: &[f32]) -> Vec<f64> {
+    after.iter().zip(before).map(|(&a, &b)| f64::from(a) - f64::from(b)).collect()
+}
+
+/// The elements of a parameter whose movement is determined. The key third of the bias of q, k, v is not:
+/// softmax does not see it, its exact gradient is 0, and AdamW scales rounding noise up to full steps.
+fn judged(parameter: &str, n: usize) -> Vec<usize> {
+    let keys = if parameter.ends_with("attn.qkv.bias") { n / 3..2 * n / 3 } else { 0..0 };
+    (0..n).filter(|i| !keys.contains(i)).collect()
+}
