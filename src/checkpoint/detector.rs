@@ -1,0 +1,141 @@
+//! The detector file.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::file;
+use super::{Calibration, ImageStats, Recipe};
+use crate::error::Result;
+use crate::nn::{Dit, DitConfig, Whitening};
+use crate::tensor::{DType, Device, Tensor};
+
+const FORMAT: &str = "invad-detector";
+const VERSION: u32 = 1;
+
+/// Which backbone made the features.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackboneId {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the file of its weights, in hexadecimal.
+    pub hash: String,
+    /// Side of the square to which images are resized, antialiased bilinear, before ImageNet's
+    /// normalisation.
+    pub image_size: usize,
+}
+
+/// Everything about a detector that is not an array of numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// How it was trained and how it scores.
+    pub recipe: Recipe,
+    /// The denoiser's sizes.
+    pub denoiser: DitConfig,
+    /// What made the features.
+    pub backbone: BackboneId,
+    /// The seed of its training.
+    pub seed: u64,
+    /// Optimiser steps taken.
+    pub steps: u64,
+    /// Images trained on.
+    pub images: usize,
+    /// The categories trained on, sorted.
+    pub categories: Vec<String>,
+}
+
+/// A detector as it is kept in a file. Whoever trains makes one; whoever detects loads one.
+pub struct Checkpoint {
+    /// Everything that is not an array.
+    pub config: CheckpointConfig,
+    /// The denoiser's parameters: one axis, in the order of [`Dit::parameters`].
+    pub denoiser: Tensor,
+    /// Their average over training, which scores.
+    pub ema: Tensor,
+    /// The whitening, where the recipe has one.
+    pub whitening: Option<Whitening>,
+    /// Statistics of held-out normal images.
+    pub calibration: Calibration,
+}
+
+impl Checkpoint {
+    /// Writes the file, aside first and then renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let dit = Dit::new(self.config.denoiser)?;
+        let mut tensors = Vec::new();
+        for (prefix, values) in [("denoiser", &self.denoiser), ("ema", &self.ema)] {
+            for p in dit.parameters() {
+                let part = values.view().part(p.offset, &p.shape)?;
+                tensors.push((format!("{prefix}.{}", p.name), part));
+            }
+        }
+        if let Some(whitening) = &self.whitening {
+            let (weight, bias) = whitening.parts();
+            tensors.push(("whitening.weight".into(), weight.view()));
+            tensors.push(("whitening.bias".into(), bias.view()));
+        }
+        let mut calibration = Vec::new();
+        for (category, images) in &self.calibration.categories {
+            let rows: Vec<f32> =
+                images.iter().flat_map(|i| [i.max, i.abs, i.top5, i.nll]).collect();
+            let rows = Tensor::from_f32(rows, &[images.len(), 4], Device::Cpu)?;
+            calibration.push((format!("calibration.{category}"), rows));
+        }
+        tensors.extend(calibration.iter().map(|(name, rows)| (name.clone(), rows.view())));
+        file::write(path.as_ref(), FORMAT, VERSION, &self.config, tensors)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it cannot be read; [`Error::File`](crate::Error::File)
+    /// if it is damaged, of another format or version, or does not agree with itself.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let mut file: file::Contents<CheckpointConfig> =
+            file::read(path.as_ref(), FORMAT, VERSION)?;
+        let config = file.config.clone();
+        config.recipe.check().map_err(|e| file.fail(e.to_string()))?;
+        let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
+        let mut parameters = |prefix: &str| {
+            // The file has as many numbers as it claims before memory is set aside for them.
+            let mut parts = Vec::new();
+            for p in dit.parameters() {
+                parts.push(file.take(&format!("{prefix}.{}", p.name), &p.shape)?);
+            }
+            let mut values = Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu)?;
+            for (p, part) in dit.parameters().iter().zip(parts) {
+                let data = part.to_vec_f32();
+                values.view_mut().part(p.offset, &[p.len()])?.copy_from_slice(&data)?;
+            }
+            Ok(values)
+        };
+        let (denoiser, ema) = (parameters("denoiser")?, parameters("ema")?);
+        let channels = config.denoiser.channels;
+        let whitening = if config.recipe.whiten {
+            let weight = file.take("whitening.weight", &[channels, channels])?;
+            Some(Whitening::from_parts(weight, file.take("whitening.bias", &[channels])?)?)
+        } else {
+            None
+        };
+        let mut calibration = Calibration::default();
+        for category in &config.categories {
+            let name = format!("calibration.{category}");
+            let Some(&[n, 4]) = file.shape(&name) else { continue };
+            let rows = file.take(&name, &[n, 4])?.to_vec_f32();
+            let images = rows.chunks_exact(4).map(|r| ImageStats {
+                max: r[0],
+                abs: r[1],
+                top5: r[2],
+                nll: r[3],
+            });
+            calibration.categories.insert(category.clone(), images.collect());
+        }
+        file.finish()?;
+        Ok(Self { config, denoiser, ema, whitening, calibration })
+    }
+}

@@ -1,0 +1,12 @@
+//! What is kept in files: the detector and the state of its training.
+
+mod calibration;
+mod detector;
+mod file;
+mod recipe;
+mod training;
+
+pub use calibration::{Calibration, ImageStats, Moments};
+pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
+pub use recipe::{Ema, LossWeight, Preset, Recipe, Steps};
+pub use training::{TrainingConfig, TrainingState};

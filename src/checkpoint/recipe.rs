@@ -1,0 +1,234 @@
+//! How a denoiser is trained and used, and how large it is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diffusion::Parameterisation;
+use crate::error::{Error, Result};
+use crate::nn::DitConfig;
+use crate::ops::AdamW;
+
+/// Everything that decides how a detector is trained and how it scores.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Its name.
+    pub name: String,
+    /// What the network predicts.
+    pub parameterisation: Parameterisation,
+    /// Whether features are whitened first.
+    pub whiten: bool,
+    /// The weight of the loss at each timestep.
+    pub loss_weight: LossWeight,
+    /// Images of one optimiser step.
+    pub batch: usize,
+    /// How long to train.
+    pub steps: Steps,
+    /// Learning rate of the first step.
+    pub initial_rate: f64,
+    /// Learning rate after the warm-up.
+    pub peak_rate: f64,
+    /// Learning rate of the last step.
+    pub last_rate: f64,
+    /// Part of the training in which the learning rate rises.
+    pub warmup: f64,
+    /// β₁ of AdamW.
+    pub beta1: f64,
+    /// β₂ of AdamW.
+    pub beta2: f64,
+    /// ε of AdamW.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradient norm to which gradients are clipped.
+    pub clip: f64,
+    /// The average of the parameters that is used for scoring.
+    pub ema: Ema,
+    /// Network evaluations of an inversion.
+    pub inversion_steps: usize,
+    /// The timestep of an inversion in one evaluation.
+    pub single_timestep: usize,
+}
+
+/// The weight of the loss at a timestep of noise level ᾱ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossWeight {
+    /// 1.
+    Uniform,
+    /// (4ᾱ(1−ᾱ))²: none where the target cannot be learnt, at either end.
+    Middle,
+}
+
+impl LossWeight {
+    /// The weight at noise level ᾱ.
+    pub fn at(self, alpha: f64) -> f64 {
+        match self {
+            LossWeight::Uniform => 1.0,
+            LossWeight::Middle => (4.0 * alpha * (1.0 - alpha)).powi(2),
+        }
+    }
+}
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Steps {
+    /// This many optimiser steps.
+    Fixed(u64),
+    /// So many passes over the training images, without the last partial batch of each.
+    Epochs(u64),
+}
+
+/// The decay of the parameters' average after step i (0-based).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ema {
+    /// Always this.
+    Constant(f64),
+    /// min(limit, (i + 1)/(i + 20)).
+    Ramp(f64),
+}
+
+impl Ema {
+    /// The decay after step i.
+    pub fn decay(self, i: u64) -> f64 {
+        match self {
+            Ema::Constant(decay) => decay,
+            Ema::Ramp(limit) => limit.min((i + 1) as f64 / (i + 20) as f64),
+        }
+    }
+}
+
+impl Recipe {
+    /// The names of the recipes.
+    pub const NAMES: [&str; 2] = ["whitened", "paper"];
+
+    /// Velocity prediction on whitened features: an untrained network already measures the
+    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 1000 short steps
+    /// do where the paper's recipe takes more than a hundred thousand.
+    pub fn whitened() -> Self {
+        Self {
+            name: "whitened".into(),
+            parameterisation: Parameterisation::Velocity,
+            whiten: true,
+            loss_weight: LossWeight::Middle,
+            steps: Steps::Fixed(1000),
+            initial_rate: 0.0,
+            peak_rate: 2e-3,
+            last_rate: 1e-4,
+            warmup: 0.05,
+            ema: Ema::Ramp(0.995),
+            ..Self::paper()
+        }
+    }
+
+    /// ε-prediction on raw features with the constants of the method's reference implementation.
+    pub fn paper() -> Self {
+        let AdamW { beta1, beta2, eps, weight_decay, .. } = AdamW::default();
+        Self {
+            name: "paper".into(),
+            parameterisation: Parameterisation::Epsilon,
+            whiten: false,
+            loss_weight: LossWeight::Uniform,
+            batch: 8,
+            steps: Steps::Epochs(300),
+            initial_rate: 1e-6,
+            peak_rate: 5e-5,
+            last_rate: 1e-6,
+            warmup: 40.0 / 300.0,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            clip: 1.0,
+            ema: Ema::Constant(0.999),
+            inversion_steps: 3,
+            single_timestep: 100,
+        }
+    }
+
+    /// The recipe of this name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "whitened" => Ok(Self::whitened()),
+            "paper" => Ok(Self::paper()),
+            _ => Err(Error::argument("Recipe", "name", Self::NAMES.join(" or "), name)),
+        }
+    }
+
+    /// The optimiser steps of a training on `images` images.
+    pub fn training_steps(&self, images: usize) -> u64 {
+        match self.steps {
+            Steps::Fixed(steps) => steps,
+            Steps::Epochs(epochs) => epochs * ((images / self.batch).max(1) as u64),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        let e = |arg, expected: &str, got: String| Err(Error::argument("Recipe", arg, expected, got));
+        if !(1..=4096).contains(&self.batch) {
+            return e("batch", "in 1..=4096", self.batch.to_string());
+        }
+        if !(1..=1000).contains(&self.inversion_steps) {
+            return e("inversion_steps", "in 1..=1000", self.inversion_steps.to_string());
+        }
+        if self.single_timestep >= 1000 {
+            return e("single_timestep", "below 1000", self.single_timestep.to_string());
+        }
+        for (name, value) in [
+            ("initial_rate", self.initial_rate),
+            ("peak_rate", self.peak_rate),
+            ("last_rate", self.last_rate),
+            ("warmup", self.warmup),
+            ("clip", self.clip),
+        ] {
+            if !(0.0..=1e9).contains(&value) {
+                return e(name, "a number, at least 0", value.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sizes of the denoiser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Width 128, 2 blocks, 2 heads: 0.8 million parameters.
+    Small,
+    /// Width 1024, 8 blocks, 8 heads: 155 million parameters.
+    Base,
+    /// Width 2048, 16 blocks, 8 heads: 1.2 billion parameters.
+    Gigant,
+}
+
+impl Preset {
+    /// The names of the presets.
+    pub const NAMES: [&str; 3] = ["small", "base", "gigant"];
+
+    /// The preset of this name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        match name {
+            "small" => Ok(Preset::Small),
+            "base" => Ok(Preset::Base),
+            "gigant" => Ok(Preset::Gigant),
+            _ => Err(Error::argument("Preset", "name", Self::NAMES.join(", "), name)),
+        }
+    }
+
+    /// The denoiser's sizes for features of C channels on a G × G grid.
+    pub fn config(self, channels: usize, grid: usize) -> DitConfig {
+        let (width, depth, heads) = match self {
+            Preset::Small => (128, 2, 2),
+            Preset::Base => (1024, 8, 8),
+            Preset::Gigant => (2048, 16, 8),
+        };
+        DitConfig { channels, grid, width, depth, heads, patch: 1 }
+    }
+}

@@ -1,0 +1,120 @@
+//! The training state.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::file;
+use super::{BackboneId, Recipe};
+use crate::error::Result;
+use crate::nn::{Dit, DitConfig, Whitening};
+use crate::tensor::Tensor;
+
+const FORMAT: &str = "invad-training";
+const VERSION: u32 = 1;
+
+/// Everything that decides a training run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// How to train.
+    pub recipe: Recipe,
+    /// The denoiser's sizes.
+    pub denoiser: DitConfig,
+    /// What makes the features.
+    pub backbone: BackboneId,
+    /// The seed of all random numbers.
+    pub seed: u64,
+    /// Optimiser steps of the whole run.
+    pub steps: u64,
+    /// The categories trained on, sorted.
+    pub categories: Vec<String>,
+}
+
+/// A training run between two steps. The random streams are addressed by the step, so that it is
+/// their position as well.
+pub struct TrainingState {
+    /// What decides the run.
+    pub config: TrainingConfig,
+    /// Steps completed.
+    pub step: u64,
+    /// SHA-256 of the features, in hexadecimal.
+    pub features: String,
+    /// The denoiser's parameters.
+    pub parameters: Tensor,
+    /// Their average.
+    pub ema: Tensor,
+    /// AdamW's first moment.
+    pub m: Tensor,
+    /// AdamW's second moment.
+    pub v: Tensor,
+    /// The whitening, where the recipe has one.
+    pub whitening: Option<Whitening>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    config: TrainingConfig,
+    step: u64,
+    features: String,
+}
+
+impl TrainingState {
+    /// Writes the file, aside first and then renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let Self { config, step, features, .. } = self;
+        let header =
+            Header { config: config.clone(), step: *step, features: features.clone() };
+        let mut tensors = vec![
+            ("parameters".into(), self.parameters.view()),
+            ("ema".into(), self.ema.view()),
+            ("m".into(), self.m.view()),
+            ("v".into(), self.v.view()),
+        ];
+        if let Some(whitening) = &self.whitening {
+            let (weight, bias) = whitening.parts();
+            tensors.push(("whitening.weight".into(), weight.view()));
+            tensors.push(("whitening.bias".into(), bias.view()));
+        }
+        file::write(path.as_ref(), FORMAT, VERSION, &header, tensors)
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if it cannot be read; [`Error::File`](crate::Error::File)
+    /// if it is damaged, of another format or version, or does not agree with itself.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let mut file: file::Contents<Header> = file::read(path.as_ref(), FORMAT, VERSION)?;
+        let Header { config, step, features } = file.config.clone();
+        config.recipe.check().map_err(|e| file.fail(e.to_string()))?;
+        let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
+        if step > config.steps {
+            return Err(file.fail(format!("it is at step {step} of {}", config.steps)));
+        }
+        let [parameters, ema, m, v] =
+            ["parameters", "ema", "m", "v"].map(|name| file.take(name, &[dit.len()]));
+        let c = config.denoiser.channels;
+        let whitening = if config.recipe.whiten {
+            let weight = file.take("whitening.weight", &[c, c])?;
+            Some(Whitening::from_parts(weight, file.take("whitening.bias", &[c])?)?)
+        } else {
+            None
+        };
+        file.finish()?;
+        Ok(Self {
+            config,
+            step,
+            features,
+            parameters: parameters?,
+            ema: ema?,
+            m: m?,
+            v: v?,
+            whitening,
+        })
+    }
+}
