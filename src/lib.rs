@@ -5,6 +5,7 @@ mod cpu;
 mod cuda;
 pub mod data;
 mod error;
+pub mod files;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
