@@ -4,6 +4,7 @@
 mod cpu;
 mod cuda;
 pub mod data;
+pub mod detect;
 mod error;
 pub mod files;
 pub mod metrics;
