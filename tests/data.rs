@@ -376,6 +376,9 @@ mod masks {
 
     #[test]
     fn pixels_must_fit_the_size() {
+        let none = Mask::new(0, 4, vec![]).unwrap();
+        assert_eq!(none.resize(2, 1), Mask::new(2, 1, vec![false; 2]).unwrap());
+        assert!(none.resize(2, 1).resize(3, 0).pixels().is_empty());
         let error = Mask::new(3, 2, vec![false; 5]).unwrap_err();
         assert_eq!(error.to_string(), "Mask::new: `pixels` should have shape (2, 3), got [5]");
     }

@@ -43,8 +43,12 @@ impl Mask {
         &self.pixels
     }
 
-    /// Nearest-neighbour resize, pixel for pixel that of PIL's `resize(…, NEAREST)`.
+    /// Nearest-neighbour resize, pixel for pixel that of PIL's `resize(…, NEAREST)`. A mask without
+    /// pixels becomes one without anomalous ones.
     pub fn resize(&self, width: usize, height: usize) -> Mask {
+        if self.pixels.is_empty() {
+            return Mask { width, height, pixels: vec![false; width * height] };
+        }
         let columns = nearest(self.width, width);
         let mut pixels = Vec::with_capacity(width * height);
         for y in nearest(self.height, height) {
@@ -64,7 +68,7 @@ fn nearest(from: usize, to: usize) -> Vec<usize> {
         .map(|_| {
             let place = at as usize;
             at += step;
-            place.min(from.saturating_sub(1))
+            place.min(from - 1)
         })
         .collect()
 }
