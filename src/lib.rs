@@ -1,11 +1,14 @@
 //! Diffusion-inversion anomaly detection.
 #![deny(missing_docs)]
 
+pub mod checkpoint;
 mod cpu;
 mod cuda;
 pub mod data;
+pub mod detect;
 pub mod diffusion;
 mod error;
+pub mod files;
 pub mod metrics;
 pub mod nn;
 pub mod ops;

@@ -168,7 +168,8 @@ impl Recipe {
     }
 
     pub(crate) fn check(&self) -> Result<()> {
-        let e = |arg, expected: &str, got: String| Err(Error::argument("Recipe", arg, expected, got));
+        let e =
+            |arg, expected: &str, got: String| Err(Error::argument("Recipe", arg, expected, got));
         if !(1..=4096).contains(&self.batch) {
             return e("batch", "in 1..=4096", self.batch.to_string());
         }

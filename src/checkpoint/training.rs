@@ -67,8 +67,7 @@ impl TrainingState {
     /// [`Error::Io`](crate::Error::Io) if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let Self { config, step, features, .. } = self;
-        let header =
-            Header { config: config.clone(), step: *step, features: features.clone() };
+        let header = Header { config: config.clone(), step: *step, features: features.clone() };
         let mut tensors = vec![
             ("parameters".into(), self.parameters.view()),
             ("ema".into(), self.ema.view()),

@@ -63,8 +63,8 @@ impl DitConfig {
             ("patch", self.patch),
         ];
         for (name, value) in sizes {
-            if !(1..=1 << 16).contains(&value) {
-                return Err(e(name, "in 1..=65536", value));
+            if !(1..=1 << 14).contains(&value) {
+                return Err(e(name, "in 1..=16384", value));
             }
         }
         if self.depth > 1024 {

@@ -1,0 +1,4 @@
+//! From images to anomaly scores and maps.
+
+pub mod overlay;
+pub mod panel;
