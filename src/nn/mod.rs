@@ -1,7 +1,10 @@
 //! Networks with explicit forward and backward passes.
 
 mod dit;
+pub mod efficientnet;
+pub mod features;
 mod whitening;
 
 pub use dit::{Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, TimestepActivations};
+pub use features::Backbone;
 pub use whitening::Whitening;

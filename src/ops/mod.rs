@@ -13,30 +13,49 @@ mod adamw;
 mod add_noise;
 mod add_position;
 mod attention;
+mod conv2d;
+mod depthwise_conv2d;
 mod ema;
+mod fold_batch_norm;
 mod gelu;
 mod inversion_step;
 mod linear;
 mod mse;
+mod normalise;
 mod patchify;
 mod random;
+mod relu6;
+mod resize_antialias;
+mod resize_bilinear;
+mod resize_nearest;
+mod rgb_to_luma;
 mod score;
 mod silu;
 mod timestep_embedding;
 
+pub use crate::cpu::conv2d::Padding;
 pub use crate::cpu::gemm::Activation;
 pub use adaln_zero::{Chunk, Residual, ResidualBackward, adaln_zero, adaln_zero_backward};
 pub use adamw::{AdamW, adamw, clip_coefficient, global_norm};
 pub use add_noise::add_noise;
 pub use add_position::{add_position, add_position_backward};
 pub use attention::{attention, attention_backward};
+pub use conv2d::{Convolution, conv2d, conv2d_backward};
+pub use depthwise_conv2d::{depthwise_conv2d, depthwise_conv2d_backward};
 pub use ema::ema;
+pub use fold_batch_norm::{BatchNorm, fold_batch_norm};
 pub use gelu::gelu_backward;
 pub use inversion_step::inversion_step;
 pub use linear::{PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight};
 pub use mse::{mse, mse_backward};
+pub use normalise::normalise;
 pub use patchify::{PatchOrder, patchify, unpatchify};
 pub use random::{Random, Stream, normal};
+pub use relu6::{relu6, relu6_backward};
+pub use resize_antialias::resize_antialias;
+pub use resize_bilinear::{resize_bilinear, resize_bilinear_backward};
+pub use resize_nearest::resize_nearest;
+pub use rgb_to_luma::rgb_to_luma;
 pub use score::{SCORE_STATS, score};
 pub use silu::{silu, silu_backward};
 pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
@@ -49,4 +68,14 @@ pub(crate) fn expect_shape(
     expected: &[usize],
 ) -> Result<()> {
     if got == expected { Ok(()) } else { Err(Error::shape(op, arg, format!("{expected:?}"), got)) }
+}
+
+/// Checks that `got` has `N` axes; `axes` names them in the error.
+pub(crate) fn expect_axes<const N: usize>(
+    op: &'static str,
+    arg: &'static str,
+    got: &[usize],
+    axes: &str,
+) -> Result<[usize; N]> {
+    got.try_into().map_err(|_| Error::shape(op, arg, axes, got))
 }

@@ -1,0 +1,162 @@
+//! Antialiased bilinear resizing of 8-bit RGB images on the host, in fixed point.
+
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+/// Fraction bits of a weight: 8 bits of a pixel, 2 to spare and a sign leave 22 of 32.
+const BITS: u32 = 22;
+const HALF: i32 = 1 << (BITS - 1);
+
+/// Where the outputs along one axis read, and with which weights.
+#[derive(Debug, Default)]
+struct Axis {
+    sizes: [usize; 2],
+    /// For each output: its first input, and where its weights begin and end.
+    spans: Vec<(usize, usize, usize)>,
+    /// The weights of all outputs, one after another.
+    weights: Vec<i32>,
+}
+
+impl Axis {
+    /// Makes it the axis from `input` to `output` pixels, unless it is already.
+    fn set(&mut self, input: usize, output: usize) {
+        if self.sizes == [input, output] {
+            return;
+        }
+        self.sizes = [input, output];
+        self.spans.clear();
+        self.weights.clear();
+        let scale = input as f64 / output as f64;
+        // A triangle as wide as two output pixels, or two input pixels when enlarging.
+        let support = scale.max(1.0);
+        let mut triangle = Vec::new();
+        for o in 0..output {
+            let centre = (o as f64 + 0.5) * scale;
+            let start = (centre - support + 0.5).max(0.0) as usize;
+            let end = ((centre + support + 0.5) as usize).min(input);
+            triangle.clear();
+            triangle.extend((start..end).map(|i| {
+                let distance = (i as f64 - centre + 0.5) * (1.0 / support);
+                (1.0 - distance.abs()).max(0.0)
+            }));
+            let sum: f64 = triangle.iter().sum();
+            let fixed = |w: &f64| {
+                let share = if sum == 0.0 { *w } else { w / sum };
+                (0.5 + share * f64::from(1 << BITS)) as i32
+            };
+            let first = self.weights.len();
+            self.weights.extend(triangle.iter().map(fixed));
+            self.spans.push((start, first, self.weights.len()));
+        }
+    }
+
+    /// The first input of output `o` and the weights of the inputs from there.
+    #[inline(always)]
+    fn output(&self, o: usize) -> (usize, &[i32]) {
+        let (start, first, end) = self.spans[o];
+        (start, &self.weights[first..end])
+    }
+}
+
+/// Tables and the half-resized image; kept between calls.
+#[derive(Debug, Default)]
+pub(crate) struct Resize {
+    horizontal: Axis,
+    vertical: Axis,
+    narrow: Vec<u8>,
+}
+
+/// Rows handled by one task.
+const ROWS: usize = 16;
+
+/// Resizes `src` of `from` = (height, width) pixels into `dst` of `to` pixels: rows first, rounded
+/// to 8 bits, then columns.
+pub(crate) fn resize_antialias(
+    src: &[u8],
+    from: [usize; 2],
+    dst: &mut [u8],
+    to: [usize; 2],
+    kept: &mut Resize,
+) {
+    let [from_row, row] = [3 * from[1], 3 * to[1]];
+    let narrow = if from[1] == to[1] {
+        src
+    } else {
+        kept.horizontal.set(from[1], to[1]);
+        kept.narrow.resize(from[0] * row, 0);
+        let axis = &kept.horizontal;
+        kept.narrow
+            .par_chunks_mut(ROWS * row)
+            .zip(src.par_chunks(ROWS * from_row))
+            .for_each(|(out, src)| filter_rows(axis, src, out));
+        &kept.narrow
+    };
+    if from[0] == to[0] {
+        return dst.copy_from_slice(narrow);
+    }
+    kept.vertical.set(from[0], to[0]);
+    let axis = &kept.vertical;
+    dst.par_chunks_exact_mut(row).enumerate().for_each(|(o, out)| {
+        let (start, weights) = axis.output(o);
+        filter_columns(&narrow[start * row..], weights, out);
+    });
+}
+
+/// The three channels of a pixel and the next pixel's first, which is computed and dropped.
+const LANES: usize = 4;
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+fn filter_rows(axis: &Axis, src: &[u8], out: &mut [u8]) {
+    let [input, output] = axis.sizes;
+    for (src, out) in src.chunks_exact(3 * input).zip(out.chunks_exact_mut(3 * output)) {
+        for (o, out) in out.chunks_exact_mut(3).enumerate() {
+            let (start, weights) = axis.output(o);
+            let mut sums = [HALF; LANES];
+            let pixels = &src[3 * start..];
+            for (i, &weight) in weights.iter().enumerate() {
+                let pixel: [u8; LANES] = match pixels.get(3 * i..3 * i + LANES) {
+                    Some(p) => [p[0], p[1], p[2], p[3]],
+                    None => [pixels[3 * i], pixels[3 * i + 1], pixels[3 * i + 2], 0],
+                };
+                for (sum, p) in sums.iter_mut().zip(pixel) {
+                    *sum += weight * i32::from(p);
+                }
+            }
+            for (o, sum) in out.iter_mut().zip(sums) {
+                *o = round(sum);
+            }
+        }
+    }
+}
+
+/// Numbers of a row summed together, in registers.
+const PART: usize = 64;
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
+fn filter_columns(rows: &[u8], weights: &[i32], out: &mut [u8]) {
+    let row = out.len();
+    let mut parts = out.chunks_exact_mut(PART);
+    for (i, out) in parts.by_ref().enumerate() {
+        let mut sums = [HALF; PART];
+        for (r, &weight) in weights.iter().enumerate() {
+            for (sum, &p) in sums.iter_mut().zip(&rows[r * row + i * PART..][..PART]) {
+                *sum += weight * i32::from(p);
+            }
+        }
+        for (o, sum) in out.iter_mut().zip(sums) {
+            *o = round(sum);
+        }
+    }
+    let rest = parts.into_remainder();
+    let start = row - rest.len();
+    for (i, o) in rest.iter_mut().enumerate() {
+        let terms = weights.iter().enumerate();
+        *o =
+            round(HALF + terms.map(|(r, w)| w * i32::from(rows[r * row + start + i])).sum::<i32>());
+    }
+}
+
+#[inline(always)]
+fn round(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
+}

@@ -1,0 +1,100 @@
+//! Convolution of each channel with a kernel of its own.
+
+use super::{Convolution, expect_axes, expect_shape};
+use crate::cpu::depthwise_conv2d::{DepthwiseConv, SUPPORTED};
+use crate::error::{Error, Result};
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// y = activation(Σ x·weight + bias): y[b, i, j, c] sums x[b, i·stride + k − top, j·stride + l − left, c] ·
+/// weight[k, l, c] over k and l, where x is zero outside the image.
+///
+/// `x`: (B, H, W, C). `weight`: (K, K, C) with K 3 or 5. `bias`: (C). `y`: (B, H', W', C) with
+/// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not agree; [`Error::Argument`] if the kernel does not fit or
+/// the kernel size and stride are others than these.
+pub fn depthwise_conv2d<'a>(
+    x: impl Into<TensorView<'a>>,
+    weight: impl Into<TensorView<'a>>,
+    bias: impl Into<TensorView<'a>>,
+    convolution: Convolution,
+    y: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "depthwise_conv2d";
+    let (x, weight, bias, y) = (x.into(), weight.into(), bias.into(), y.into());
+    let (conv, y_shape) = shapes(OP, x.shape(), weight, convolution)?;
+    expect_shape(OP, "bias", bias.shape(), &y_shape[3..])?;
+    expect_shape(OP, "y", y.shape(), &y_shape)?;
+    let conv = DepthwiseConv { bias: bias.f32s(OP, "bias")?, ..conv };
+    crate::cpu::depthwise_conv2d(&conv, x.f32s(OP, "x")?, y.into_f32s(OP, "y")?);
+    Ok(())
+}
+
+/// The gradients of [`depthwise_conv2d`] without its activation:
+/// dx[b, p, q, c] = Σ dy[b, i, j, c]·weight[k, l, c] over the k, l, i, j that meet at (p, q);
+/// dweight[k, l, c] += Σ x·dy and dbias[c] += Σ dy over b, i and j.
+///
+/// Shapes as in [`depthwise_conv2d`]; a gradient has the shape of what it is of. `dx` is written,
+/// `dweight` and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it
+/// (see [`relu6_backward`](super::relu6_backward)).
+///
+/// # Errors
+/// As for [`depthwise_conv2d`].
+#[allow(clippy::too_many_arguments)]
+pub fn depthwise_conv2d_backward<'a>(
+    x: impl Into<TensorView<'a>>,
+    weight: impl Into<TensorView<'a>>,
+    dy: impl Into<TensorView<'a>>,
+    convolution: Convolution,
+    dx: impl Into<TensorViewMut<'a>>,
+    dweight: impl Into<TensorViewMut<'a>>,
+    dbias: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "depthwise_conv2d_backward";
+    let (x, weight, dy) = (x.into(), weight.into(), dy.into());
+    let (dx, dweight, dbias) = (dx.into(), dweight.into(), dbias.into());
+    let (conv, y_shape) = shapes(OP, x.shape(), weight, convolution)?;
+    expect_shape(OP, "dy", dy.shape(), &y_shape)?;
+    expect_shape(OP, "dx", dx.shape(), x.shape())?;
+    expect_shape(OP, "dweight", dweight.shape(), weight.shape())?;
+    expect_shape(OP, "dbias", dbias.shape(), &y_shape[3..])?;
+    crate::cpu::depthwise_conv2d_backward(
+        &conv,
+        x.f32s(OP, "x")?,
+        dy.f32s(OP, "dy")?,
+        dx.into_f32s(OP, "dx")?,
+        dweight.into_f32s(OP, "dweight")?,
+        dbias.into_f32s(OP, "dbias")?,
+    );
+    Ok(())
+}
+
+/// The convolution, without a bias, and the shape of its output.
+fn shapes<'a>(
+    op: &'static str,
+    x: &[usize],
+    weight: TensorView<'a>,
+    convolution: Convolution,
+) -> Result<(DepthwiseConv<'a>, [usize; 4])> {
+    let x: [usize; 4] = expect_axes(op, "x", x, "(B, H, W, C)")?;
+    let [k, l, _] = expect_axes(op, "weight", weight.shape(), "(K, K, C)")?;
+    expect_shape(op, "weight", weight.shape(), &[k, k, x[3]])?;
+    if !SUPPORTED.contains(&(k, convolution.stride)) {
+        return Err(Error::argument(
+            op,
+            "convolution",
+            "a kernel of 3 or 5 with a stride of 1 or 2",
+            format!("a kernel of {k} with a stride of {}", convolution.stride),
+        ));
+    }
+    let window = convolution.window(op, x, [k, l])?;
+    let conv = DepthwiseConv {
+        window,
+        channels: x[3],
+        weight: weight.f32s(op, "weight")?,
+        bias: &[],
+        activation: convolution.activation,
+    };
+    Ok((conv, [x[0], window.output[0], window.output[1], x[3]]))
+}
