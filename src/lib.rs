@@ -15,5 +15,7 @@ pub mod ops;
 pub mod tensor;
 pub mod train;
 
+pub use detect::Detector;
 pub use error::{Error, Result};
 pub use tensor::{DType, Device, Tensor};
+pub use train::Trainer;

@@ -1,4 +1,11 @@
-//! From images to anomaly scores and maps.
+//! images → features → inversion → score.
 
+mod detector;
+mod evaluate;
+mod map;
 pub mod overlay;
 pub mod panel;
+
+pub use detector::{Detector, ScoreKind, ScoreOptions, Scored, Threshold};
+pub use evaluate::{Evaluated, Evaluation, ImageResult, evaluate};
+pub use map::AnomalyMap;

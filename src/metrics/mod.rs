@@ -13,6 +13,7 @@
 
 mod components;
 mod curve;
+mod paper;
 mod pixel;
 mod pro;
 mod summary;
@@ -20,6 +21,7 @@ mod threshold;
 
 pub use components::{Components, connected_components};
 pub use curve::{F1Max, ImageMetrics, Score, auroc, average_precision, f1_max, image_metrics};
+pub use paper::paper_scores;
 pub use pixel::{AnnotatedMap, PixelMetrics, pixel_metrics};
 pub use pro::{FPR_LIMIT, au_pro, pro_curve};
 pub use summary::Metrics;

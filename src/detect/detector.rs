@@ -1,0 +1,432 @@
+//! A trained detector.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use super::AnomalyMap;
+use crate::checkpoint::{
+    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
+};
+use crate::data::load_image;
+use crate::diffusion::{self, Inverter};
+use crate::error::{Error, Result};
+use crate::nn::{Backbone, Dit, features};
+use crate::ops;
+use crate::tensor::{DType, Device, Tensor, TensorView};
+
+/// Images whose features and latents are held at once.
+const BATCH: usize = 8;
+
+/// Standard deviations above the mean from which on an image is anomalous by default.
+const DEVIATIONS: f64 = 3.0;
+
+/// Which number is an image's score. All are standardised with held-out normal images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ScoreKind {
+    /// The mean of the 5 largest cells of the map.
+    #[default]
+    Top5,
+    /// Abs, the map's maximum less its minimum.
+    Abs,
+    /// The latent's negative log-likelihood.
+    Nll,
+    /// The sum of the standardised Abs and NLL.
+    Both,
+}
+
+/// From which score on an image counts as anomalous.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Threshold {
+    /// Standard deviations above the mean of held-out normal images.
+    StandardDeviations(f64),
+    /// The score that this share of the held-out normal images does not exceed.
+    Quantile(f64),
+    /// This score; cells of the map are judged as with 3 standard deviations.
+    Score(f64),
+}
+
+impl Default for Threshold {
+    fn default() -> Self {
+        Threshold::StandardDeviations(DEVIATIONS)
+    }
+}
+
+/// How to score.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScoreOptions {
+    /// The category whose held-out images calibrate the score; `None` pools all categories.
+    pub category: Option<String>,
+    /// Which number is the score.
+    pub kind: ScoreKind,
+    /// What counts as anomalous.
+    pub threshold: Threshold,
+}
+
+/// What a detector says of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The calibrated score, in standard deviations above the mean of held-out normal images.
+    pub score: f64,
+    /// The score from which on an image counts as anomalous.
+    pub threshold: f64,
+    /// Whether the score reaches the threshold.
+    pub is_anomalous: bool,
+    /// The uncalibrated numbers.
+    pub stats: ImageStats,
+    /// Where it differs from normal.
+    pub map: AnomalyMap,
+    /// From which value on a cell of the map counts as anomalous.
+    pub map_threshold: f32,
+}
+
+/// A trained detector, ready to score. It can be shared between threads.
+///
+/// ```no_run
+/// # fn main() -> invad::Result<()> {
+/// let detector = invad::Detector::load("detector.safetensors")?;
+/// let images = [invad::data::load_image("part.png")?];
+/// for scored in detector.score(&images)? {
+///     println!("{:.1} standard deviations, anomalous: {}", scored.score, scored.is_anomalous);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Detector {
+    checkpoint: Checkpoint,
+    backbone: Backbone,
+    inverter: Inverter,
+    spaces: Mutex<Vec<Space>>,
+}
+
+/// The buffers of one thread's batch.
+struct Space {
+    batch: usize,
+    features: Tensor,
+    latent: Tensor,
+    map: Tensor,
+    stats: Tensor,
+    backbone: features::Workspace,
+    inverter: diffusion::Workspace,
+}
+
+impl Detector {
+    /// Reads a detector file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is damaged, of another version, or
+    /// made with a backbone that this crate does not have.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let checkpoint = Checkpoint::load(path)?;
+        Self::new(checkpoint).map_err(|e| Error::file(path, e.to_string()))
+    }
+
+    /// A detector from its parts.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the backbone is not the one that the denoiser was trained with.
+    pub fn new(checkpoint: Checkpoint) -> Result<Self> {
+        let backbone = Backbone::lite0();
+        let (wanted, got) = (&checkpoint.config.backbone, Self::backbone_id(&backbone));
+        for (arg, wanted, got) in [
+            ("backbone", &wanted.name, &got.name),
+            ("backbone weights", &wanted.hash, &got.hash),
+            ("image size", &wanted.image_size.to_string(), &got.image_size.to_string()),
+        ] {
+            if wanted != got {
+                let expected = format!("{wanted}, which the detector was trained with");
+                return Err(Error::argument("Detector", arg, expected, got));
+            }
+        }
+        let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
+        if (denoiser.channels, denoiser.grid) != (backbone.channels(), backbone.grid()) {
+            let expected =
+                format!("{} channels on a grid of {}", backbone.channels(), backbone.grid());
+            let got = format!("{} on {}", denoiser.channels, denoiser.grid);
+            return Err(Error::argument("Detector", "denoiser", expected, got));
+        }
+        let inverter = Inverter::new(
+            &Dit::new(*denoiser)?,
+            &checkpoint.ema,
+            recipe.parameterisation,
+            recipe.inversion_steps,
+            recipe.single_timestep,
+        )?;
+        Ok(Self { checkpoint, backbone, inverter, spaces: Mutex::default() })
+    }
+
+    /// What a detector's file says of this backbone.
+    pub fn backbone_id(backbone: &Backbone) -> BackboneId {
+        BackboneId {
+            name: backbone.name().into(),
+            hash: backbone.hash().into(),
+            image_size: backbone.image_size(),
+        }
+    }
+
+    /// How the detector was trained.
+    pub fn config(&self) -> &CheckpointConfig {
+        &self.checkpoint.config
+    }
+
+    /// The held-out statistics.
+    pub fn calibration(&self) -> &Calibration {
+        &self.checkpoint.calibration
+    }
+
+    /// Calibrates a category with normal images that took no part in training.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are no images, or the detector was not trained on the category.
+    pub fn calibrate(&mut self, category: &str, held_out: &[RgbImage]) -> Result<()> {
+        let categories = &self.checkpoint.config.categories;
+        if !categories.iter().any(|c| c == category) {
+            let expected = format!("one of {}", categories.join(", "));
+            return Err(Error::argument("calibrate", "category", expected, category));
+        }
+        if held_out.is_empty() {
+            return Err(Error::argument("calibrate", "held_out", "at least one image", 0));
+        }
+        let stats = self.measure(held_out)?.into_iter().map(|(stats, _)| stats).collect();
+        self.checkpoint.calibration.categories.insert(category.into(), stats);
+        Ok(())
+    }
+
+    /// Writes the detector's file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.checkpoint.save(path)
+    }
+
+    /// Scores images with the pooled calibration and the default threshold.
+    ///
+    /// # Errors
+    /// As [`Detector::score_with`].
+    pub fn score(&self, images: &[RgbImage]) -> Result<Vec<Scored>> {
+        self.score_with(images, &ScoreOptions::default())
+    }
+
+    /// Scores images. An image's score does not depend on the images beside it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the detector has no calibration for the category, an option is out
+    /// of range, or an image is empty.
+    pub fn score_with(&self, images: &[RgbImage], options: &ScoreOptions) -> Result<Vec<Scored>> {
+        let scale = self.scale(options)?;
+        let measured = self.measure(images)?.into_iter();
+        Ok(measured.map(|(stats, map)| scale.judge(stats, map)).collect())
+    }
+
+    /// Scores image files, decoding the next ones while these are computed; holds a few images at
+    /// a time. `each` gets every file in order, with its image and score or with what is wrong
+    /// with it.
+    ///
+    /// # Errors
+    /// As [`Detector::score_with`]; what is wrong with a file only reaches `each`.
+    pub fn score_files<P: AsRef<Path> + Sync>(
+        &self,
+        paths: &[P],
+        options: &ScoreOptions,
+        mut each: impl FnMut(&P, Result<(RgbImage, Scored)>),
+    ) -> Result<()> {
+        let load = |path: &P| Ok((load_image(path)?, ()));
+        self.score_items(paths, options, load, |path, result| {
+            each(path, result.map(|(image, (), scored)| (image, scored)));
+        })
+    }
+
+    pub(super) fn score_items<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        options: &ScoreOptions,
+        load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
+        mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>),
+    ) -> Result<()> {
+        let scale = self.scale(options)?;
+        let load_all = |items: &[I]| -> Vec<_> { items.par_iter().map(&load).collect() };
+        let mut batches = items.chunks(BATCH);
+        let mut batch = batches.next().unwrap_or_default();
+        let mut loaded = load_all(batch);
+        while !batch.is_empty() {
+            let next = batches.next().unwrap_or_default();
+            let mut images = Vec::new();
+            let mut rest = Vec::new();
+            for result in loaded {
+                rest.push(result.map(|(image, extra)| {
+                    images.push(image);
+                    extra
+                }));
+            }
+            let (next_loaded, measured) = rayon::join(|| load_all(next), || self.measure(&images));
+            let mut done = images.into_iter().zip(measured?);
+            for (item, result) in batch.iter().zip(rest) {
+                each(
+                    item,
+                    result.map(|extra| {
+                        let (image, (stats, map)) = done.next().expect("one for each image");
+                        (image, extra, scale.judge(stats, map))
+                    }),
+                );
+            }
+            (batch, loaded) = (next, next_loaded);
+        }
+        Ok(())
+    }
+
+    fn scale(&self, options: &ScoreOptions) -> Result<Scale> {
+        let held_out = self.checkpoint.calibration.images(options.category.as_deref());
+        if held_out.is_empty() {
+            let known: Vec<_> = self.checkpoint.calibration.categories.keys().cloned().collect();
+            let expected = match known.len() {
+                0 => "calibrated: call `calibrate` first".into(),
+                _ => format!("one of {}", known.join(", ")),
+            };
+            let got = options.category.as_deref().unwrap_or("none");
+            return Err(Error::argument("score", "category", expected, got));
+        }
+        Scale::new(&held_out, options)
+    }
+
+    /// The statistics and the map of each image.
+    fn measure(&self, images: &[RgbImage]) -> Result<Vec<(ImageStats, AnomalyMap)>> {
+        let mut all = Vec::with_capacity(images.len());
+        for images in images.chunks(BATCH) {
+            let mut space = self.take_space(images.len())?;
+            let done = self.measure_batch(images, &mut space, &mut all);
+            self.spaces.lock().unwrap_or_else(|e| e.into_inner()).push(space);
+            done?;
+        }
+        Ok(all)
+    }
+
+    fn take_space(&self, batch: usize) -> Result<Space> {
+        let mut spaces = self.spaces.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(i) = spaces.iter().position(|s| s.batch == batch) {
+            return Ok(spaces.swap_remove(i));
+        }
+        drop(spaces);
+        let (grid, channels) = (self.backbone.grid(), self.backbone.channels());
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, Device::Cpu);
+        Ok(Space {
+            batch,
+            features: zeros(&[batch, grid, grid, channels])?,
+            latent: zeros(&[batch, grid, grid, channels])?,
+            map: zeros(&[batch, grid * grid])?,
+            stats: zeros(&[batch, ops::SCORE_STATS])?,
+            backbone: features::Workspace::default(),
+            inverter: self.inverter.workspace(batch)?,
+        })
+    }
+
+    fn measure_batch(
+        &self,
+        images: &[RgbImage],
+        space: &mut Space,
+        all: &mut Vec<(ImageStats, AnomalyMap)>,
+    ) -> Result<()> {
+        let Space { batch, features, latent, map, stats, backbone, inverter } = space;
+        let side = self.backbone.grid();
+        self.backbone.extract(images, &mut *features, backbone)?;
+        let x = match &self.checkpoint.whitening {
+            Some(whitening) => {
+                whitening.apply(&*features, &mut *latent)?;
+                latent
+            }
+            None => features,
+        };
+        self.inverter.invert(&mut *x, inverter)?;
+        let tokens: TensorView =
+            x.view().part(0, &[*batch, side * side, self.backbone.channels()])?;
+        ops::score(tokens, &mut *map, &mut *stats)?;
+        let (maps, rows) = (map.to_vec_f32(), stats.to_vec_f32());
+        for (map, row) in maps.chunks_exact(side * side).zip(rows.chunks_exact(ops::SCORE_STATS)) {
+            let [max, _, abs, top5, nll] = row.try_into().expect("five statistics");
+            let stats = ImageStats { max, abs, top5, nll };
+            all.push((stats, AnomalyMap::new(side, map.to_vec())?));
+        }
+        Ok(())
+    }
+}
+
+/// How raw numbers become scores.
+struct Scale {
+    kind: ScoreKind,
+    abs: Moments,
+    top5: Moments,
+    nll: Moments,
+    threshold: f64,
+    map_threshold: f32,
+}
+
+impl Scale {
+    fn new(held_out: &[ImageStats], options: &ScoreOptions) -> Result<Self> {
+        let moments =
+            |f: fn(&ImageStats) -> f32| Moments::of(held_out.iter().map(|s| f64::from(f(s))));
+        let max = moments(|s| s.max);
+        let mut scale = Self {
+            kind: options.kind,
+            abs: moments(|s| s.abs),
+            top5: moments(|s| s.top5),
+            nll: moments(|s| s.nll),
+            threshold: f64::NAN,
+            map_threshold: f32::NAN,
+        };
+        let deviations = match options.threshold {
+            Threshold::StandardDeviations(d) if d.is_finite() => {
+                // In the standardised scores; the sum of two has another spread.
+                let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
+                scale.threshold = scores.mean + d * scores.std;
+                d
+            }
+            Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
+                let mut scores: Vec<f64> = held_out.iter().map(|s| scale.score(s)).collect();
+                scores.sort_by(f64::total_cmp);
+                let at = (q * scores.len() as f64).ceil() as usize;
+                // The next number, so that an image which only reaches the quantile is normal.
+                scale.threshold = scores[at.clamp(1, scores.len()) - 1].next_up();
+                let maxima = held_out.iter().map(|s| f64::from(s.max));
+                let mut maxima: Vec<f64> = maxima.collect();
+                maxima.sort_by(f64::total_cmp);
+                max.standardise(maxima[at.clamp(1, maxima.len()) - 1])
+            }
+            Threshold::Score(score) if score.is_finite() => {
+                scale.threshold = score;
+                DEVIATIONS
+            }
+            other => {
+                let expected = "a finite number, or a quantile in 0..=1";
+                return Err(Error::argument("score", "threshold", expected, format!("{other:?}")));
+            }
+        };
+        scale.map_threshold = (max.mean + deviations * max.std) as f32;
+        Ok(scale)
+    }
+
+    fn judge(&self, stats: ImageStats, map: AnomalyMap) -> Scored {
+        let score = self.score(&stats);
+        Scored {
+            score,
+            threshold: self.threshold,
+            is_anomalous: score >= self.threshold,
+            stats,
+            map,
+            map_threshold: self.map_threshold,
+        }
+    }
+
+    fn score(&self, s: &ImageStats) -> f64 {
+        match self.kind {
+            ScoreKind::Top5 => self.top5.standardise(f64::from(s.top5)),
+            ScoreKind::Abs => self.abs.standardise(f64::from(s.abs)),
+            ScoreKind::Nll => self.nll.standardise(f64::from(s.nll)),
+            ScoreKind::Both => {
+                self.abs.standardise(f64::from(s.abs)) + self.nll.standardise(f64::from(s.nll))
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Anomaly maps.
+
+use crate::cpu;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::{TensorView, TensorViewMut};
+
+/// Standard deviation of the smoothing, in pixels of a map 256 pixels wide.
+const SIGMA: f64 = 4.0;
+const SIGMA_WIDTH: f64 = 256.0;
+
+/// The latent's norm at each cell of a detector's grid; larger is less normal.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnomalyMap {
+    side: usize,
+    values: Vec<f32>,
+}
+
+impl AnomalyMap {
+    /// A map of `side` × `side` cells, row by row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are not `side`² values.
+    pub fn new(side: usize, values: Vec<f32>) -> Result<Self> {
+        if side == 0 || values.len() != side * side {
+            let expected = format!("({side}, {side}), not empty");
+            return Err(Error::shape("AnomalyMap", "values", expected, &[values.len()]));
+        }
+        Ok(Self { side, values })
+    }
+
+    /// Cells along a side.
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    /// The cells, row by row.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The map for an image of `width` × `height` pixels: interpolated bilinearly, then smoothed
+    /// by a Gaussian whose standard deviation is 4 pixels of 256.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0.
+    pub fn resize(&self, width: usize, height: usize) -> Result<Vec<f32>> {
+        let mut out = self.resize_plain(width, height)?;
+        let sigma = |size: usize| SIGMA * size as f64 / SIGMA_WIDTH;
+        cpu::gaussian_blur(&mut out, width, height, sigma(width), sigma(height));
+        Ok(out)
+    }
+
+    /// The map for an image of `width` × `height` pixels, interpolated bilinearly.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0.
+    pub fn resize_plain(&self, width: usize, height: usize) -> Result<Vec<f32>> {
+        if width == 0 || height == 0 {
+            let got = format!("{width}×{height}");
+            return Err(Error::argument("AnomalyMap::resize", "size", "at least 1×1", got));
+        }
+        let mut out = vec![0.0; width * height];
+        let cells = TensorView::from_slice(&self.values, &[1, self.side, self.side, 1])?;
+        let pixels = TensorViewMut::from_slice(&mut out, &[1, height, width, 1])?;
+        ops::resize_bilinear(cells, pixels)?;
+        Ok(out)
+    }
+}
