@@ -9,6 +9,7 @@ pub mod detect;
 pub mod diffusion;
 mod error;
 pub mod files;
+mod fit;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
@@ -17,5 +18,6 @@ pub mod train;
 
 pub use detect::Detector;
 pub use error::{Error, Result};
+pub use fit::{Control, Event, FitOptions, Fitted, fit};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;

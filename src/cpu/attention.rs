@@ -55,14 +55,13 @@ fn with_scratch(len: usize, f: impl FnOnce([&mut [f32]; 3])) {
 pub(crate) fn attention(qkv: &[f32], out: &mut [f32], lse: Option<&mut [f32]>, h: Heads) {
     let (tokens, width) = (h.tokens, h.width());
     let images = out.len() / (tokens * width);
-    // Few images: share out the queries as well. Rows do not depend on how they are grouped, as
-    // long as the groups are not so small that the product takes another path.
-    let queries = match images {
-        0 => return,
-        1 => (tokens / 2).next_multiple_of(32).clamp(32, QUERIES),
-        _ => QUERIES,
+    if images == 0 {
+        return;
     }
-    .min(tokens);
+    // A single image's queries are shared out between threads. Groups are never so small that the
+    // product takes another path, so that rows do not depend on how they are grouped.
+    let share = if images == 1 && tokens >= 128 { 2 } else { 1 };
+    let queries = tokens.div_ceil(tokens.div_ceil(QUERIES).max(share));
     let groups = tokens.div_ceil(queries);
     let scale = 1.0 / (h.size as f32).sqrt();
     let task = |group: usize, out: &mut [f32], mut lse: Option<Vec<&mut [f32]>>| {

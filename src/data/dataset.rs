@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 /// files and `__MACOSX` are left out.
 #[derive(Clone, Debug)]
 pub struct Dataset {
+    root: PathBuf,
     categories: Vec<Category>,
     warnings: Vec<String>,
 }
@@ -32,7 +33,7 @@ pub struct Dataset {
 pub struct Category {
     /// Its name: the folder's.
     pub name: String,
-    /// Good images to train on, sorted; at least one.
+    /// Good images to train on, sorted.
     pub train: Vec<PathBuf>,
     /// Images to test with, sorted by path.
     pub test: Vec<TestImage>,
@@ -54,9 +55,8 @@ impl Dataset {
     /// Looks through the folder `root` and lists its `categories`, or all of them if none is named.
     ///
     /// # Errors
-    /// [`Error::Dataset`] if `root` is no folder or of no known layout, if it lacks a category
-    /// asked for, or if a category has no good images to train on; [`Error::Io`] if a folder cannot
-    /// be read.
+    /// [`Error::Dataset`] if `root` is no folder or of no known layout, or if it lacks a category
+    /// asked for; [`Error::Io`] if a folder cannot be read.
     pub fn open(root: impl AsRef<Path>, categories: &[String]) -> Result<Dataset> {
         let root = root.as_ref();
         if !root.is_dir() {
@@ -76,19 +76,29 @@ impl Dataset {
         if folders.is_empty() {
             let category = plain_folder(root)?;
             expect_categories(root, categories, &[&category.name])?;
-            return Ok(Dataset { categories: vec![category], warnings: Vec::new() });
+            return Ok(Dataset {
+                root: root.into(),
+                categories: vec![category],
+                warnings: Vec::new(),
+            });
         }
 
         expect_categories(root, categories, &folders.keys().collect::<Vec<_>>())?;
         if !categories.is_empty() {
             folders.retain(|name, _| categories.contains(name));
         }
-        let mut dataset = Dataset { categories: Vec::new(), warnings: Vec::new() };
+        let mut dataset =
+            Dataset { root: root.into(), categories: Vec::new(), warnings: Vec::new() };
         for (name, folder) in folders {
             let category = scan_category(name, &folder, &mut dataset.warnings)?;
             dataset.categories.push(category);
         }
         Ok(dataset)
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The categories, sorted by name; at least one.
@@ -162,11 +172,6 @@ fn expect_categories(root: &Path, wanted: &[String], known: &[&String]) -> Resul
 fn scan_category(name: String, folder: &Path, warnings: &mut Vec<String>) -> Result<Category> {
     let good = folder.join("train/good");
     let train = if good.is_dir() { images_in(&good, usize::MAX)? } else { Vec::new() };
-    if train.is_empty() {
-        let reason = format!("category `{name}` has no good images; expected some in train/good");
-        return Err(Error::dataset(folder, reason));
-    }
-
     let subfolders = |kind: &str| -> Result<BTreeMap<String, PathBuf>> {
         let folder = folder.join(kind);
         let found = if folder.is_dir() { folders_in(&folder)? } else { Vec::new() };

@@ -1,0 +1,214 @@
+//! From a folder of good images to a calibrated detector.
+
+use std::path::PathBuf;
+
+use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
+use crate::data::{Category, Dataset, load_image};
+use crate::detect::Detector;
+use crate::error::{Error, Result};
+use crate::nn::Backbone;
+use crate::tensor::Device;
+use crate::train::{StepReport, Trainer, extract_features, hold_out};
+
+/// Steps after which the training state is saved again.
+const SAVE_EVERY: u64 = 500;
+
+/// How to [`fit`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct FitOptions {
+    /// How to train.
+    pub recipe: Recipe,
+    /// The size of the denoiser.
+    pub preset: Preset,
+    /// Optimiser steps; `None` is the recipe's.
+    pub steps: Option<u64>,
+    /// The seed of all random numbers.
+    pub seed: u64,
+    /// Where to train.
+    pub device: Device,
+    /// Where the training state is saved, so that a run that ends early can go on.
+    pub state: Option<PathBuf>,
+    /// Whether to go on from that state.
+    pub resume: bool,
+}
+
+impl Default for FitOptions {
+    /// The whitened recipe and the small preset on the CPU, seed 0, no state.
+    fn default() -> Self {
+        Self {
+            recipe: Recipe::whitened(),
+            preset: Preset::Small,
+            steps: None,
+            seed: 0,
+            device: Device::Cpu,
+            state: None,
+            resume: false,
+        }
+    }
+}
+
+/// What [`fit`] has done or found.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The features of `done` of `total` images to train on are computed.
+    Features {
+        /// Images done.
+        done: usize,
+        /// All of them.
+        total: usize,
+    },
+    /// An optimiser step of `total` is done.
+    Step {
+        /// What it did.
+        report: StepReport,
+        /// All steps of the run.
+        total: u64,
+    },
+    /// An image cannot be read and is left out.
+    Unreadable(&'a Error),
+    /// Something the user should know.
+    Warning(&'a str),
+}
+
+/// Whether to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Stop after this step; the state is saved.
+    Stop,
+}
+
+/// How [`fit`] ended.
+pub enum Fitted {
+    /// With a calibrated detector.
+    Detector(Box<Detector>),
+    /// Stopped after this many steps. With [`FitOptions::state`], it can be resumed.
+    Stopped(u64),
+}
+
+/// Trains one detector on the good images of all categories of `dataset`, keeping some of each
+/// category back to calibrate with.
+///
+/// `observe` gets every [`Event`], and may stop the run after a step.
+///
+/// ```no_run
+/// use invad::{Control, FitOptions, Fitted, data::Dataset, fit};
+///
+/// # fn main() -> invad::Result<()> {
+/// let good = Dataset::open("photos/of/good/parts", &[])?;
+/// let fitted = fit(&good, &FitOptions::default(), |_| Control::Continue)?;
+/// if let Fitted::Detector(detector) = fitted {
+///     detector.save("detector.safetensors")?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Dataset`] if a category has no good images that can be read; [`Error::NonFinite`] if
+/// training diverges (the last good state is saved); [`Error::Argument`] if `resume` is asked for
+/// with other settings or images than before; those of reading and writing files.
+pub fn fit(
+    dataset: &Dataset,
+    options: &FitOptions,
+    mut observe: impl FnMut(Event) -> Control,
+) -> Result<Fitted> {
+    let backbone = Backbone::lite0();
+    let mut train = Vec::new();
+    let mut held_out = Vec::new();
+    for (i, category) in dataset.categories().iter().enumerate() {
+        let Category { name, train: images, .. } = category;
+        if images.is_empty() {
+            let reason = format!("category `{name}` has no good images; put some in train/good");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+        let split = hold_out(images.len(), i as u64, options.seed);
+        if split.few {
+            let warning = format!(
+                "category `{name}` has {} good images: its threshold cannot be relied on below 16",
+                images.len()
+            );
+            observe(Event::Warning(&warning));
+        }
+        let pick =
+            |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
+        train.extend(pick(&split.train));
+        held_out.push((name.clone(), pick(&split.held_out)));
+    }
+
+    let (mut done, total) = (0, train.len());
+    let mut unreadable = Vec::new();
+    let features = extract_features(
+        &backbone,
+        &train,
+        |e| unreadable.push(e),
+        || {
+            done += 1;
+            observe(Event::Features { done, total });
+        },
+    )?;
+    for e in &unreadable {
+        observe(Event::Unreadable(e));
+    }
+    if features.is_empty() {
+        return Err(Error::dataset(dataset.root(), "none of the good images can be read"));
+    }
+    let recipe = options.recipe.clone();
+    let config = TrainingConfig {
+        denoiser: options.preset.config(backbone.channels(), backbone.grid()),
+        backbone: Detector::backbone_id(&backbone),
+        seed: options.seed,
+        steps: options.steps.unwrap_or_else(|| recipe.training_steps(features.shape()[0])),
+        categories: held_out.iter().map(|(name, _)| name.clone()).collect(),
+        recipe,
+    };
+    let mut trainer = match &options.state {
+        Some(path) if options.resume => {
+            Trainer::resume(TrainingState::load(path)?, &config, features, options.device)?
+        }
+        _ => Trainer::new(config, features, options.device)?,
+    };
+
+    let save = |trainer: &Trainer| match &options.state {
+        Some(path) => trainer.state().save(path),
+        None => Ok(()),
+    };
+    let total = trainer.config().steps;
+    while !trainer.is_done() {
+        let report = match trainer.step() {
+            Ok(report) => report,
+            Err(e) => {
+                save(&trainer)?;
+                return Err(e);
+            }
+        };
+        let control = observe(Event::Step { report, total });
+        if control == Control::Stop && !trainer.is_done() {
+            save(&trainer)?;
+            return Ok(Fitted::Stopped(trainer.step_count()));
+        }
+        if report.step % SAVE_EVERY == 0 || trainer.is_done() {
+            save(&trainer)?;
+        }
+    }
+
+    let mut detector = Detector::new(trainer.into_checkpoint())?;
+    for (name, paths) in held_out {
+        let mut images = Vec::new();
+        for path in &paths {
+            match load_image(path) {
+                Ok(image) => images.push(image),
+                Err(e) => {
+                    observe(Event::Unreadable(&e));
+                }
+            }
+        }
+        if images.is_empty() {
+            let reason = format!("category `{name}`: no image to calibrate with can be read");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+        detector.calibrate(&name, &images)?;
+    }
+    Ok(Fitted::Detector(Box::new(detector)))
+}

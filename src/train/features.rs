@@ -1,0 +1,53 @@
+//! The features of a training set.
+
+use std::path::PathBuf;
+
+use rayon::prelude::*;
+
+use crate::data::load_image;
+use crate::error::{Error, Result};
+use crate::nn::{Backbone, features::Workspace};
+use crate::tensor::{DType, Device, Tensor};
+
+/// Images decoded at once.
+const BATCH: usize = 16;
+
+/// The features of image files, computed once: (n, G, G, C), n the number of files that could be
+/// read, in order. What is wrong with each other file goes to `unreadable`; `each` is called for
+/// every file.
+///
+/// # Errors
+/// Those of the backbone.
+pub fn extract_features(
+    backbone: &Backbone,
+    paths: &[PathBuf],
+    mut unreadable: impl FnMut(Error),
+    mut each: impl FnMut(),
+) -> Result<Tensor> {
+    let (grid, channels) = (backbone.grid(), backbone.channels());
+    let mut space = Workspace::default();
+    let mut all = Vec::new();
+    let load = |paths: &[PathBuf]| -> Vec<_> { paths.par_iter().map(load_image).collect() };
+    let mut batches = paths.chunks(BATCH);
+    let mut loaded = load(batches.next().unwrap_or_default());
+    while !loaded.is_empty() {
+        let mut images = Vec::with_capacity(loaded.len());
+        for result in std::mem::take(&mut loaded) {
+            match result {
+                Ok(image) => images.push(image),
+                Err(e) => unreadable(e),
+            }
+            each();
+        }
+        let mut features =
+            Tensor::zeros(&[images.len(), grid, grid, channels], DType::F32, Device::Cpu)?;
+        let next = batches.next().unwrap_or_default();
+        let (next, done) =
+            rayon::join(|| load(next), || backbone.extract(&images, &mut features, &mut space));
+        done?;
+        loaded = next;
+        all.extend(features.to_vec_f32());
+    }
+    let images = all.len() / (grid * grid * channels);
+    Tensor::from_f32(all, &[images, grid, grid, channels], Device::Cpu)
+}
