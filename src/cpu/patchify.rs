@@ -31,8 +31,9 @@ impl PatchSizes {
         }
     }
 
+    /// Numbers of one image; 1 where there are none, so that slices can be cut by it.
     fn image(self) -> usize {
-        self.side * self.side * self.channels
+        (self.side * self.side * self.channels).max(1)
     }
 }
 

@@ -23,18 +23,13 @@ impl<'a> Chunk<'a> {
         images: usize,
         width: usize,
     ) -> Result<cpu::PerImage<'a>> {
-        let shape = self.table.shape();
+        let (shape, least) = (self.table.shape(), columns(self.index, width));
         match *shape {
-            [rows, stride]
-                if (rows == images || rows == 1) && (self.index + 1) * width <= stride =>
-            {
+            [rows, stride] if (rows == images || rows == 1) && least <= stride => {
                 let data = self.table.f32s(op, arg)?;
                 Ok(cpu::PerImage { data, rows, stride, start: self.index * width })
             }
-            _ => {
-                let least = (self.index + 1) * width;
-                Err(Error::shape(op, arg, format!("(1 or {images}, at least {least})"), shape))
-            }
+            _ => Err(Error::shape(op, arg, format!("(1 or {images}, at least {least})"), shape)),
         }
     }
 }
@@ -142,7 +137,7 @@ pub fn adaln_zero_backward<'a>(
     expect_shape(OP, "dout", dout.shape(), x.shape())?;
     expect_shape(OP, "dx", dx.shape(), x.shape())?;
     let gate_index = residual.as_ref().map_or(0, |r| r.forward.gate.index);
-    let least = (shift_index.max(scale.index).max(gate_index) + 1) * width;
+    let least = columns(shift_index.max(scale.index).max(gate_index), width);
     let stride = match *dtable.shape() {
         [rows, stride] if rows == images && stride >= least => stride,
         _ => {
@@ -171,6 +166,11 @@ pub fn adaln_zero_backward<'a>(
         (tokens, width),
     );
     Ok(())
+}
+
+/// The columns that a table needs to have a vector `index`.
+fn columns(index: usize, width: usize) -> usize {
+    index.saturating_add(1).saturating_mul(width)
 }
 
 fn activations(op: &'static str, arg: &'static str, shape: &[usize]) -> Result<[usize; 3]> {

@@ -2,7 +2,7 @@
 
 use super::expect_shape;
 use crate::cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
 
 /// The constants of an AdamW step.
@@ -35,9 +35,11 @@ pub fn global_norm<'a>(x: impl Into<TensorView<'a>>) -> Result<f64> {
     Ok(cpu::global_norm(x.into().f32s("global_norm", "x")?))
 }
 
-/// The factor that clips gradients of norm `norm` to `max_norm`: min(1, max_norm/(norm + 1e-6)).
+/// The factor that clips gradients of norm `norm` to `max_norm`: min(1, max_norm/(norm + 1e-6)),
+/// NaN for a norm of NaN.
 pub fn clip_coefficient(norm: f64, max_norm: f64) -> f64 {
-    (max_norm / (norm + 1e-6)).min(1.0)
+    let factor = max_norm / (norm + 1e-6);
+    if factor > 1.0 { 1.0 } else { factor }
 }
 
 /// One step of AdamW (Loshchilov & Hutter, 2019) with the gradient g = clip·`gradient`:
@@ -47,7 +49,7 @@ pub fn clip_coefficient(norm: f64, max_norm: f64) -> f64 {
 /// `parameters` (p), `gradient`, `m`, `v`: any shape, the same.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
+/// [`Error::Shape`] if the shapes differ; [`Error::Argument`] if `step` is 0.
 pub fn adamw<'a>(
     config: AdamW,
     step: u64,
@@ -63,6 +65,9 @@ pub fn adamw<'a>(
     expect_shape(OP, "gradient", gradient.shape(), parameters.shape())?;
     expect_shape(OP, "m", m.shape(), parameters.shape())?;
     expect_shape(OP, "v", v.shape(), parameters.shape())?;
+    if step == 0 {
+        return Err(Error::argument(OP, "step", "1 or more", step));
+    }
     cpu::adamw(
         config,
         step,

@@ -59,8 +59,9 @@ impl Random {
 
 /// Fills `out` with standard normal numbers.
 ///
-/// Elements 4i..4i+4 come from the words w of block i by Box–Muller: u = (w₀ + ½)/2³² gives the
-/// radius √(−2 ln u), w₁/2³² the angle in turns; cosine first, then sine; then w₂ and w₃ alike.
+/// Elements 4i..4i+4 come from the words w of block i by Box–Muller: u = (w₀ + ½)/2³² in f32
+/// gives the radius √(−2 ln u), w₁/2³² the angle in turns; cosine first, then sine; then w₂ and
+/// w₃ alike.
 ///
 /// # Errors
 /// [`Error::DType`](crate::Error::DType) if `out` does not hold f32.

@@ -27,8 +27,8 @@ pub fn timestep_embedding<'a>(
     Ok(())
 }
 
-/// f32(exp(f32(−ln 10000 · i / 128))) as a common f32 exponential returns it, which differs from
-/// the correctly rounded value by one ulp at i = 12 and 106.
+/// exp(f32(f32(−ln 10000)·i)/128) as a common f32 exponential returns it, which differs from the
+/// correctly rounded value by one ulp at i = 12 and 106.
 const FREQUENCY_BITS: [u32; 128] = [
     0x3f800000, 0x3f6e39f8, 0x3f5dafd6, 0x3f4e4bac, 0x3f3ff911, 0x3f32a506, 0x3f263de0, 0x3f1ab32b,
     0x3f0ff59a, 0x3f05f6ee, 0x3ef953ce, 0x3ee80460, 0x3ed7e89b, 0x3ec8eb23, 0x3ebaf81b, 0x3eadfcff,

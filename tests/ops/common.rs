@@ -47,3 +47,70 @@ pub fn assert_close(case: &str, got: &[f64], want: &[f64], tolerance: f64) {
         );
     }
 }
+
+/// A tensor of these numbers.
+pub fn from(data: &[f32], shape: &[usize]) -> Tensor {
+    Tensor::from_f32(data.to_vec(), shape, Device::Cpu).unwrap()
+}
+
+/// a (M, K) · b (K, N) in f64.
+pub fn product(a: &[f64], b: &[f64], [m, k, n]: [usize; 3]) -> Vec<f64> {
+    let mut out = vec![0.0; m * n];
+    for i in 0..m {
+        let row = &mut out[i * n..][..n];
+        for l in 0..k {
+            for (o, b) in row.iter_mut().zip(&b[l * n..][..n]) {
+                *o += a[i * k + l] * b;
+            }
+        }
+    }
+    out
+}
+
+/// The transpose of x (rows, cols).
+pub fn transposed(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
+    (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
+}
+
+/// The gradient of `f` at `x` by central differences.
+pub fn numeric_gradient(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    const STEP: f64 = 1e-5;
+    let mut x = x.to_vec();
+    (0..x.len())
+        .map(|i| {
+            let at = x[i];
+            x[i] = at + STEP;
+            let above = f(&x);
+            x[i] = at - STEP;
+            let below = f(&x);
+            x[i] = at;
+            (above - below) / (2.0 * STEP)
+        })
+        .collect()
+}
+
+/// Σ a·b.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Asserts that an operation refuses its arguments with this message.
+#[track_caller]
+pub fn assert_refused(result: invad::Result<()>, message: &str) {
+    assert_eq!(result.unwrap_err().to_string(), message);
+}
+
+/// Asserts that `run` returns the same bits on one thread and on three.
+#[track_caller]
+pub fn assert_threads_do_not_matter<const N: usize>(run: impl Fn() -> [Tensor; N] + Sync) {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(&run).map(|t| bits(&t))
+    };
+    assert!(on(1) == on(3), "other bits with other threads");
+}
+
+/// The bits of a tensor's numbers.
+pub fn bits(t: &Tensor) -> Vec<u32> {
+    t.to_vec_f32().into_iter().map(f32::to_bits).collect()
+}

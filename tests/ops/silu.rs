@@ -26,3 +26,14 @@ fn refuses_other_shapes() {
     let error = ops::silu(&tensor(1, &[2, 3], 1.0), &mut poisoned(&[3, 2])).unwrap_err();
     assert_eq!(error.to_string(), "silu: `y` should have shape [2, 3], got [3, 2]");
 }
+
+#[test]
+fn threads_do_not_matter() {
+    let (x, dy) = (tensor(1, &[40_000], 12.0), tensor(2, &[40_000], 1.0));
+    assert_threads_do_not_matter(|| {
+        let (mut y, mut dx) = (poisoned(&[40_000]), poisoned(&[40_000]));
+        ops::silu(&x, &mut y).unwrap();
+        ops::silu_backward(&x, &dy, &mut dx).unwrap();
+        [y, dx]
+    });
+}

@@ -1,0 +1,179 @@
+use crate::common::*;
+use invad::{Tensor, ops};
+
+const TOKENS: [usize; 9] = [1, 3, 17, 63, 64, 65, 113, 196, 256];
+const HEAD_SIZES: [usize; 6] = [8, 32, 64, 72, 128, 256];
+
+/// Probabilities (N, N), log-sum-exp (N) and output (N, d) of one head.
+fn forward(q: &[f64], k: &[f64], v: &[f64], n: usize) -> [Vec<f64>; 3] {
+    let d = q.len() / n;
+    let mut p = product(q, &transposed(k, n, d), [n, d, n]);
+    let mut lse = Vec::with_capacity(n);
+    for row in p.chunks_exact_mut(n) {
+        row.iter_mut().for_each(|s| *s /= (d as f64).sqrt());
+        let max = row.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+        let l = max + row.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
+        row.iter_mut().for_each(|s| *s = (*s - l).exp());
+        lse.push(l);
+    }
+    let out = product(&p, v, [n, n, d]);
+    [p, lse, out]
+}
+
+/// The gradients of q, k and v of one head.
+fn backward(q: &[f64], k: &[f64], v: &[f64], dout: &[f64], n: usize) -> [Vec<f64>; 3] {
+    let d = q.len() / n;
+    let [p, _, _] = forward(q, k, v, n);
+    let mut ds = product(dout, &transposed(v, n, d), [n, d, n]);
+    for (ds, p) in ds.chunks_exact_mut(n).zip(p.chunks_exact(n)) {
+        let delta = dot(ds, p);
+        ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - delta) / (d as f64).sqrt());
+    }
+    [
+        product(&ds, k, [n, n, d]),
+        product(&transposed(&ds, n, n), q, [n, n, d]),
+        product(&transposed(&p, n, n), dout, [n, n, d]),
+    ]
+}
+
+#[test]
+fn oracle_is_the_gradient() {
+    for (n, d) in [(1, 3), (4, 3), (3, 6)] {
+        let numbers = |seed| f64s(&tensor(seed, &[n * d], 1.7));
+        let (qkv, dout) = ([1, 2, 3].map(numbers), numbers(4));
+        let want = numeric_gradient(&qkv.concat(), |v| {
+            let (q, kv) = v.split_at(n * d);
+            let [_, _, out] = forward(q, &kv[..n * d], &kv[n * d..], n);
+            dot(&dout, &out)
+        });
+        let got = backward(&qkv[0], &qkv[1], &qkv[2], &dout, n).concat();
+        assert_close(&format!("{n} tokens of {d}"), &got, &want, 1e-9);
+    }
+}
+
+struct Results {
+    out: Tensor,
+    lse: Tensor,
+    dqkv: Tensor,
+}
+
+fn run(qkv: &Tensor, dout: &Tensor) -> Results {
+    let [b, n, _, h, d] = qkv.shape().try_into().unwrap();
+    let (mut out, mut lse) = (poisoned(&[b, n, h * d]), poisoned(&[b, h, n]));
+    let mut dqkv = poisoned(qkv.shape());
+    ops::attention(qkv, &mut out, Some(lse.view_mut())).unwrap();
+    ops::attention_backward(qkv, &out, &lse, dout, &mut dqkv).unwrap();
+    Results { out, lse, dqkv }
+}
+
+/// The same by the oracle, laid out alike.
+fn oracle(qkv: &Tensor, dout: &Tensor) -> [Vec<f64>; 3] {
+    let [b, n, _, h, d] = qkv.shape().try_into().unwrap();
+    let (x, dout) = (f64s(qkv), f64s(dout));
+    let mut out = vec![0.0; b * n * h * d];
+    let mut lse = Vec::with_capacity(b * h * n);
+    let mut dqkv = vec![0.0; x.len()];
+    for image in 0..b {
+        for head in 0..h {
+            let in_qkv = |part: usize, token: usize, j: usize| {
+                (((image * n + token) * 3 + part) * h + head) * d + j
+            };
+            let in_out = |token: usize, j: usize| ((image * n + token) * h + head) * d + j;
+            let every = || (0..n).flat_map(|token| (0..d).map(move |j| (token, j)));
+            let [q, k, v] =
+                [0, 1, 2].map(|part| every().map(|(t, j)| x[in_qkv(part, t, j)]).collect());
+            let (q, k, v): (Vec<f64>, Vec<f64>, Vec<f64>) = (q, k, v);
+            let d_o: Vec<f64> = every().map(|(t, j)| dout[in_out(t, j)]).collect();
+            let [_, l, o] = forward(&q, &k, &v, n);
+            lse.extend(l);
+            every().zip(o).for_each(|((t, j), o)| out[in_out(t, j)] = o);
+            for (part, dx) in backward(&q, &k, &v, &d_o, n).into_iter().enumerate() {
+                every().zip(dx).for_each(|((t, j), dx)| dqkv[in_qkv(part, t, j)] = dx);
+            }
+        }
+    }
+    [out, lse, dqkv]
+}
+
+fn check(shape: [usize; 4], scale: f32, tolerance: f64) {
+    let [b, n, h, d] = shape;
+    let case = format!("(B {b}, N {n}, H {h}, d {d}) × {scale}");
+    let qkv = tensor(1, &[b, n, 3, h, d], scale);
+    let dout = tensor(2, &[b, n, h * d], 1.0);
+    let got = run(&qkv, &dout);
+    let [out, lse, dqkv] = oracle(&qkv, &dout);
+    assert_close(&format!("{case}: out"), &f64s(&got.out), &out, tolerance);
+    assert_close(&format!("{case}: lse"), &f64s(&got.lse), &lse, 1e-6);
+    assert_close(&format!("{case}: dqkv"), &f64s(&got.dqkv), &dqkv, tolerance);
+    let mut without = poisoned(&[b, n, h * d]);
+    ops::attention(&qkv, &mut without, None).unwrap();
+    assert_eq!(bits(&without), bits(&got.out), "{case}: without lse");
+}
+
+/// Every token count with every head size, and each of both with one, two and three images.
+#[test]
+fn forward_and_backward() {
+    for (i, tokens) in TOKENS.into_iter().enumerate() {
+        for (j, size) in HEAD_SIZES.into_iter().enumerate() {
+            check([1 + (i + j) % 3, tokens, 1 + (i + j / 3) % 3, size], 1.7, 5e-6);
+        }
+    }
+}
+
+/// Logits of ±1e3, where an ulp is 6e-5: probabilities are off by that much.
+#[test]
+fn huge_logits() {
+    for (shape, scale) in [([1, 65, 2, 8], 33.0), ([2, 113, 1, 64], 22.0), ([1, 256, 1, 32], 26.0)]
+    {
+        check(shape, scale, 2e-4);
+    }
+}
+
+#[test]
+fn one_logit_above_all() {
+    let (n, d) = (40, 8);
+    let mut x = vec![0.0f32; n * 3 * d];
+    for (token, row) in x.chunks_exact_mut(3 * d).enumerate() {
+        row[0] = 1e3 * 8f32.sqrt();
+        row[d] = if token == 7 { 1.0 } else { -1.0 };
+        row[2 * d..].fill(token as f32);
+    }
+    let qkv = from(&x, &[1, n, 3, 1, d]);
+    let got = run(&qkv, &tensor(2, &[1, n, d], 1.0));
+    assert!(got.out.to_vec_f32().iter().all(|&o| o == 7.0));
+    assert!(got.lse.to_vec_f32().iter().all(|&l| (l - 1e3).abs() <= 1e-3));
+    let dqkv = got.dqkv.to_vec_f32();
+    assert!(dqkv.iter().all(|d| d.is_finite()));
+    let of = |part: usize| move |row: &[f32]| row[part * d..][..d].to_vec();
+    assert!(dqkv.chunks_exact(3 * d).flat_map(of(0)).all(|dq| dq.abs() <= 1e-3));
+}
+
+#[test]
+fn threads_do_not_matter() {
+    for [b, n, h, d] in [[1, 256, 2, 32], [1, 65, 3, 72], [3, 113, 2, 64]] {
+        let qkv = tensor(1, &[b, n, 3, h, d], 1.7);
+        let dout = tensor(2, &[b, n, h * d], 1.0);
+        assert_threads_do_not_matter(|| {
+            let Results { out, lse, dqkv } = run(&qkv, &dout);
+            [out, lse, dqkv]
+        });
+    }
+}
+
+#[test]
+fn refuses_other_shapes() {
+    let (qkv, mut out) = (tensor(1, &[2, 3, 3, 2, 4], 1.0), poisoned(&[2, 3, 8]));
+    assert_refused(
+        ops::attention(&tensor(1, &[2, 3, 2, 2, 4], 1.0), &mut out, None),
+        "attention: `qkv` should have shape (B, N, 3, H, d), got [2, 3, 2, 2, 4]",
+    );
+    assert_refused(
+        ops::attention(&qkv, &mut out, Some(poisoned(&[2, 3, 2]).view_mut())),
+        "attention: `lse` should have shape [2, 2, 3], got [2, 3, 2]",
+    );
+    let (lse, mut dqkv) = (poisoned(&[2, 2, 3]), poisoned(qkv.shape()));
+    assert_refused(
+        ops::attention_backward(&qkv, &out, &lse, &poisoned(&[2, 8, 3]), &mut dqkv),
+        "attention_backward: `dout` should have shape [2, 3, 8], got [2, 8, 3]",
+    );
+}

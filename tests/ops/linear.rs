@@ -1,0 +1,190 @@
+use crate::common::*;
+use invad::ops::{self, Activation, PackedWeight};
+
+/// (M, K, N): one row, inner sizes that are no multiple of 32, and more than one block of each.
+const SIZES: [[usize; 3]; 11] = [
+    [1, 1, 1],
+    [1, 33, 70],
+    [1, 256, 300],
+    [3, 31, 5],
+    [2, 64, 32],
+    [31, 40, 33],
+    [33, 70, 45],
+    [64, 1, 64],
+    [34, 1100, 40],
+    [150, 130, 97],
+    [130, 32, 290],
+];
+
+fn activated(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::None => x,
+        Activation::Gelu => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+        Activation::Relu6 => x.clamp(0.0, 6.0),
+    }
+}
+
+#[test]
+fn forward() {
+    for [m, k, n] in SIZES {
+        let (x, w) = (tensor(1, &[m, k], 2.0), tensor(2, &[n, k], 3.0 / (k as f32).sqrt()));
+        let bias = tensor(3, &[n], 1.0);
+        let packed = PackedWeight::new(&w).unwrap();
+        assert_eq!(packed.shape(), [n, k]);
+        let xw = product(&f64s(&x), &transposed(&f64s(&w), n, k), [m, k, n]);
+        for with_bias in [false, true] {
+            let mut pre = xw.clone();
+            if with_bias {
+                let bias = f64s(&bias);
+                pre.iter_mut().enumerate().for_each(|(i, y)| *y += bias[i % n]);
+            }
+            for activation in [Activation::None, Activation::Gelu, Activation::Relu6] {
+                let want: Vec<f64> = pre.iter().map(|&x| activated(activation, x)).collect();
+                for variant in 0..4 {
+                    let (pack, keep) = (variant & 1 == 1, variant & 2 == 2);
+                    let case = format!(
+                        "[{m}, {k}, {n}] bias {with_bias} {activation:?} packed {pack} kept {keep}"
+                    );
+                    let (mut before, mut y) = (poisoned(&[m, n]), poisoned(&[m, n]));
+                    let bias = with_bias.then(|| bias.view());
+                    let kept = keep.then(|| before.view_mut());
+                    if pack {
+                        ops::linear(&x, &packed, bias, activation, kept, &mut y).unwrap();
+                    } else {
+                        ops::linear(&x, &w, bias, activation, kept, &mut y).unwrap();
+                    }
+                    assert_close(&case, &f64s(&y), &want, 2e-6);
+                    if keep {
+                        assert_close(&format!("{case}: before"), &f64s(&before), &pre, 2e-6);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn leading_axes_are_rows() {
+    let (x, w) = (tensor(1, &[2, 3, 7, 45], 1.0), tensor(2, &[38, 45], 1.0));
+    let flat = x.clone().reshape(&[42, 45]).unwrap();
+    let (mut y, mut y_flat) = (poisoned(&[2, 3, 7, 38]), poisoned(&[42, 38]));
+    ops::linear(&x, &w, None, Activation::None, None, &mut y).unwrap();
+    ops::linear(&flat, &w, None, Activation::None, None, &mut y_flat).unwrap();
+    assert_eq!(bits(&y), bits(&y_flat));
+    let (mut y, x) = (poisoned(&[38]), tensor(1, &[45], 1.0));
+    ops::linear(&x, &w, None, Activation::None, None, &mut y).unwrap();
+    let want = product(&f64s(&w), &f64s(&x), [38, 45, 1]);
+    assert_close("one vector", &f64s(&y), &want, 2e-6);
+}
+
+#[test]
+fn backward_input() {
+    for [m, k, n] in SIZES {
+        let (dy, w) = (tensor(1, &[m, n], 2.0), tensor(2, &[n, k], 1.0));
+        let mut dx = poisoned(&[m, k]);
+        ops::linear_backward_input(&dy, &w, &mut dx).unwrap();
+        let want = product(&f64s(&dy), &f64s(&w), [m, n, k]);
+        assert_close(&format!("[{m}, {k}, {n}]"), &f64s(&dx), &want, 2e-6);
+    }
+}
+
+#[test]
+fn backward_weight_accumulates() {
+    for [m, k, n] in SIZES {
+        let (dy, x) = (tensor(1, &[m, n], 2.0), tensor(2, &[m, k], 1.0));
+        let (start, bias_start) = (tensor(3, &[n, k], 5.0), tensor(4, &[n], 5.0));
+        let mut want = product(&transposed(&f64s(&dy), m, n), &f64s(&x), [n, m, k]);
+        let mut want_bias = product(&vec![1.0; m], &f64s(&dy), [1, m, n]);
+        want.iter_mut().zip(f64s(&start)).for_each(|(w, s)| *w += s);
+        want_bias.iter_mut().zip(f64s(&bias_start)).for_each(|(w, s)| *w += s);
+        let (mut dw, mut db) = (start.clone(), bias_start.clone());
+        ops::linear_backward_weight(&dy, &x, &mut dw, Some(db.view_mut())).unwrap();
+        assert_close(&format!("[{m}, {k}, {n}] weight"), &f64s(&dw), &want, 1.5e-6);
+        assert_close(&format!("[{m}, {k}, {n}] bias"), &f64s(&db), &want_bias, 1e-6);
+        let mut alone = start.clone();
+        ops::linear_backward_weight(&dy, &x, &mut alone, None).unwrap();
+        assert_eq!(bits(&alone), bits(&dw));
+    }
+}
+
+#[test]
+fn empty_sums_are_zero() {
+    for n in [3, 40] {
+        let (x, w) = (tensor(1, &[n, 0], 1.0), tensor(2, &[n, 0], 1.0));
+        let (bias, packed) = (tensor(3, &[n], 1.0), PackedWeight::new(&w).unwrap());
+        for pack in [false, true] {
+            let mut y = poisoned(&[n, n]);
+            let b = Some(bias.view());
+            if pack {
+                ops::linear(&x, &packed, b, Activation::None, None, &mut y).unwrap();
+            } else {
+                ops::linear(&x, &w, b, Activation::None, None, &mut y).unwrap();
+            }
+            assert_eq!(y.to_vec_f32(), bias.to_vec_f32().repeat(n), "n {n} packed {pack}");
+        }
+        let start = tensor(4, &[n, n], 1.0);
+        let (mut dw, mut db) = (start.clone(), bias.clone());
+        let (dy, x) = (poisoned(&[0, n]), poisoned(&[0, n]));
+        ops::linear_backward_weight(&dy, &x, &mut dw, Some(db.view_mut())).unwrap();
+        assert_eq!(dw.to_vec_f32(), start.to_vec_f32());
+        assert_eq!(db.to_vec_f32(), bias.to_vec_f32());
+    }
+}
+
+#[test]
+fn threads_do_not_matter() {
+    for [m, k, n] in [[1, 700, 900], [7, 513, 260], [300, 130, 513]] {
+        let (x, w) = (tensor(1, &[m, k], 1.0), tensor(2, &[n, k], 1.0));
+        let (bias, dy) = (tensor(3, &[n], 1.0), tensor(4, &[m, n], 1.0));
+        let packed = PackedWeight::new(&w).unwrap();
+        assert_threads_do_not_matter(|| {
+            let [mut plain, mut fast, mut before] = [(); 3].map(|()| poisoned(&[m, n]));
+            let b = Some(bias.view());
+            let kept = Some(before.view_mut());
+            ops::linear(&x, &w, b, Activation::Gelu, None, &mut plain).unwrap();
+            ops::linear(&x, &packed, b, Activation::Gelu, kept, &mut fast).unwrap();
+            let (mut dx, mut dw, mut db) = (poisoned(&[m, k]), w.clone(), bias.clone());
+            ops::linear_backward_input(&dy, &w, &mut dx).unwrap();
+            ops::linear_backward_weight(&dy, &x, &mut dw, Some(db.view_mut())).unwrap();
+            [plain, fast, before, dx, dw, db]
+        });
+    }
+}
+
+#[test]
+fn refuses_other_shapes() {
+    let (x, w) = (tensor(1, &[4, 6], 1.0), tensor(2, &[5, 6], 1.0));
+    let (bias, mut y) = (tensor(3, &[6], 1.0), poisoned(&[4, 5]));
+    let none = Activation::None;
+    assert_refused(
+        ops::linear(&x, &w, Some(bias.view()), none, None, &mut y),
+        "linear: `bias` should have shape [5], got [6]",
+    );
+    assert_refused(
+        ops::linear(&y.clone(), &w, None, none, None, &mut y),
+        "linear: `x` should have shape (…, 6), got [4, 5]",
+    );
+    assert_refused(
+        ops::linear(&x, &w, None, none, None, &mut poisoned(&[3, 5])),
+        "linear: `y` should have shape (…, 5) with 4 rows, got [3, 5]",
+    );
+    assert_refused(
+        ops::linear(&x, &w, None, none, Some(poisoned(&[5, 4]).view_mut()), &mut y),
+        "linear: `before_activation` should have shape [4, 5], got [5, 4]",
+    );
+    assert_refused(
+        PackedWeight::new(&bias).map(|_| ()),
+        "PackedWeight::new: `weight` should have shape (N, K), got [6]",
+    );
+    assert_refused(
+        ops::linear_backward_input(&y, &w, &mut poisoned(&[4, 5])),
+        "linear_backward_input: `dx` should have shape (…, 6), got [4, 5]",
+    );
+    assert_refused(
+        ops::linear_backward_weight(&x, &x, &mut w.clone(), None),
+        "linear_backward_weight: `dy` should have shape (…, 5), got [4, 6]",
+    );
+}

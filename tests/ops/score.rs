@@ -1,0 +1,102 @@
+use crate::common::*;
+use invad::Tensor;
+use invad::ops::{self, SCORE_STATS};
+
+fn run(latent: &Tensor) -> [Tensor; 2] {
+    let (b, n) = (latent.shape()[0], latent.shape()[1]);
+    let (mut map, mut stats) = (poisoned(&[b, n]), poisoned(&[b, SCORE_STATS]));
+    ops::score(latent, &mut map, &mut stats).unwrap();
+    [map, stats]
+}
+
+/// Map and stats of one image.
+fn oracle(z: &[f64], channels: usize) -> (Vec<f64>, [f64; SCORE_STATS]) {
+    let map: Vec<f64> = z.chunks_exact(channels).map(|z| dot(z, z).sqrt()).collect();
+    let mut sorted = map.clone();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let (max, min) = (sorted[0], sorted[sorted.len() - 1]);
+    sorted.truncate(5);
+    let top = sorted.iter().sum::<f64>() / sorted.len() as f64;
+    let nll = z.iter().map(|z| 0.5 * z * z + 0.5 * std::f64::consts::TAU.ln()).sum();
+    (map, [max, min, max - min, top, nll])
+}
+
+fn check(case: &str, latent: &Tensor) {
+    let [_, n, c] = latent.shape().try_into().unwrap();
+    let [map, stats] = run(latent).map(|t| f64s(&t));
+    let z = f64s(latent);
+    for (b, z) in z.chunks_exact(n * c).enumerate() {
+        let (want_map, want) = oracle(z, c);
+        assert_close(&format!("{case}: map {b}"), &map[b * n..][..n], &want_map, 3e-7);
+        let got = &stats[b * SCORE_STATS..][..SCORE_STATS];
+        assert_close(&format!("{case}: norms {b}"), &got[..4], &want[..4], 3e-7);
+        assert_close(&format!("{case}: NLL {b}"), &got[4..], &want[4..], 3e-7);
+    }
+}
+
+#[test]
+fn forward() {
+    for shape in
+        [[1, 1, 1], [2, 2, 3], [1, 4, 17], [3, 5, 7], [2, 6, 16], [3, 65, 33], [4, 256, 272]]
+    {
+        check(&format!("{shape:?}"), &tensor(1, &shape, 1.7));
+    }
+}
+
+#[test]
+fn the_largest_may_stand_anywhere() {
+    for start in 0..9 {
+        let z: Vec<f32> = (0..9).map(|i| ((i * 4 + start) % 9) as f32).collect();
+        let stats = run(&from(&z, &[1, 9, 1]))[1].to_vec_f32();
+        assert_eq!(stats[..4], [8.0, 0.0, 8.0, 6.0], "{z:?}");
+    }
+    let rising: Vec<f32> = (0..50).map(|i| i as f32).collect();
+    let falling: Vec<f32> = rising.iter().rev().copied().collect();
+    for z in [rising, falling] {
+        assert_eq!(run(&from(&z, &[1, 50, 1]))[1].to_vec_f32()[..4], [49.0, 0.0, 49.0, 47.0]);
+    }
+}
+
+#[test]
+fn ties_count_as_often_as_they_come() {
+    for (z, want) in [
+        (&[2.0; 7][..], [2.0, 2.0, 0.0, 2.0]),
+        (&[3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 1.0], [3.0, 1.0, 2.0, 2.2]),
+        (&[0.0; 6], [0.0; 4]),
+        (&[-4.0, 4.0], [4.0, 4.0, 0.0, 4.0]),
+    ] {
+        let stats = run(&from(z, &[1, z.len(), 1]))[1].to_vec_f32();
+        assert_eq!(stats[..4], want, "{z:?}");
+    }
+}
+
+#[test]
+fn nan_makes_all_of_its_images_stats_nan() {
+    for at in [0, 1, 77, 119] {
+        let mut z = tensor(1, &[3, 40, 3], 1.0).to_vec_f32();
+        z[120 + at] = f32::NAN;
+        let [map, stats] = run(&from(&z, &[3, 40, 3])).map(|t| t.to_vec_f32());
+        let nan: Vec<usize> = (0..15).filter(|&i| stats[i].is_nan()).collect();
+        assert_eq!(nan, [5, 6, 7, 8, 9], "NaN at {at}");
+        assert!((0..120).all(|i| map[i].is_nan() == (i == 40 + at / 3)), "NaN at {at}");
+    }
+}
+
+#[test]
+fn threads_do_not_matter() {
+    let latent = tensor(1, &[7, 64, 50], 1.7);
+    assert_threads_do_not_matter(|| run(&latent));
+}
+
+#[test]
+fn refuses_other_shapes() {
+    let mut stats = poisoned(&[2, SCORE_STATS]);
+    assert_refused(
+        ops::score(&tensor(1, &[2, 3, 4], 1.0), &mut poisoned(&[2, 4]), &mut stats),
+        "score: `map` should have shape [2, 3], got [2, 4]",
+    );
+    assert_refused(
+        ops::score(&poisoned(&[2, 0, 4]), &mut poisoned(&[2, 0]), &mut stats),
+        "score: `latent` should have shape (B, N ≥ 1, C ≥ 1), got [2, 0, 4]",
+    );
+}
