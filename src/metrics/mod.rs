@@ -10,9 +10,12 @@
 //! | AUROC, AP, F1-max | [`auroc`], [`average_precision`], [`f1_max`] | |
 //! | AU-PRO | | [`au_pro`], [`pro_curve`], [`connected_components`] |
 //! | at one threshold | [`false_alarm_rate`], [`recall`] | |
+//!
+//! [`paper_scores`] combines two scores as published tables do.
 
 mod components;
 mod curve;
+mod paper;
 mod pixel;
 mod pro;
 mod summary;
@@ -20,6 +23,7 @@ mod threshold;
 
 pub use components::{Components, connected_components};
 pub use curve::{F1Max, ImageMetrics, Score, auroc, average_precision, f1_max, image_metrics};
+pub use paper::paper_scores;
 pub use pixel::{AnnotatedMap, PixelMetrics, pixel_metrics};
 pub use pro::{FPR_LIMIT, au_pro, pro_curve};
 pub use summary::Metrics;
