@@ -3,7 +3,6 @@
 use crate::error::{Error, Result};
 
 const OP: &str = "paper_scores";
-
 /// What keeps the range of equal values from dividing by zero.
 const EPS: f64 = 1e-8;
 
