@@ -411,3 +411,16 @@ fn metrics_are_stored_under_their_names() {
     );
     assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics);
 }
+
+#[test]
+fn paper_scores_add_what_min_and_max_scale() {
+    let scores = paper_scores(&[2.0, 6.0, 3.0], &[-1e3, 0.0, -500.0]).unwrap();
+    for (got, want) in scores.iter().zip([0.0, 2.0, 0.75]) {
+        assert!((got - want).abs() < 1e-8, "{got}, expected {want}");
+    }
+    assert_eq!(paper_scores(&[4.0; 2], &[7.0; 2]).unwrap(), [0.0; 2]);
+    assert!(paper_scores(&[], &[]).is_err());
+    assert!(paper_scores(&[1.0], &[1.0, 2.0]).is_err());
+    assert!(paper_scores(&[1.0, 2.0], &[1.0, f64::NAN]).is_err());
+    assert!(paper_scores(&[f64::INFINITY, 2.0], &[1.0, 2.0]).is_err());
+}

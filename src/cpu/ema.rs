@@ -5,13 +5,15 @@ use multiversion::multiversion;
 use super::for_parts;
 
 pub(crate) fn ema(decay: f64, p: &[f32], average: &mut [f32]) {
-    let (keep, take) = (decay as f32, (1.0 - decay) as f32);
-    for_parts(average, |start, a| blend(keep, take, &p[start..][..a.len()], a));
+    let take = (1.0 - decay) as f32;
+    for_parts(average, |start, a| blend(take, &p[start..][..a.len()], a));
 }
 
+/// By the difference: with two factors rounded to f32, whose sum is not 1, the average of a constant would
+/// settle beside it, by 1e-5 of it at a decay of 0.999.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn blend(keep: f32, take: f32, p: &[f32], average: &mut [f32]) {
+fn blend(take: f32, p: &[f32], average: &mut [f32]) {
     for (a, p) in average.iter_mut().zip(p) {
-        *a = keep * *a + take * p;
+        *a += take * (p - *a);
     }
 }

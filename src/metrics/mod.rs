@@ -10,6 +10,8 @@
 //! | AUROC, AP, F1-max | [`auroc`], [`average_precision`], [`f1_max`] | |
 //! | AU-PRO | | [`au_pro`], [`pro_curve`], [`connected_components`] |
 //! | at one threshold | [`false_alarm_rate`], [`recall`] | |
+//!
+//! [`paper_scores`] combines two scores as published tables do.
 
 mod components;
 mod curve;

@@ -337,8 +337,8 @@ impl Dit {
             let y = slot(&mut acts.branches, k).view_mut();
             if k.is_multiple_of(2) {
                 let qkv = slot(&mut acts.qkv, i);
-                let flat = qkv.view_mut().part(0, &[acts.batch, c.tokens(), 3 * c.width])?;
-                source.linear(&block.qkv, h, flat)?;
+                let joined = [acts.batch, c.tokens(), 3 * c.width];
+                source.linear(&block.qkv, h, qkv.view_mut().part(0, &joined)?)?;
                 let lse = acts.lse.get_mut(i).map(Tensor::view_mut);
                 let attended = slot(&mut acts.attended, i);
                 ops::attention(&*qkv, &mut *attended, lse)?;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use invad::metrics::{self, AnnotatedMap};
 use serde_json::Value;
 
-use crate::diffusion::Inversion;
 use crate::golden::{
     Golden, Shared, Tensors, Trials, compare, compare_absolute, number, shared, trial, whole,
 };
@@ -15,7 +14,7 @@ use crate::scoring::Scores;
 
 /// What the library makes of the features.
 struct Evaluated {
-    inversion: Inversion,
+    latent: Vec<f32>,
     scores: Scores,
     /// Per image, the paper's score over the whole set.
     paper: Vec<f64>,
@@ -33,16 +32,20 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
         shared(move || {
             let features = tensors.get("features")?;
             let [n, c, h, w] = features.shape[..] else { return Err("features: four axes".into()) };
-            let inversion = library::inversion(&Config::read(config)?, steps, &features.f32s())?;
-            let scores = library::scores(&inversion.latent, [n, c, h, w])?;
+            let (dit, batch) = (Config::read(config)?, whole(config, "bs")?.max(1));
+            let mut latent = Vec::new();
+            for features in features.f32s().chunks(batch * dit.elements()) {
+                latent.extend(library::inversion(&dit, steps, features)?.latent);
+            }
+            let scores = library::scores(&latent, [n, c, h, w])?;
             let paper = library::paper_scores(&scores.abs, &scores.nll)?;
-            Ok(Evaluated { inversion, scores, paper })
+            Ok(Evaluated { latent, scores, paper })
         })
     };
     let mut trials = Vec::new();
 
     let close: [Figure; 4] = [
-        ("latents_f64_as_f32", 1e-5, |e| wide(&e.inversion.latent)),
+        ("latents_f64_as_f32", 1e-5, |e| wide(&e.latent)),
         ("latent_l2", 1e-5, |e| wide(&e.scores.l2)),
         ("ats", 1e-5, |e| e.scores.abs.clone()),
         ("nll", 1e-5, |e| e.scores.nll.clone()),

@@ -3,11 +3,18 @@
 //! `INVAD_GOLDEN` names the directory, `tests/golden/data` by default. Which cases there are is read from its
 //! manifest and its tensors, so that any directory of the same form can be used.
 
-#[allow(dead_code)]
+mod diffusion;
+mod dit;
+mod dit_components;
+mod evaluate_inv;
 mod golden;
+mod library;
+mod lite0;
 mod metrics;
-#[allow(dead_code)]
 mod parameters;
+mod preproc_lr;
+mod schedule;
+mod scoring;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -39,7 +46,13 @@ fn main() -> ExitCode {
 
 fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) -> Vec<Trial> {
     let parts: &[(&str, Section)] = match name {
-        "dit" => &[("dit/parameters", parameters::trials)],
+        "dit" => &[("dit/parameters", parameters::trials), ("dit", dit::trials)],
+        "dit_components" => &[("dit_components", dit_components::trials)],
+        "diffusion" => &[("schedule", schedule::trials), ("diffusion", diffusion::trials)],
+        "scoring" => &[("scoring", scoring::trials)],
+        "evaluate_inv" => &[("evaluate_inv", evaluate_inv::trials)],
+        "preproc_lr" => &[("preproc_lr", preproc_lr::trials)],
+        "lite0" => &[("lite0", lite0::trials)],
         "metrics" => &[("metrics", metrics::trials)],
         "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],
         "vit" => return vec![ignored(name, "ViT comes later")],
