@@ -264,28 +264,34 @@ unsafe fn block(
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, first: bool, last: bool) {
-    // SAFETY: by this function's contract.
-    let out = unsafe { slice::from_raw_parts_mut(target.out.add(start), sums.len()) };
-    if first && !target.accumulate {
-        out.copy_from_slice(sums);
-    } else {
-        for (y, s) in out.iter_mut().zip(sums) {
-            *y += s;
+    for at in (0..sums.len()).step_by(16) {
+        let n = 16.min(sums.len() - at);
+        let mask = ((1u32 << n) - 1) as u16;
+        // SAFETY: the mask keeps to the row; the rest is this function's contract. The target
+        // before activation is laid out as the output.
+        unsafe {
+            let out = target.out.add(start + at);
+            let mut y = _mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at));
+            if !first || target.accumulate {
+                y = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), y);
+            }
+            if last {
+                if let Some(bias) = target.bias {
+                    let bias = &bias[j + at..][..n];
+                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, bias.as_ptr()));
+                }
+                if let Some(pre) = target.before_activation {
+                    _mm512_mask_storeu_ps(pre.add(start + at), mask, y);
+                }
+            }
+            _mm512_mask_storeu_ps(out, mask, y);
         }
     }
-    if !last {
-        return;
+    if last {
+        // SAFETY: by this function's contract.
+        let out = unsafe { slice::from_raw_parts_mut(target.out.add(start), sums.len()) };
+        target.activation.apply_inline(out);
     }
-    if let Some(bias) = target.bias {
-        for (y, b) in out.iter_mut().zip(&bias[j..]) {
-            *y += b;
-        }
-    }
-    if let Some(pre) = target.before_activation {
-        // SAFETY: by this function's contract; it is laid out as `out`.
-        unsafe { slice::from_raw_parts_mut(pre.add(start), out.len()) }.copy_from_slice(out);
-    }
-    target.activation.apply_all(out);
 }
 
 /// sums (32 × 32) = a panel of a · a panel of b.
@@ -401,49 +407,72 @@ fn pack_tile(
     side: Side,
     lines: &mut [Line],
 ) {
-    // Tiles of a hold a row of x in a line; tiles of b hold a pair of terms in a line, the
-    // columns of b (rows of x) side by side.
-    let mut parts = [[_mm512_setzero_si512(); TILE]; 3];
+    // A line of a holds a row's 32 terms: of `first` terms 0..16, of `second` the others. A line of
+    // b holds pairs of terms: of `first` term 2i of 16 rows, of `second` term 2i + 1.
+    let mut first = [_mm512_setzero_ps(); TILE];
+    let mut second = first;
     let start = row * x.row_stride + k * x.col_stride;
-    let rows_in_lines = x.col_stride == 1;
-    if rows_in_lines {
+    if rows == 0 {
+        // Beyond the last row: zeros.
+    } else if x.col_stride == 1 {
         for r in 0..rows {
             let data = &x.data[start + r * x.row_stride..][..depth];
-            let (mut low, mut high) = (load(data), load(&data[depth.min(16)..]));
-            for part in &mut parts {
-                let (l, h) = (truncate(low), truncate(high));
-                // SAFETY: both types are 512 bits without invalid values.
-                part[r] = unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(h, l)) };
-                (low, high) = (_mm512_sub_ps(low, l), _mm512_sub_ps(high, h));
+            (first[r], second[r]) = (load(data), load(&data[depth.min(16)..]));
+        }
+        if side == Side::B {
+            transpose(&mut first);
+            transpose(&mut second);
+            deinterleave(&mut first, &mut second);
+        }
+    } else {
+        debug_assert_eq!(x.row_stride, 1);
+        for i in 0..depth {
+            let data = load(&x.data[start + i * x.col_stride..][..rows]);
+            match side {
+                Side::A if i < 16 => first[i] = data,
+                Side::A => second[i - 16] = data,
+                Side::B if i % 2 == 0 => first[i / 2] = data,
+                Side::B => second[i / 2] = data,
             }
         }
-    } else if rows > 0 {
-        debug_assert_eq!(x.row_stride, 1);
-        for pair in 0..depth.div_ceil(2) {
-            let data = &x.data[start + 2 * pair * x.col_stride..];
-            let mut even = load(&data[..rows]);
-            let mut odd = if 2 * pair + 1 < depth {
-                load(&data[x.col_stride..][..rows])
-            } else {
-                _mm512_setzero_ps()
-            };
-            for part in &mut parts {
-                let (e, o) = (truncate(even), truncate(odd));
-                let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(e));
-                part[pair] = _mm512_or_si512(low, _mm512_castps_si512(o));
-                (even, odd) = (_mm512_sub_ps(even, e), _mm512_sub_ps(odd, o));
-            }
+        if side == Side::A {
+            transpose(&mut first);
+            transpose(&mut second);
         }
     }
-    for (i, part) in parts.iter_mut().enumerate() {
-        let slot = if side == Side::A { 2 - i } else { i };
-        if rows_in_lines != (side == Side::A) {
-            transpose(part);
-        }
-        for (line, value) in lines[slot * 2 * TILE..][..TILE].iter_mut().zip(part) {
+    let (a, rest) = lines.split_at_mut(2 * TILE);
+    let (b, c) = rest.split_at_mut(2 * TILE);
+    let mut parts = [a, b, c];
+    if side == Side::A {
+        parts.swap(0, 2);
+    }
+    for i in 0..TILE {
+        let (mut f, mut s) = (first[i], second[i]);
+        for part in &mut parts {
+            let (ft, st) = (truncate(f), truncate(s));
+            let line = match side {
+                // SAFETY: both types are 512 bits without invalid values.
+                Side::A => unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(st, ft)) },
+                Side::B => {
+                    let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(ft));
+                    _mm512_or_si512(low, _mm512_castps_si512(st))
+                }
+            };
             // SAFETY: a line is 64 bytes, aligned to 64.
-            unsafe { _mm512_store_si512(line.0.as_mut_ptr().cast(), *value) };
+            unsafe { _mm512_store_si512(part[i].0.as_mut_ptr().cast(), line) };
+            (f, s) = (_mm512_sub_ps(f, ft), _mm512_sub_ps(s, st));
         }
+    }
+}
+
+/// Terms 0..16 and 16..32 become the even and the odd ones.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn deinterleave(first: &mut [__m512; TILE], second: &mut [__m512; TILE]) {
+    let all = [*first, *second];
+    for i in 0..TILE {
+        first[i] = all[2 * i / TILE][2 * i % TILE];
+        second[i] = all[2 * i / TILE][2 * i % TILE + 1];
     }
 }
 
@@ -466,32 +495,33 @@ fn truncate(x: __m512) -> __m512 {
     ))
 }
 
-/// Transposes 16 × 16 words of 32 bits.
+/// Transposes 16 × 16 numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(m: &mut [__m512i; 16]) {
+fn transpose(m: &mut [__m512; TILE]) {
     let mut t = *m;
     for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]);
+        t[2 * i] = _mm512_unpacklo_ps(m[2 * i], m[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(m[2 * i], m[2 * i + 1]);
     }
     let mut u = t;
     for i in 0..4 {
         for h in 0..2 {
-            u[4 * i + 2 * h] = _mm512_unpacklo_epi64(t[4 * i + h], t[4 * i + 2 + h]);
-            u[4 * i + 2 * h + 1] = _mm512_unpackhi_epi64(t[4 * i + h], t[4 * i + 2 + h]);
+            let (a, b) = (_mm512_castps_pd(t[4 * i + h]), _mm512_castps_pd(t[4 * i + 2 + h]));
+            u[4 * i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            u[4 * i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
         }
     }
     // u[4i + c] holds column c of each 128-bit lane for rows 4i..4i+4.
     for c in 0..4 {
         let (a, b, d, e) = (u[c], u[4 + c], u[8 + c], u[12 + c]);
-        let p = _mm512_shuffle_i32x4::<0x88>(a, b);
-        let q = _mm512_shuffle_i32x4::<0xdd>(a, b);
-        let r = _mm512_shuffle_i32x4::<0x88>(d, e);
-        let s = _mm512_shuffle_i32x4::<0xdd>(d, e);
-        m[c] = _mm512_shuffle_i32x4::<0x88>(p, r);
-        m[4 + c] = _mm512_shuffle_i32x4::<0x88>(q, s);
-        m[8 + c] = _mm512_shuffle_i32x4::<0xdd>(p, r);
-        m[12 + c] = _mm512_shuffle_i32x4::<0xdd>(q, s);
+        let p = _mm512_shuffle_f32x4::<0x88>(a, b);
+        let q = _mm512_shuffle_f32x4::<0xdd>(a, b);
+        let r = _mm512_shuffle_f32x4::<0x88>(d, e);
+        let s = _mm512_shuffle_f32x4::<0xdd>(d, e);
+        m[c] = _mm512_shuffle_f32x4::<0x88>(p, r);
+        m[4 + c] = _mm512_shuffle_f32x4::<0x88>(q, s);
+        m[8 + c] = _mm512_shuffle_f32x4::<0xdd>(p, r);
+        m[12 + c] = _mm512_shuffle_f32x4::<0xdd>(q, s);
     }
 }

@@ -6,7 +6,7 @@ mod amx;
 use multiversion::multiversion;
 use rayon::prelude::*;
 
-use super::math::tanh;
+use super::math::sigmoid;
 
 /// A matrix read through strides, in elements.
 #[derive(Clone, Copy)]
@@ -57,25 +57,29 @@ pub enum Activation {
 impl Activation {
     /// Applies it to every element.
     pub(crate) fn apply_all(self, x: &mut [f32]) {
+        apply_all(self, x);
+    }
+
+    /// The same, compiled for the processor that the caller is compiled for.
+    #[inline(always)]
+    pub(crate) fn apply_inline(self, x: &mut [f32]) {
         match self {
             Activation::None => {}
-            Activation::Gelu => gelu_all(x),
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
             Activation::Relu6 => x.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
         }
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn gelu_all(x: &mut [f32]) {
-    for x in x {
-        *x = gelu(*x);
-    }
+fn apply_all(activation: Activation, x: &mut [f32]) {
+    activation.apply_inline(x);
 }
 
-/// GELU in its tanh form: ½x(1 + tanh(√(2/π)(x + 0.044715x³))).
+/// GELU in its tanh form, ½x(1 + tanh u) = x·σ(2u) with u = √(2/π)(x + 0.044715x³).
 #[inline(always)]
-pub(crate) fn gelu(x: f32) -> f32 {
-    0.5 * x * (1.0 + tanh(GELU_SCALE * (x + 0.044_715 * x * x * x)))
+fn gelu(x: f32) -> f32 {
+    x * sigmoid(2.0 * GELU_SCALE * (x + 0.044_715 * x * x * x))
 }
 
 /// √(2/π).
