@@ -28,9 +28,11 @@ const STEP_LINES: usize = 6 * TILE;
 /// Terms packed at once, so that `BLOCK_ROWS` rows of a and a panel of b fit the second-level
 /// cache while a task runs.
 const BLOCK_TERMS: usize = 1024;
-/// Rows and columns of the product that one task computes.
+/// Rows of the product that one task computes.
 const BLOCK_ROWS: usize = 128;
-const BLOCK_COLS: usize = 256;
+/// Columns of a task where there are fewer than `FEW_BLOCKS` blocks of rows.
+const BLOCK_COLS: usize = 1024;
+const FEW_BLOCKS: usize = 8;
 
 /// Whether this processor and operating system have AMX; asks the kernel for it once.
 pub(crate) fn available() -> bool {
@@ -83,7 +85,7 @@ impl Packed {
         for (k0, terms) in blocks(b.rows) {
             let start = lines.len();
             grow(&mut lines, start + panels * terms.div_ceil(STEP) * STEP_LINES);
-            pack(b.t(), k0, terms, Side::B, &mut lines[start..], Threads::All);
+            pack(b.t(), 0..b.cols, k0, terms, Side::B, &mut lines[start..], Threads::All);
         }
         Self { lines, rows: b.rows, cols: b.cols }
     }
@@ -110,9 +112,10 @@ enum Side {
 }
 
 thread_local! {
-    /// Both sides packed; kept between products. Taken while in use, because a thread that waits
-    /// for a parallel product may be given another one to compute.
-    static SCRATCH: Cell<(Vec<Line>, Vec<Line>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    /// A block of a, and all of b, packed; kept between products. Taken while in use, because a
+    /// thread that waits for a parallel product may be given another one to compute.
+    static SCRATCH_A: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static SCRATCH_B: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// The product of [`super::gemm`], whose checks have passed.
@@ -129,9 +132,8 @@ pub(crate) fn gemm(
         Rhs::Mat(b) => b.cols,
         Rhs::Packed(b) => b.cols,
     };
-    let row_panels = m.div_ceil(PANEL);
     let col_panels = n.div_ceil(PANEL);
-    let (mut a_lines, mut b_lines) = SCRATCH.take();
+    let mut b_lines = SCRATCH_B.take();
     let target = Target {
         out: out.as_mut_ptr(),
         before_activation: epilogue.before_activation.map(|x| x.as_mut_ptr()),
@@ -140,39 +142,45 @@ pub(crate) fn gemm(
         activation: epilogue.activation,
         accumulate: epilogue.accumulate,
     };
+    // A task packs its rows of a and multiplies them with all columns; where there are few rows,
+    // with some of the columns.
+    let row_blocks = m.div_ceil(BLOCK_ROWS);
+    let columns = if row_blocks >= FEW_BLOCKS { n } else { BLOCK_COLS };
+    let across = n.div_ceil(columns);
     let mut b_start = 0;
     for (k0, terms) in blocks(k) {
         let steps = terms.div_ceil(STEP);
-        let panel_lines = steps * STEP_LINES;
-        let (a_len, b_len) = (row_panels * panel_lines, col_panels * panel_lines);
-        grow(&mut a_lines, a_len);
-        pack(a, k0, terms, Side::A, &mut a_lines[..a_len], threads);
+        let b_len = col_panels * steps * STEP_LINES;
         let b_block = match &b {
             Rhs::Mat(b) => {
                 grow(&mut b_lines, b_len);
-                pack(b.t(), k0, terms, Side::B, &mut b_lines[..b_len], threads);
+                pack(b.t(), 0..n, k0, terms, Side::B, &mut b_lines[..b_len], threads);
                 &b_lines[..b_len]
             }
             Rhs::Packed(b) => &b.lines[b_start..][..b_len],
         };
         b_start += b_len;
         let (first, last) = (k0 == 0, k0 + terms == k);
-        let tasks_across = n.div_ceil(BLOCK_COLS);
-        let (a_block, target) = (&a_lines[..a_len], &target);
+        let target = &target;
         let task = |t: usize| {
-            let (i, j) = (t / tasks_across * BLOCK_ROWS, t % tasks_across * BLOCK_COLS);
-            let (rows, cols) = (i..(i + BLOCK_ROWS).min(m), j..(j + BLOCK_COLS).min(n));
+            let (i, j) = (t / across * BLOCK_ROWS, t % across * columns);
+            let (rows, cols) = (i..(i + BLOCK_ROWS).min(m), j..(j + columns).min(n));
+            let mut a_lines = SCRATCH_A.take();
+            let a_len = rows.len().div_ceil(PANEL) * steps * STEP_LINES;
+            grow(&mut a_lines, a_len);
+            pack(a, rows.clone(), k0, terms, Side::A, &mut a_lines[..a_len], Threads::One);
             // SAFETY: AMX is available; tasks write disjoint blocks of the output, which the
             // caller checked to hold m rows of n columns at this stride.
-            unsafe { block(a_block, b_block, steps, rows, cols, target, first, last) };
+            unsafe { block(&a_lines[..a_len], b_block, steps, rows, cols, target, first, last) };
+            SCRATCH_A.set(a_lines);
         };
-        let tasks = m.div_ceil(BLOCK_ROWS) * tasks_across;
+        let tasks = row_blocks * across;
         match threads {
             Threads::One => (0..tasks).for_each(task),
             Threads::All => (0..tasks).into_par_iter().for_each(task),
         }
     }
-    SCRATCH.set((a_lines, b_lines));
+    SCRATCH_B.set(b_lines);
 }
 
 /// The parts of 0..k that are packed at once: (start, length). One empty part where k is 0.
@@ -218,7 +226,7 @@ static TILE_CONFIG: TileConfig = {
 #[repr(C, align(64))]
 struct Sums([f32; PANEL * PANEL]);
 
-/// Computes one task's block of the product.
+/// Computes one task's block of the product; `a` starts at `rows`, `b` at column 0.
 ///
 /// # Safety
 /// AMX must be available; `rows` and `cols` must lie in the target, and no one else may use that
@@ -242,7 +250,7 @@ unsafe fn block(
         let b = &b[j / PANEL * steps * STEP_LINES..][..steps * STEP_LINES];
         let width = PANEL.min(cols.end - j);
         for i in rows.clone().step_by(PANEL) {
-            let a = &a[i / PANEL * steps * STEP_LINES..][..steps * STEP_LINES];
+            let a = &a[(i - rows.start) / PANEL * steps * STEP_LINES..][..steps * STEP_LINES];
             let height = PANEL.min(rows.end - i);
             // SAFETY: both panels have `steps` steps, and the tiles are configured.
             unsafe { multiply(a, b, steps, &mut sums) };
@@ -371,8 +379,16 @@ unsafe fn multiply(a: &[Line], b: &[Line], steps: usize, sums: &mut Sums) {
     }
 }
 
-/// Splits `terms` columns of `x` from `k0` on into panels of 32 rows.
-fn pack(x: Mat, k0: usize, terms: usize, side: Side, lines: &mut [Line], threads: Threads) {
+/// Splits `terms` columns from `k0` on of some rows of `x` into panels of 32 rows.
+fn pack(
+    x: Mat,
+    rows: Range<usize>,
+    k0: usize,
+    terms: usize,
+    side: Side,
+    lines: &mut [Line],
+    threads: Threads,
+) {
     if terms == 0 {
         return;
     }
@@ -381,10 +397,10 @@ fn pack(x: Mat, k0: usize, terms: usize, side: Side, lines: &mut [Line], threads
             let k = k0 + s * STEP;
             let depth = STEP.min(k0 + terms - k);
             for half in 0..2 {
-                let row = p * PANEL + half * TILE;
-                let rows = TILE.min(x.rows.saturating_sub(row));
+                let row = rows.start + p * PANEL + half * TILE;
+                let count = TILE.min(rows.end.saturating_sub(row));
                 // SAFETY: AVX-512 is available where AMX is.
-                unsafe { pack_tile(x, row, rows, k, depth, side, &mut lines[half * TILE..]) };
+                unsafe { pack_tile(x, row, count, k, depth, side, &mut lines[half * TILE..]) };
             }
         }
     };
