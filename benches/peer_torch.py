@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""The same work in PyTorch, f32, eager: what the benches are compared with.
+
+    pip install torch
+    python3 benches/peer_torch.py --threads 2                     # all of it
+    python3 benches/peer_torch.py --threads 2 --only inversion
+
+Prints one line per measurement: the bench's name, the median and the fastest time of a call in
+seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `training/w256d4/8` a
+step with noising, loss, backward, clipping and fused AdamW.
+"""
+import argparse
+import math
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CHANNELS, TOKENS = 272, 256
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x, c):
+        b, n, d = x.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(c)[:, None].chunk(6, -1)
+        h = F.layer_norm(x, (d,), eps=1e-6) * (1 + scale1) + shift1
+        q, k, v = self.qkv(h).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d)
+        x = x + gate1 * self.proj(h)
+        h = F.layer_norm(x, (d,), eps=1e-6) * (1 + scale2) + shift2
+        return x + gate2 * self.fc2(F.gelu(self.fc1(h), approximate="tanh"))
+
+
+class DiT(nn.Module):
+    def __init__(self, width, depth, heads):
+        super().__init__()
+        self.embed = nn.Linear(CHANNELS, width)
+        self.position = nn.Parameter(0.02 * torch.randn(TOKENS, width))
+        self.time = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.modulation = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, CHANNELS)
+
+    def forward(self, x, t):
+        angles = t[:, None] * torch.exp(-math.log(1e4) * torch.arange(128) / 128)
+        c = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)))
+        x = self.embed(x) + self.position
+        for block in self.blocks:
+            x = block(x, c)
+        shift, scale = self.modulation(c)[:, None].chunk(2, -1)
+        return self.output(F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift)
+
+
+def measure(name, call, calls):
+    call()
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    print(f"{name:24} median {statistics.median(times):.4f} s, fastest {min(times):.4f} s", flush=True)
+
+
+def inversion(calls):
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
+    steps = [0, 500, 999]
+    model = DiT(1024, 8, 8).eval()
+    for batch in (1, 4):
+        features = torch.randn(batch, TOKENS, CHANNELS)
+
+        @torch.inference_mode()
+        def call():
+            x = features
+            for i, t in enumerate(steps):
+                here = alphas[t].item()
+                there = alphas[steps[i + 1]].item() if i + 1 < len(steps) else 0.0
+                eps = model(x, torch.full((batch,), float(t)))
+                clean = (x - math.sqrt(1 - here) * eps) / math.sqrt(here)
+                x = math.sqrt(there) * clean + math.sqrt(1 - there) * eps
+            norm = x.norm(dim=-1)
+            nll = 0.5 * x.square().sum((1, 2)) + 0.5 * TOKENS * CHANNELS * math.log(2 * math.pi)
+            return norm.amax(1) - norm.amin(1), norm.topk(5).values.mean(1), nll
+
+        measure(f"inversion/base/{batch}", call, calls)
+
+
+def training(calls):
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
+    for name, width, depth, heads in (("w256d4", 256, 4, 8), ("w128d2", 128, 2, 2)):
+        model = DiT(width, depth, heads)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+        features = torch.randn(8, TOKENS, CHANNELS)
+
+        def call():
+            t = torch.randint(0, 1000, (8,))
+            noise, alpha = torch.randn_like(features), alphas[t].view(-1, 1, 1)
+            x = alpha.sqrt() * features + (1 - alpha).sqrt() * noise
+            loss = F.mse_loss(model(x, t.float()), noise)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            return loss.item()
+
+        measure(f"training/{name}/8", call, calls)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sections = {"inversion": inversion, "training": training}
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default=",".join(sections), help="sections, separated by commas")
+    parser.add_argument("--calls", type=int, default=10, help="timed calls of each measurement")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    for section in args.only.split(","):
+        sections[section](args.calls)
+
+
+if __name__ == "__main__":
+    main()
