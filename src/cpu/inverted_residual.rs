@@ -25,6 +25,7 @@ pub(crate) struct Band {
     patches: Vec<f32>,
     expanded: Vec<f32>,
     filtered: Vec<f32>,
+    strip: Vec<f32>,
 }
 
 /// Numbers of the expanded rows of one band: 512 KB.
@@ -70,8 +71,9 @@ impl InvertedResidual<'_> {
             let new = needed.start + kept..needed.end;
             self.expand.rows(x, new, &mut band.patches, &mut band.expanded[kept * row..]);
             held = needed;
-            let filtered = &mut band.filtered[..part.len() * filtered_row];
-            self.depthwise.rows(&band.expanded, held.start, part.clone(), filtered);
+            let Band { expanded, strip, filtered, .. } = band;
+            let filtered = &mut filtered[..part.len() * filtered_row];
+            self.depthwise.rows(expanded, held.start, part.clone(), strip, filtered);
             let y = &mut y[(start - rows.start) * y_row..][..part.len() * y_row];
             if self.skip {
                 y.copy_from_slice(&x[part.start * y_row..part.end * y_row]);
