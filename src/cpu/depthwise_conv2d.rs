@@ -153,7 +153,7 @@ impl Input<'_> {
         let left = w.left.min(out.len());
         out[..left].fill(zero);
         let mut out = out[left..].iter_mut();
-        for (out, pixel) in out.by_ref().zip(row.chunks_exact(c)) {
+        for (pixel, out) in row.chunks_exact(c).zip(out.by_ref()) {
             *out = load(simd, &pixel[channel..channel + n]);
         }
         for out in out {
