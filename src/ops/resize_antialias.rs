@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 
 /// Resizes an 8-bit RGB image, every output the mean of the inputs under a triangle as wide as two
 /// output pixels (two input pixels when enlarging). Rows first, rounded to 8 bits, then columns,
-/// with weights in 22-bit fixed point: bit for bit what Pillow's `resize(…, BILINEAR)` gives.
+/// with weights in 22-bit fixed point: bit for bit what `resize(…, BILINEAR)` gives in Pillow before 13
+/// (from 13 on, columns come first where the height shrinks much more than the width).
 ///
 /// `src`: height × width × 3 with `from` = (height, width); `dst` likewise with `to`.
 ///
