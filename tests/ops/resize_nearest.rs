@@ -12,7 +12,7 @@ fn takes_the_input_under_the_centre() {
             // ⌊(o + ½)·input/output⌋ in whole numbers; on a border either neighbour is right.
             let (y, x) = ((2 * (i / ow) + 1) * h, (2 * (i % ow) + 1) * w);
             let near = |at: usize, output: usize| {
-                let exact = at % (2 * output) == 0;
+                let exact = at.is_multiple_of(2 * output);
                 let at = at / (2 * output);
                 if exact { vec![at, at.saturating_sub(1)] } else { vec![at] }
             };
