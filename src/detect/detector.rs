@@ -44,7 +44,8 @@ pub enum Threshold {
     StandardDeviations(f64),
     /// The score that this share of the held-out normal images does not exceed.
     Quantile(f64),
-    /// This score; cells of the map are judged as with 3 standard deviations.
+    /// This score. Where it is not that of the 5 largest cells, cells of the map are judged as with
+    /// 3 standard deviations.
     Score(f64),
 }
 
@@ -78,7 +79,8 @@ pub struct Scored {
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous.
+    /// From which value on a cell of the map counts as anomalous: the threshold of the mean of the 5
+    /// largest cells, so that an image that is anomalous by these has anomalous cells.
     pub map_threshold: f32,
     /// The values to show as the lowest and the highest colour: what is common in normal images,
     /// and as far again above the usual threshold of a cell. The same for all images.
@@ -411,7 +413,6 @@ impl Scale {
     fn new(held_out: &[ImageStats], options: &ScoreOptions) -> Result<Self> {
         let moments =
             |f: fn(&ImageStats) -> f32| Moments::of(held_out.iter().map(|s| f64::from(f(s))));
-        let max = moments(|s| s.max);
         let mut scale = Self {
             kind: options.kind,
             abs: moments(|s| s.abs),
@@ -429,28 +430,31 @@ impl Scale {
                 d
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
-                let mut scores: Vec<f64> = held_out.iter().map(|s| scale.score(s)).collect();
-                scores.sort_by(f64::total_cmp);
-                let at = (q * scores.len() as f64).ceil() as usize;
+                let quantile = |mut values: Vec<f64>| {
+                    values.sort_by(f64::total_cmp);
+                    let at = (q * values.len() as f64).ceil() as usize;
+                    values[at.clamp(1, values.len()) - 1]
+                };
                 // The next number, so that an image which only reaches the quantile is normal.
-                scale.threshold = scores[at.clamp(1, scores.len()) - 1].next_up();
-                let maxima = held_out.iter().map(|s| f64::from(s.max));
-                let mut maxima: Vec<f64> = maxima.collect();
-                maxima.sort_by(f64::total_cmp);
-                max.standardise(maxima[at.clamp(1, maxima.len()) - 1])
+                scale.threshold =
+                    quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
+                let top5 = held_out.iter().map(|s| f64::from(s.top5)).collect();
+                scale.top5.standardise(quantile(top5))
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
-                DEVIATIONS
+                if options.kind == ScoreKind::Top5 { score } else { DEVIATIONS }
             }
             other => {
                 let expected = "a finite number, or a quantile in 0..=1";
                 return Err(Error::argument("score", "threshold", expected, format!("{other:?}")));
             }
         };
-        scale.map_threshold = (max.mean + deviations * max.std) as f32;
-        let low = max.mean - 0.5 * scale.abs.mean;
-        let high = low + 2.0 * (max.mean + DEVIATIONS * max.std - low);
+        // As for the mean of the 5 largest: an image that is anomalous by it has such cells.
+        let Moments { mean, std } = scale.top5;
+        scale.map_threshold = (mean + deviations * std) as f32;
+        let low = mean - 0.5 * scale.abs.mean;
+        let high = low + 2.0 * (mean + DEVIATIONS * std - low);
         scale.map_range = (low as f32, high as f32);
         Ok(scale)
     }
