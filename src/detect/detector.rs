@@ -424,9 +424,14 @@ impl Scale {
         };
         let deviations = match options.threshold {
             Threshold::StandardDeviations(d) if d.is_finite() => {
-                // In the standardised scores; the sum of two has another spread.
-                let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
-                scale.threshold = scores.mean + d * scores.std;
+                scale.threshold = match options.kind {
+                    // The sum of two standardised numbers has another spread than each.
+                    ScoreKind::Both => {
+                        let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
+                        scores.mean + d * scores.std
+                    }
+                    _ => d,
+                };
                 d
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
