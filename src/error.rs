@@ -100,7 +100,7 @@ pub enum Error {
         reason: String,
     },
     /// Training met a loss or a gradient that is not a finite number.
-    #[error("step {step}: {what} is not finite; the state after step {last_good} is kept")]
+    #[error("training step {}: {what} is not finite; the state after {last_good} steps is kept", step + 1)]
     NonFinite {
         /// The step (0-based) at which it appeared.
         step: u64,

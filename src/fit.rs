@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
-use crate::data::{Category, Dataset, load_image};
+use crate::data::{Category, Dataset};
 use crate::detect::Detector;
 use crate::error::{Error, Result};
 use crate::nn::Backbone;
@@ -64,6 +64,13 @@ pub enum Event<'a> {
         /// All steps of the run.
         total: u64,
     },
+    /// `done` of `total` images to calibrate with are measured.
+    Calibration {
+        /// Images done.
+        done: usize,
+        /// All of them.
+        total: usize,
+    },
     /// An image cannot be read and is left out.
     Unreadable(&'a Error),
     /// Something the user should know.
@@ -114,6 +121,12 @@ pub fn fit(
     options: &FitOptions,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
+    options.device.require()?;
+    // Before the long work of computing features.
+    let saved = match &options.state {
+        Some(path) if options.resume => Some(TrainingState::load(path)?),
+        _ => None,
+    };
     let backbone = Backbone::lite0();
     let mut train = Vec::new();
     let mut held_out = Vec::new();
@@ -163,11 +176,9 @@ pub fn fit(
         categories: held_out.iter().map(|(name, _)| name.clone()).collect(),
         recipe,
     };
-    let mut trainer = match &options.state {
-        Some(path) if options.resume => {
-            Trainer::resume(TrainingState::load(path)?, &config, features, options.device)?
-        }
-        _ => Trainer::new(config, features, options.device)?,
+    let mut trainer = match saved {
+        Some(state) => Trainer::resume(state, &config, features, options.device)?,
+        None => Trainer::new(config, features, options.device)?,
     };
 
     let save = |trainer: &Trainer| match &options.state {
@@ -194,21 +205,24 @@ pub fn fit(
     }
 
     let mut detector = Detector::new(trainer.into_checkpoint())?;
+    let total = held_out.iter().map(|(_, paths)| paths.len()).sum();
+    let mut done = 0;
     for (name, paths) in held_out {
-        let mut images = Vec::new();
-        for path in &paths {
-            match load_image(path) {
-                Ok(image) => images.push(image),
-                Err(e) => {
-                    observe(Event::Unreadable(&e));
-                }
+        let mut unreadable = 0;
+        let calibrated = detector.calibrate_files(&name, &paths, |_, result| {
+            if let Err(e) = result {
+                unreadable += 1;
+                observe(Event::Unreadable(&e));
             }
-        }
-        if images.is_empty() {
+            done += 1;
+            observe(Event::Calibration { done, total });
+            Ok(())
+        });
+        if unreadable == paths.len() {
             let reason = format!("category `{name}`: no image to calibrate with can be read");
             return Err(Error::dataset(dataset.root(), reason));
         }
-        detector.calibrate(&name, &images)?;
+        calibrated?;
     }
     Ok(Fitted::Detector(Box::new(detector)))
 }

@@ -44,7 +44,8 @@ pub enum Threshold {
     StandardDeviations(f64),
     /// The score that this share of the held-out normal images does not exceed.
     Quantile(f64),
-    /// This score; cells of the map are judged as with 3 standard deviations.
+    /// This score. Where it is not that of the 5 largest cells, cells of the map are judged as with
+    /// 3 standard deviations.
     Score(f64),
 }
 
@@ -78,8 +79,12 @@ pub struct Scored {
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous.
+    /// From which value on a cell of the map counts as anomalous: the threshold of the mean of the 5
+    /// largest cells, so that an image that is anomalous by these has anomalous cells.
     pub map_threshold: f32,
+    /// The values to show as the lowest and the highest colour: what is common in normal images,
+    /// and as far again above the usual threshold of a cell. The same for all images.
+    pub map_range: (f32, f32),
 }
 
 /// A trained detector, ready to score. It can be shared between threads.
@@ -182,15 +187,39 @@ impl Detector {
     /// # Errors
     /// [`Error::Argument`] if there are no images, or the detector was not trained on the category.
     pub fn calibrate(&mut self, category: &str, held_out: &[RgbImage]) -> Result<()> {
+        let stats = self.measure(held_out)?.into_iter().map(|(stats, _)| stats).collect();
+        self.set_calibration(category, stats)
+    }
+
+    /// Calibrates a category with image files, holding a few at a time. `each` gets every file in
+    /// order, with what is wrong with it, and ends the calibration with an error of its own.
+    ///
+    /// # Errors
+    /// As [`Detector::calibrate`], if no file can be read; that of `each`.
+    pub fn calibrate_files<P: AsRef<Path> + Sync>(
+        &mut self,
+        category: &str,
+        held_out: &[P],
+        mut each: impl FnMut(&P, Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        let mut all = Vec::new();
+        self.measure_items(
+            held_out,
+            |path| Ok((load_image(path)?, ())),
+            |path, result| each(path, result.map(|((_, ()), (stats, _))| all.push(stats))),
+        )?;
+        self.set_calibration(category, all)
+    }
+
+    fn set_calibration(&mut self, category: &str, stats: Vec<ImageStats>) -> Result<()> {
         let categories = &self.checkpoint.config.categories;
         if !categories.iter().any(|c| c == category) {
             let expected = format!("one of {}", categories.join(", "));
             return Err(Error::argument("calibrate", "category", expected, category));
         }
-        if held_out.is_empty() {
+        if stats.is_empty() {
             return Err(Error::argument("calibrate", "held_out", "at least one image", 0));
         }
-        let stats = self.measure(held_out)?.into_iter().map(|(stats, _)| stats).collect();
         self.checkpoint.calibration.categories.insert(category.into(), stats);
         Ok(())
     }
@@ -224,19 +253,19 @@ impl Detector {
 
     /// Scores image files, decoding the next ones while these are computed; holds a few images at
     /// a time. `each` gets every file in order, with its image and score or with what is wrong
-    /// with it.
+    /// with it, and ends the scoring with an error of its own.
     ///
     /// # Errors
-    /// As [`Detector::score_with`]; what is wrong with a file only reaches `each`.
+    /// As [`Detector::score_with`]; that of `each`. What is wrong with a file only reaches `each`.
     pub fn score_files<P: AsRef<Path> + Sync>(
         &self,
         paths: &[P],
         options: &ScoreOptions,
-        mut each: impl FnMut(&P, Result<(RgbImage, Scored)>),
+        mut each: impl FnMut(&P, Result<(RgbImage, Scored)>) -> Result<()>,
     ) -> Result<()> {
         let load = |path: &P| Ok((load_image(path)?, ()));
         self.score_items(paths, options, load, |path, result| {
-            each(path, result.map(|(image, (), scored)| (image, scored)));
+            each(path, result.map(|(image, (), scored)| (image, scored)))
         })
     }
 
@@ -245,9 +274,25 @@ impl Detector {
         items: &[I],
         options: &ScoreOptions,
         load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
-        mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>),
+        mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>) -> Result<()>,
     ) -> Result<()> {
         let scale = self.scale(options)?;
+        self.measure_items(items, load, |item, result| {
+            each(
+                item,
+                result
+                    .map(|((image, extra), (stats, map))| (image, extra, scale.judge(stats, map))),
+            )
+        })
+    }
+
+    /// Measures what `load` makes of items, a batch at a time, while it makes the next batch.
+    fn measure_items<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
+        mut each: impl FnMut(&I, Result<((RgbImage, T), (ImageStats, AnomalyMap))>) -> Result<()>,
+    ) -> Result<()> {
         let load_all = |items: &[I]| -> Vec<_> { items.par_iter().map(&load).collect() };
         let mut batches = items.chunks(BATCH);
         let mut batch = batches.next().unwrap_or_default();
@@ -268,10 +313,10 @@ impl Detector {
                 each(
                     item,
                     result.map(|extra| {
-                        let (image, (stats, map)) = done.next().expect("one for each image");
-                        (image, extra, scale.judge(stats, map))
+                        let (image, measured) = done.next().expect("one for each image");
+                        ((image, extra), measured)
                     }),
-                );
+                )?;
             }
             (batch, loaded) = (next, next_loaded);
         }
@@ -361,13 +406,13 @@ struct Scale {
     nll: Moments,
     threshold: f64,
     map_threshold: f32,
+    map_range: (f32, f32),
 }
 
 impl Scale {
     fn new(held_out: &[ImageStats], options: &ScoreOptions) -> Result<Self> {
         let moments =
             |f: fn(&ImageStats) -> f32| Moments::of(held_out.iter().map(|s| f64::from(f(s))));
-        let max = moments(|s| s.max);
         let mut scale = Self {
             kind: options.kind,
             abs: moments(|s| s.abs),
@@ -375,35 +420,47 @@ impl Scale {
             nll: moments(|s| s.nll),
             threshold: f64::NAN,
             map_threshold: f32::NAN,
+            map_range: (f32::NAN, f32::NAN),
         };
         let deviations = match options.threshold {
             Threshold::StandardDeviations(d) if d.is_finite() => {
-                // In the standardised scores; the sum of two has another spread.
-                let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
-                scale.threshold = scores.mean + d * scores.std;
+                scale.threshold = match options.kind {
+                    // The sum of two standardised numbers has another spread than each.
+                    ScoreKind::Both => {
+                        let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
+                        scores.mean + d * scores.std
+                    }
+                    _ => d,
+                };
                 d
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
-                let mut scores: Vec<f64> = held_out.iter().map(|s| scale.score(s)).collect();
-                scores.sort_by(f64::total_cmp);
-                let at = (q * scores.len() as f64).ceil() as usize;
+                let quantile = |mut values: Vec<f64>| {
+                    values.sort_by(f64::total_cmp);
+                    let at = (q * values.len() as f64).ceil() as usize;
+                    values[at.clamp(1, values.len()) - 1]
+                };
                 // The next number, so that an image which only reaches the quantile is normal.
-                scale.threshold = scores[at.clamp(1, scores.len()) - 1].next_up();
-                let maxima = held_out.iter().map(|s| f64::from(s.max));
-                let mut maxima: Vec<f64> = maxima.collect();
-                maxima.sort_by(f64::total_cmp);
-                max.standardise(maxima[at.clamp(1, maxima.len()) - 1])
+                scale.threshold =
+                    quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
+                let top5 = held_out.iter().map(|s| f64::from(s.top5)).collect();
+                scale.top5.standardise(quantile(top5))
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
-                DEVIATIONS
+                if options.kind == ScoreKind::Top5 { score } else { DEVIATIONS }
             }
             other => {
                 let expected = "a finite number, or a quantile in 0..=1";
                 return Err(Error::argument("score", "threshold", expected, format!("{other:?}")));
             }
         };
-        scale.map_threshold = (max.mean + deviations * max.std) as f32;
+        // As for the mean of the 5 largest: an image that is anomalous by it has such cells.
+        let Moments { mean, std } = scale.top5;
+        scale.map_threshold = (mean + deviations * std) as f32;
+        let low = mean - 0.5 * scale.abs.mean;
+        let high = low + 2.0 * (mean + DEVIATIONS * std - low);
+        scale.map_range = (low as f32, high as f32);
         Ok(scale)
     }
 
@@ -416,6 +473,7 @@ impl Scale {
             stats,
             map,
             map_threshold: self.map_threshold,
+            map_range: self.map_range,
         }
     }
 

@@ -51,16 +51,17 @@ pub struct ImageResult<'a> {
 /// and compares with labels and masks. Pixel metrics are taken at 256 × 256 over the images that
 /// are good or have a mask.
 ///
-/// `each` gets every image that could be read, `unreadable` what is wrong with each other one.
+/// `each` gets every test image in order, with what the detector said of it or with what is wrong
+/// with it, and ends the evaluation with an error of its own.
 ///
 /// # Errors
-/// [`Error::Dataset`] if a category has no readable test images; those of the detector.
+/// [`Error::Dataset`] if a category has no readable test images; those of the detector and of
+/// `each`.
 pub fn evaluate(
     detector: &Detector,
     dataset: &Dataset,
     options: &ScoreOptions,
-    mut each: impl FnMut(ImageResult),
-    mut unreadable: impl FnMut(Error),
+    mut each: impl FnMut(&TestImage, Result<ImageResult>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
@@ -69,26 +70,21 @@ pub fn evaluate(
         let mut options = options.clone();
         options.category = known.then(|| category.name.clone());
         let mut tested = Tested::default();
-        let mut failed = None;
         detector.score_items(&category.test, &options, load_test, |test, result| match result {
             Ok((image, mask, scored)) => {
                 let mask_or_none = match test.defect {
                     None => Some(None),
                     Some(_) => mask.as_ref().map(Some),
                 };
-                if let Err(e) = tested.add(test, mask_or_none, &scored) {
-                    failed = Some(e);
-                }
-                each(ImageResult { category: &category.name, test, image, mask, scored });
+                tested.add(test, mask_or_none, &scored)?;
+                let category = &category.name;
+                each(test, Ok(ImageResult { category, test, image, mask, scored }))
             }
-            Err(e) => unreadable(e),
+            Err(e) => each(test, Err(e)),
         })?;
-        if let Some(e) = failed {
-            return Err(e);
-        }
         let name = &category.name;
         if tested.labels.is_empty() {
-            let reason = format!("category {name} has no readable test images");
+            let reason = format!("category `{name}` has no readable test images");
             return Err(Error::dataset(dataset.root(), reason));
         }
         calibrated.insert(name.clone(), tested.calibrated()?);

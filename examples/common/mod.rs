@@ -1,0 +1,100 @@
+//! What the example programs share.
+#![allow(dead_code)] // Each program uses a part of it.
+
+pub mod background;
+pub mod names;
+pub mod options;
+pub mod pictures;
+pub mod progress;
+pub mod records;
+pub mod table;
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use env_logger::{Builder, Env, Target};
+use invad::{Error, Result};
+
+/// Some inputs could not be read.
+pub const UNREADABLE: u8 = 4;
+/// Stopped by Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+/// Runs a program: shows warnings, and turns an error into one line and an exit code.
+pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    Builder::from_env(Env::default().default_filter_or("warn"))
+        .format(|out, record| {
+            let level = match record.level() {
+                log::Level::Warn => "warning".into(),
+                level => level.as_str().to_lowercase(),
+            };
+            writeln!(out, "{level}: {}", one_line(record.args()))
+        })
+        .target(Target::Pipe(Box::new(progress::BesideBars)))
+        .init();
+    match program() {
+        Ok(code) => code,
+        Err(e) if is_interruption(&e) => {
+            note("interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(e) => {
+            note(format!("error: {}", one_line(&e)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line of results. A reader that has gone away, as with `| head`, is no failure.
+pub fn say(line: impl Display) {
+    progress::beside_bars(|| writeln!(io::stdout(), "{line}")).ok();
+}
+
+/// Prints a line about the run.
+pub fn note(line: impl Display) {
+    progress::beside_bars(|| writeln!(io::stderr(), "{line}")).ok();
+}
+
+fn one_line(text: impl Display) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+static INTERRUPT: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C prints `message` and has [`interrupted`] return true; pressed again, it ends
+/// the program at once.
+pub fn catch_interrupts(message: &'static str) -> Result<()> {
+    ctrlc::set_handler(move || {
+        if INTERRUPT.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        note(message);
+    })
+    .map_err(|e| Error::Unavailable { what: "Ctrl-C".into(), why: e.to_string() })
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn interrupted() -> bool {
+    INTERRUPT.load(Ordering::Relaxed)
+}
+
+/// An error if Ctrl-C was pressed.
+pub fn unless_interrupted() -> Result<()> {
+    match interrupted() {
+        true => Err(Error::io("", ErrorKind::Interrupted.into())),
+        false => Ok(()),
+    }
+}
+
+fn is_interruption(e: &Error) -> bool {
+    interrupted()
+        && matches!(e, Error::Io { source, .. } if source.kind() == ErrorKind::Interrupted)
+}
+
+/// Creates a folder and those above it.
+pub fn create_folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))
+}

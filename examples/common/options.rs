@@ -1,0 +1,63 @@
+//! Options of several programs.
+
+use clap::{Args, ValueEnum};
+use invad::detect::{ScoreKind, ScoreOptions, Threshold};
+
+/// How images are judged.
+#[derive(Args)]
+pub struct Judging {
+    /// Which number is the score of an image, in standard deviations above the mean of held-out
+    /// normal images
+    #[arg(long, value_enum, default_value_t = Score::Top5)]
+    score: Score,
+    #[command(flatten)]
+    limit: Limit,
+}
+
+/// From which score on an image is anomalous.
+#[derive(Args)]
+#[group(multiple = false)]
+struct Limit {
+    /// Images are anomalous from X standard deviations above the mean of held-out normal images
+    /// [default: 3]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    threshold: Option<f64>,
+    /// Images are anomalous above the score that a share Q (0 to 1) of the held-out normal images
+    /// does not exceed
+    #[arg(long, value_name = "Q")]
+    quantile: Option<f64>,
+    /// Images are anomalous from the score S
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    threshold_score: Option<f64>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Score {
+    /// Mean of the 5 largest values of the map
+    Top5,
+    /// Largest less smallest value of the map
+    Abs,
+    /// Negative log-likelihood
+    Nll,
+    /// Sum of abs and nll
+    Both,
+}
+
+impl Judging {
+    /// The options for a detector.
+    pub fn options(&self, category: Option<String>) -> ScoreOptions {
+        let Limit { threshold, quantile, threshold_score } = self.limit;
+        let kind = match self.score {
+            Score::Top5 => ScoreKind::Top5,
+            Score::Abs => ScoreKind::Abs,
+            Score::Nll => ScoreKind::Nll,
+            Score::Both => ScoreKind::Both,
+        };
+        let threshold = threshold
+            .map(Threshold::StandardDeviations)
+            .or(quantile.map(Threshold::Quantile))
+            .or(threshold_score.map(Threshold::Score))
+            .unwrap_or_default();
+        ScoreOptions { category, kind, threshold }
+    }
+}

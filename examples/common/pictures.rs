@@ -1,0 +1,53 @@
+//! Pictures of what a detector found.
+
+use std::path::Path;
+
+use image::RgbImage;
+use invad::data::{write_map, write_png};
+use invad::detect::Scored;
+use invad::detect::overlay::{self, PREDICTED, above, contour, fade, mask_image};
+use invad::{Error, Result};
+
+use super::create_folder;
+
+/// The pictures of an image; each is written where a path is given.
+#[derive(Default)]
+pub struct Pictures<'a> {
+    /// The image with the map laid over it in colours, and an outline of what is anomalous.
+    pub overlay: Option<&'a Path>,
+    /// 255 where the map is anomalous, 0 elsewhere.
+    pub mask: Option<&'a Path>,
+    /// The map as 32-bit floats.
+    pub map: Option<&'a Path>,
+}
+
+impl Pictures<'_> {
+    /// Writes the pictures, at the size of the image.
+    pub fn write(&self, image: &RgbImage, scored: &Scored) -> Result<()> {
+        let (width, height) = image.dimensions();
+        let map = scored.map.resize(width as usize, height as usize)?;
+        for path in [self.overlay, self.mask, self.map].into_iter().flatten() {
+            create_folder(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        if let Some(path) = self.overlay {
+            let (low, high) = scored.map_range;
+            let coloured = overlay::overlay(image, &map, low, high, fade)?;
+            let region = above(&map, scored.map_threshold);
+            write_png(path, &contour(&coloured, &region, PREDICTED)?)?;
+        }
+        if let Some(path) = self.mask {
+            write_png(path, &mask_image(&map, width, height, scored.map_threshold)?)?;
+        }
+        match self.map {
+            Some(path) => write_map(path, &map, width, height),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Writes metrics and the like as indented JSON.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io(path, e.into()))?;
+    json.push(b'\n');
+    invad::files::write_atomic(path, |file| std::io::Write::write_all(file, &json))
+}

@@ -1,0 +1,147 @@
+//! Progress: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use invad::Event;
+
+use super::note;
+
+/// Between two lines, where there is no terminal.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Runs `print` while no bar is on the screen.
+pub fn beside_bars<R>(print: impl FnOnce() -> R) -> R {
+    BARS.suspend(print)
+}
+
+/// Standard error, beside the bars.
+pub struct BesideBars;
+
+impl Write for BesideBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        beside_bars(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// How far a piece of work is.
+pub struct Progress {
+    what: &'static str,
+    unit: &'static str,
+    total: u64,
+    /// How many were done before, and are done now.
+    before: Option<u64>,
+    done: u64,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    line: Instant,
+}
+
+impl Progress {
+    /// Work of `total` units.
+    pub fn new(what: &'static str, total: u64, unit: &'static str) -> Self {
+        let style = "{prefix:>12} {wide_bar} {pos}/{len} {msg} {per_sec} ETA {eta} ";
+        let bar = io::stderr().is_terminal().then(|| {
+            BARS.add(ProgressBar::new(total))
+                .with_style(ProgressStyle::with_template(style).expect("a valid template"))
+                .with_prefix(what)
+        });
+        let now = Instant::now();
+        Self { what, unit, total, before: None, done: 0, bar, started: now, line: now }
+    }
+
+    /// `done` units are done. Work that was taken up again does not start at 1.
+    pub fn set(&mut self, done: u64, message: impl FnOnce() -> String) {
+        let before = *self.before.get_or_insert_with(|| {
+            if let Some(bar) = &self.bar {
+                bar.set_position(done - 1);
+                bar.reset_eta();
+            }
+            done - 1
+        });
+        self.done = done;
+        if let Some(bar) = &self.bar {
+            bar.set_message(message());
+            bar.set_position(done);
+        } else if self.line.elapsed() >= INTERVAL && done < self.total {
+            self.line = Instant::now();
+            let rate = (done - before) as f64 / self.started.elapsed().as_secs_f64();
+            let left = (self.total - done) as f64 / rate;
+            let (what, total) = (self.what, self.total);
+            let message = Some(message()).filter(|m| !m.is_empty());
+            let message = message.map_or(String::new(), |m| format!("{m}, "));
+            note(format!("{what}: {done}/{total}, {message}{rate:.1}/s, {left:.0} s left"));
+        }
+    }
+
+    /// Takes the bar away and says how long it took.
+    pub fn finish(self) -> Duration {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            BARS.remove(bar);
+        }
+        let elapsed = self.started.elapsed();
+        let done = self.done - self.before.unwrap_or(0);
+        let seconds = elapsed.as_secs_f64();
+        note(format!("{}: {done} {} in {seconds:.1} s", self.what, self.unit));
+        elapsed
+    }
+}
+
+/// The progress of [`invad::fit`].
+#[derive(Default)]
+pub struct FitProgress {
+    phase: Option<Progress>,
+    loss: Option<f64>,
+    times: Vec<(&'static str, Duration)>,
+}
+
+impl FitProgress {
+    /// Shows what was done or found.
+    pub fn show(&mut self, event: &Event) {
+        match *event {
+            Event::Features { done, total } => {
+                self.phase("features", total as u64, "images").set(done as u64, String::new);
+            }
+            Event::Step { report, total } => {
+                // Smoothed: the loss of single batches jumps with the timesteps drawn.
+                let loss = self.loss.map_or(report.loss, |l| l + 0.05 * (report.loss - l));
+                self.loss = Some(loss);
+                self.phase("training", total, "steps")
+                    .set(report.step, || format!("loss {loss:.4}"));
+            }
+            Event::Calibration { done, total } => {
+                self.phase("calibration", total as u64, "images").set(done as u64, String::new);
+            }
+            Event::Unreadable(e) => log::warn!("{e}; the image is left out"),
+            Event::Warning(warning) => log::warn!("{warning}"),
+        }
+    }
+
+    /// Nothing more comes. How long each phase took.
+    pub fn finish(mut self) -> Vec<(&'static str, Duration)> {
+        self.end_phase();
+        self.times
+    }
+
+    fn end_phase(&mut self) {
+        if let Some(phase) = self.phase.take() {
+            self.times.push((phase.what, phase.finish()));
+        }
+    }
+
+    fn phase(&mut self, what: &'static str, total: u64, unit: &'static str) -> &mut Progress {
+        if self.phase.as_ref().is_none_or(|phase| phase.what != what) {
+            self.end_phase();
+        }
+        self.phase.get_or_insert_with(|| Progress::new(what, total, unit))
+    }
+}

@@ -1,0 +1,236 @@
+//! Trains a detector on the bundled photographs, scores the test images and shows the results.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use common::background::in_background;
+use common::names::with_suffix;
+use common::pictures::{Pictures, write_json};
+use common::progress::{FitProgress, Progress};
+use common::table::tables;
+use common::{create_folder, say};
+use image::RgbImage;
+use invad::checkpoint::Recipe;
+use invad::data::{Category, Dataset, Mask, TestImage, load_test, write_png};
+use invad::detect::panel::{Row, panel};
+use invad::detect::{self, Detector, Evaluation, ScoreOptions, Scored};
+use invad::{Control, Device, Error, FitOptions, Fitted, Result, fit};
+
+/// From good photographs to a detector and its results, in two minutes
+///
+/// Trains one detector on the good images of all categories, scores the test images and prints how well
+/// that agrees with their labels and masks. Writes OUT/detector.safetensors, OUT/metrics.json,
+/// OUT/overlays/CATEGORY/DEFECT/NAME.png and OUT/quickstart.png, a page of results.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  The bundled photographs:
+    cargo run --release --example quickstart
+  A first look at a data set in the layout of MVTec AD, with a shorter training:
+    cargo run --release --example quickstart -- --data mvtec --steps 300 --out out/mvtec
+
+Exit codes: 0 done, 1 failure, 2 wrong usage, 4 done but for images that could not be read")]
+struct Options {
+    /// Where to write
+    #[arg(long, value_name = "DIR", default_value = "out/quickstart")]
+    out: PathBuf,
+    /// A data set: CATEGORY/{train/good,test/good,test/DEFECT,ground_truth/DEFECT}/*
+    /// [default: the bundled photographs]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Optimiser steps [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Seed of all random numbers
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Where to compute: cpu, cuda, cuda:N or best
+    #[arg(long, default_value = "best")]
+    device: Device,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    common::run(|| quickstart(options))
+}
+
+fn quickstart(options: Options) -> Result<ExitCode> {
+    let start = Instant::now();
+    let data = options.data.map_or_else(bundled, Ok)?;
+    let dataset = Dataset::open(&data, &[])?;
+    for category in dataset.categories() {
+        if category.test.is_empty() {
+            let reason = format!(
+                "category `{}` has no test images; `train` and `score` do without",
+                category.name
+            );
+            return Err(Error::dataset(&data, reason));
+        }
+    }
+    let out = options.out;
+    create_folder(&out)?;
+
+    let fit_options = FitOptions {
+        recipe: Recipe::whitened(),
+        steps: options.steps,
+        seed: options.seed,
+        device: options.device,
+        ..FitOptions::default()
+    };
+    let mut progress = FitProgress::default();
+    let fitted = fit(&dataset, &fit_options, |event| {
+        progress.show(&event);
+        Control::Continue
+    })?;
+    let mut times = progress.finish();
+    let Fitted::Detector(detector) = fitted else {
+        unreachable!("training is not asked to stop");
+    };
+    detector.save(out.join("detector.safetensors"))?;
+
+    let evaluating = Instant::now();
+    let (evaluation, scores, unreadable) = evaluate(&detector, &dataset, &out)?;
+    times.push(("evaluation", evaluating.elapsed()));
+    write_json(&out.join("metrics.json"), &evaluation)?;
+    write_page(&detector, &scores, &out.join("quickstart.png"))?;
+
+    say(tables(&evaluation));
+    say(format!("\nresults     {}", out.join("quickstart.png").display()));
+    say(format!("overlays    {}", out.join("overlays").display()));
+    say(format!("metrics     {}", out.join("metrics.json").display()));
+    say(format!("detector    {}", out.join("detector.safetensors").display()));
+    times.push(("all", start.elapsed()));
+    let times = times.iter().map(|(what, time)| format!("{what} {:.1} s", time.as_secs_f64()));
+    say(format!("time        {}", times.collect::<Vec<_>>().join(", ")));
+    Ok(match unreadable {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(common::UNREADABLE),
+    })
+}
+
+/// The photographs that come with the source code.
+fn bundled() -> Result<PathBuf> {
+    let places = [Path::new(env!("CARGO_MANIFEST_DIR")), Path::new("")];
+    places.iter().map(|root| root.join("examples/data")).find(|p| p.is_dir()).ok_or_else(|| {
+        let reason = "the bundled photographs are not here; run from the root of the source code, \
+                      or name a data set with --data";
+        Error::dataset("examples/data", reason)
+    })
+}
+
+/// Each category's kinds of test images, good ones under `None`, with their scores.
+type Scores<'a> = Vec<(&'a Category, BTreeMap<Option<&'a str>, Vec<(f64, &'a TestImage)>>)>;
+
+/// Scores the test images and writes their overlays.
+fn evaluate<'a>(
+    detector: &Detector,
+    dataset: &'a Dataset,
+    out: &Path,
+) -> Result<(Evaluation, Scores<'a>, usize)> {
+    let total = dataset.categories().iter().map(|c| c.test.len()).sum::<usize>();
+    let mut progress = Progress::new("evaluation", total as u64, "images");
+    let mut scores = BTreeMap::new();
+    let (mut done, mut unreadable) = (0, 0);
+    let evaluation = in_background(|background| {
+        detect::evaluate(detector, dataset, &ScoreOptions::default(), |test, result| {
+            match result {
+                Ok(detect::ImageResult { category, image, scored, .. }) => {
+                    scores.insert(test.path.clone(), scored.score);
+                    let stem = test.path.file_stem().unwrap_or_default();
+                    let kind = test.defect.as_deref().unwrap_or("good");
+                    let name = out.join("overlays").join(category).join(kind).join(stem);
+                    background.spawn(move || {
+                        let overlay = with_suffix(&name, "png");
+                        Pictures { overlay: Some(&overlay), ..Pictures::default() }
+                            .write(&image, &scored)
+                    })?;
+                }
+                Err(e) => {
+                    unreadable += 1;
+                    log::warn!("{e}; the image is left out");
+                }
+            }
+            done += 1;
+            progress.set(done, String::new);
+            Ok(())
+        })
+    })?;
+    progress.finish();
+    let by_kind = dataset.categories().iter().map(|category| {
+        let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for test in &category.test {
+            if let Some(&score) = scores.get(&test.path) {
+                kinds.entry(test.defect.as_deref()).or_default().push((score, test));
+            }
+        }
+        (category, kinds)
+    });
+    Ok((evaluation, by_kind.collect(), unreadable))
+}
+
+/// Rows of the page, as far as categories allow.
+const ROWS: usize = 12;
+
+/// Writes a page that shows of each category a good image and some defects: the image of median score
+/// of each kind, neither the easiest nor the hardest.
+fn write_page(detector: &Detector, scores: &Scores, path: &Path) -> Result<()> {
+    let kinds_each = (ROWS / scores.len()).clamp(2, 4);
+    let mut rows = Vec::new();
+    for (category, kinds) in scores.iter().take(ROWS / 2) {
+        let own = detector.calibration().categories.contains_key(&category.name);
+        let options = ScoreOptions {
+            category: own.then(|| category.name.clone()),
+            ..ScoreOptions::default()
+        };
+        for images in kinds.values().take(kinds_each) {
+            let mut images = images.clone();
+            images.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            let (_, test) = images[(images.len() - 1) / 2];
+            rows.push(Shown::new(detector, &category.name, test, &options)?);
+        }
+    }
+    write_png(path, &panel(&rows.iter().map(Shown::row).collect::<Vec<_>>())?)
+}
+
+/// An image on the page.
+struct Shown<'a> {
+    category: &'a str,
+    defect: Option<&'a str>,
+    image: RgbImage,
+    mask: Option<Mask>,
+    scored: Scored,
+    map: Vec<f32>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(
+        detector: &Detector,
+        category: &'a str,
+        test: &'a TestImage,
+        options: &ScoreOptions,
+    ) -> Result<Self> {
+        let (image, mask) = load_test(test)?;
+        let scored = detector.score_with(std::slice::from_ref(&image), options)?.remove(0);
+        let map = scored.map.resize(image.width() as usize, image.height() as usize)?;
+        Ok(Self { category, defect: test.defect.as_deref(), image, mask, scored, map })
+    }
+
+    fn row(&self) -> Row<'_> {
+        Row {
+            category: self.category,
+            defect: self.defect,
+            score: self.scored.score,
+            score_threshold: self.scored.threshold,
+            image: &self.image,
+            map: &self.map,
+            range: self.scored.map_range,
+            map_threshold: self.scored.map_threshold,
+            truth: self.mask.as_ref(),
+        }
+    }
+}

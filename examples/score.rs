@@ -1,0 +1,209 @@
+//! Scores images with a trained detector.
+
+mod common;
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::background::in_background;
+use common::names::{output_names, with_suffix};
+use common::options::Judging;
+use common::pictures::Pictures;
+use common::progress::Progress;
+use common::records::{Judged, Records};
+use common::{create_folder, note, say, unless_interrupted};
+use invad::data::collect_inputs;
+use invad::{Detector, Device, Error, Result};
+
+/// Scores images and shows where they differ from normal ones
+///
+/// Prints a line for each image and writes OUT/scores.jsonl and OUT/scores.csv, and for each image, at
+/// its own size, OUT/overlays/NAME.png (the map in colours over the image, with an outline of what is
+/// anomalous), OUT/masks/NAME.png (255 where anomalous, else 0) and OUT/maps/NAME.tiff (32-bit floats).
+/// NAME is the image's path below the folder that all images share. An image that cannot be read is
+/// recorded with an `error`, and the others are scored.
+#[derive(Parser)]
+#[command(after_help = "\
+Examples:
+  All images in a folder and below:
+    cargo run --release --example score -- --detector out/quickstart/detector.safetensors \\
+      --out out/scores examples/data/brick/test
+  A pattern, calibrated for one category, for scripts:
+    cargo run --release --example score -- --detector out/quickstart/detector.safetensors \\
+      --out out/scores --category cup --fail-on-anomaly 'photos/**/*.jpg'
+  More alarms: from 2 instead of 3 standard deviations above normal
+    cargo run --release --example score -- --detector out/quickstart/detector.safetensors \\
+      --out out/scores --threshold 2 photos
+
+Exit codes:
+  0    all images are scored, and, with --fail-on-anomaly, normal
+  1    failure
+  2    wrong usage
+  3    with --fail-on-anomaly: an image is anomalous
+  4    an image could not be read, whatever the others are
+  130  stopped by Ctrl-C; the records are not written")]
+struct Options {
+    /// Detector file, as `train` and `quickstart` write it
+    #[arg(long, value_name = "FILE")]
+    detector: PathBuf,
+    /// Where to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Images, folders of images, or patterns such as 'parts/**/*.png'
+    #[arg(value_name = "PATH", required = true)]
+    paths: Vec<String>,
+    /// The category of the images, which calibrates their scores [default: all, pooled]
+    #[arg(long, value_name = "CATEGORY")]
+    category: Option<String>,
+    #[command(flatten)]
+    judging: Judging,
+    /// Exit with code 3 if an image is anomalous
+    #[arg(long)]
+    fail_on_anomaly: bool,
+    /// Write scores.jsonl and scores.csv only
+    #[arg(long)]
+    no_pictures: bool,
+    /// Where to compute: cpu, cuda, cuda:N or best
+    #[arg(long, default_value = "best")]
+    device: Device,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    common::run(|| score(options))
+}
+
+fn score(options: Options) -> Result<ExitCode> {
+    options.device.require()?;
+    let (images, unusable) = inputs(&options)?;
+    let detector = Detector::load(&options.detector)?;
+    let scoring = options.judging.options(options.category.clone());
+    let out = &options.out;
+    create_folder(out)?;
+    let mut records = Records::create(out)?;
+    common::catch_interrupts("stopping; press Ctrl-C again to abort")?;
+    if options.category.is_none() && detector.config().categories.len() > 1 {
+        let known = detector.config().categories.join(", ");
+        note(format!("calibrated with all categories pooled; --category picks one of {known}"));
+    }
+
+    let mut counts = Counts { unreadable: unusable.len(), ..Counts::default() };
+    for (path, error) in &unusable {
+        log::warn!("{error}");
+        records.write_unreadable(path, error)?;
+    }
+    let mut names = output_names(&images).into_iter();
+    let mut progress = Progress::new("scoring", images.len() as u64, "images");
+    let mut done = 0;
+    in_background(|background| {
+        detector.score_files(&images, &scoring, |path, result| {
+            unless_interrupted()?;
+            let name = names.next().expect("one for each image");
+            match result {
+                Ok((image, scored)) => {
+                    let category = options.category.clone();
+                    let mut judged = Judged::new(path, image.dimensions(), &scored, category);
+                    counts.count(judged.anomalous);
+                    let verdict = if judged.anomalous { "anomalous" } else { "normal" };
+                    say(format!("{verdict:9} {:8.2}  {}", judged.score, path.display()));
+                    if !options.no_pictures {
+                        let [overlay, mask, map] =
+                            [("overlays", "png"), ("masks", "png"), ("maps", "tiff")].map(
+                                |(kind, suffix)| with_suffix(&Path::new(kind).join(&name), suffix),
+                            );
+                        let text = |path: &Path| Some(path.to_string_lossy().into_owned());
+                        judged.overlay = text(&overlay);
+                        judged.mask = text(&mask);
+                        judged.map = text(&map);
+                        background.spawn(move || {
+                            let [overlay, mask, map] = [overlay, mask, map].map(|p| out.join(p));
+                            Pictures { overlay: Some(&overlay), mask: Some(&mask), map: Some(&map) }
+                                .write(&image, &scored)
+                        })?;
+                    }
+                    records.write(&judged)?;
+                }
+                Err(e) => {
+                    counts.unreadable += 1;
+                    log::warn!("{e}");
+                    records.write_unreadable(path, &e)?;
+                }
+            }
+            done += 1;
+            progress.set(done, String::new);
+            Ok(())
+        })
+    })?;
+    progress.finish();
+    records.commit()?;
+    let Counts { normal, anomalous, unreadable } = counts;
+    say(format!(
+        "{normal} normal, {anomalous} anomalous, {unreadable} unreadable; see {}",
+        out.display()
+    ));
+    Ok(match (unreadable, anomalous) {
+        (1.., _) => ExitCode::from(common::UNREADABLE),
+        (0, 1..) if options.fail_on_anomaly => ExitCode::from(ANOMALOUS),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// An image is anomalous.
+const ANOMALOUS: u8 = 3;
+
+#[derive(Default)]
+struct Counts {
+    normal: usize,
+    anomalous: usize,
+    unreadable: usize,
+}
+
+impl Counts {
+    fn count(&mut self, anomalous: bool) {
+        let one = if anomalous { &mut self.anomalous } else { &mut self.normal };
+        *one += 1;
+    }
+}
+
+type Unusable = Vec<(PathBuf, Error)>;
+
+/// The images that the paths name, each once, and what is wrong with paths that name none.
+fn inputs(options: &Options) -> Result<(Vec<PathBuf>, Unusable)> {
+    // Pictures of an earlier run may lie below a folder that is given.
+    let earlier: Vec<PathBuf> = ["overlays", "masks", "maps"]
+        .iter()
+        .filter_map(|kind| options.out.join(kind).canonicalize().ok())
+        .collect();
+    let is_earlier = |path: &Path| match path.canonicalize() {
+        Ok(path) => !earlier.is_empty() && earlier.iter().any(|folder| path.starts_with(folder)),
+        Err(_) => false,
+    };
+    let mut seen = HashSet::new();
+    let mut images = Vec::new();
+    let mut unusable = Vec::new();
+    for arg in &options.paths {
+        for input in collect_inputs(std::slice::from_ref(arg)) {
+            match input {
+                Ok(path) => {
+                    let path: PathBuf =
+                        path.components().filter(|c| *c != Component::CurDir).collect();
+                    if !is_earlier(&path) && seen.insert(path.clone()) {
+                        images.push(path);
+                    }
+                }
+                Err(e) => unusable.push((arg.into(), e)),
+            }
+        }
+    }
+    if images.is_empty() {
+        let mut errors = unusable.into_iter().map(|(_, e)| e);
+        let last = errors.next_back().unwrap_or_else(|| {
+            Error::dataset(&options.out, "all images given are results of an earlier run")
+        });
+        errors.for_each(|e| log::error!("{e}"));
+        return Err(last);
+    }
+    Ok((images, unusable))
+}
