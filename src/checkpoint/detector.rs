@@ -125,8 +125,14 @@ impl Checkpoint {
         let mut calibration = Calibration::default();
         for category in &config.categories {
             let name = format!("calibration.{category}");
-            let Some(&[n, 4]) = file.shape(&name) else { continue };
-            let rows = file.take(&name, &[n, 4])?.to_vec_f32();
+            let rows = match file.shape(&name) {
+                None => continue,
+                Some(&[n, 4]) if n > 0 => file.take(&name, &[n, 4])?.to_vec_f32(),
+                Some(got) => {
+                    let reason = format!("tensor `{name}` should be (n ≥ 1, 4), got {got:?}");
+                    return Err(file.fail(reason));
+                }
+            };
             let images = rows.chunks_exact(4).map(|r| ImageStats {
                 max: r[0],
                 abs: r[1],

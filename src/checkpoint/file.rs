@@ -16,6 +16,7 @@ use crate::tensor::{Device, Tensor, TensorView};
 const KEY: &str = "invad";
 
 #[derive(Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Header<T> {
     format: String,
     version: u32,
@@ -91,10 +92,10 @@ pub(super) fn read<T: DeserializeOwned>(
         .metadata()
         .as_ref()
         .and_then(|m| m.get(KEY))
-        .ok_or_else(|| fail(format!("not a {format} file: it lacks the metadata `{KEY}`")))?;
+        .ok_or_else(|| fail(format!("not an {format} file: it lacks the metadata `{KEY}`")))?;
     let kind: Kind = serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
     if kind.format != format {
-        return Err(fail(format!("this is a {} file; a {format} file is needed", kind.format)));
+        return Err(fail(format!("its format is {}; {format} is needed", kind.format)));
     }
     if kind.version != version {
         return Err(fail(format!(

@@ -163,7 +163,9 @@ impl Recipe {
     pub fn training_steps(&self, images: usize) -> u64 {
         match self.steps {
             Steps::Fixed(steps) => steps,
-            Steps::Epochs(epochs) => epochs * ((images / self.batch).max(1) as u64),
+            Steps::Epochs(epochs) => {
+                epochs.saturating_mul((images / self.batch.max(1)).max(1) as u64)
+            }
         }
     }
 
@@ -184,11 +186,22 @@ impl Recipe {
             ("peak_rate", self.peak_rate),
             ("last_rate", self.last_rate),
             ("warmup", self.warmup),
+            ("eps", self.eps),
+            ("weight_decay", self.weight_decay),
             ("clip", self.clip),
         ] {
             if !(0.0..=1e9).contains(&value) {
-                return e(name, "a number, at least 0", value.to_string());
+                return e(name, "in 0..=1e9", value.to_string());
             }
+        }
+        for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
+            if !(0.0..1.0).contains(&value) {
+                return e(name, "in 0..1", value.to_string());
+            }
+        }
+        let (Ema::Constant(decay) | Ema::Ramp(decay)) = self.ema;
+        if !(0.0..=1.0).contains(&decay) {
+            return e("ema", "a decay in 0..=1", decay.to_string());
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use super::{BackboneId, Recipe};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::{Dit, DitConfig, Whitening};
 use crate::tensor::Tensor;
 
@@ -29,6 +29,20 @@ pub struct TrainingConfig {
     pub steps: u64,
     /// The categories trained on, sorted.
     pub categories: Vec<String>,
+}
+
+/// Steps are numbered in 31 bits where random numbers and moments are addressed by them.
+const MAX_STEPS: u64 = i32::MAX as u64;
+
+impl TrainingConfig {
+    pub(crate) fn check(&self) -> Result<()> {
+        self.recipe.check()?;
+        if !(1..=MAX_STEPS).contains(&self.steps) {
+            let expected = format!("in 1..={MAX_STEPS}");
+            return Err(Error::argument("Trainer", "steps", expected, self.steps));
+        }
+        Ok(())
+    }
 }
 
 /// A training run between two steps. The random streams are addressed by the step, so that it is
@@ -90,13 +104,14 @@ impl TrainingState {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let mut file: file::Contents<Header> = file::read(path.as_ref(), FORMAT, VERSION)?;
         let Header { config, step, features } = file.config.clone();
-        config.recipe.check().map_err(|e| file.fail(e.to_string()))?;
+        config.check().map_err(|e| file.fail(e.to_string()))?;
         let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
         if step > config.steps {
             return Err(file.fail(format!("it is at step {step} of {}", config.steps)));
         }
-        let [parameters, ema, m, v] =
-            ["parameters", "ema", "m", "v"].map(|name| file.take(name, &[dit.len()]));
+        let mut take = |name| file.take(name, &[dit.len()]);
+        let (parameters, ema) = (take("parameters")?, take("ema")?);
+        let (m, v) = (take("m")?, take("v")?);
         let c = config.denoiser.channels;
         let whitening = if config.recipe.whiten {
             let weight = file.take("whitening.weight", &[c, c])?;
@@ -105,15 +120,6 @@ impl TrainingState {
             None
         };
         file.finish()?;
-        Ok(Self {
-            config,
-            step,
-            features,
-            parameters: parameters?,
-            ema: ema?,
-            m: m?,
-            v: v?,
-            whitening,
-        })
+        Ok(Self { config, step, features, parameters, ema, m, v, whitening })
     }
 }

@@ -136,10 +136,11 @@ impl Detector {
     pub fn new(checkpoint: Checkpoint) -> Result<Self> {
         let backbone = Backbone::lite0();
         let (wanted, got) = (&checkpoint.config.backbone, Self::backbone_id(&backbone));
+        let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
         for (arg, wanted, got) in [
-            ("backbone", &wanted.name, &got.name),
-            ("backbone weights", &wanted.hash, &got.hash),
-            ("image size", &wanted.image_size.to_string(), &got.image_size.to_string()),
+            ("backbone", wanted.name.clone(), got.name.clone()),
+            ("backbone weights", weights(wanted), weights(&got)),
+            ("image size", wanted.image_size.to_string(), got.image_size.to_string()),
         ] {
             if wanted != got {
                 let expected = format!("{wanted}, which the detector was trained with");

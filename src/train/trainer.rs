@@ -288,10 +288,7 @@ fn rate(config: &TrainingConfig) -> LearningRate {
 }
 
 fn check(config: &TrainingConfig, features: &Tensor) -> Result<()> {
-    config.recipe.check()?;
-    if config.steps == 0 {
-        return Err(Error::argument("Trainer", "steps", "at least 1", 0));
-    }
+    config.check()?;
     let c = &config.denoiser;
     match *features.shape() {
         [n, g, w, channels] if n > 0 && g == c.grid && w == g && channels == c.channels => Ok(()),
