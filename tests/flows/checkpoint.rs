@@ -1,0 +1,481 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use invad::checkpoint::{Checkpoint, TrainingState};
+use invad::diffusion::Inverter;
+use invad::nn::Dit;
+use invad::{Detector, Error};
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use crate::common::*;
+use crate::files::*;
+use crate::numbers::bits;
+
+/// A detector file and the state it was trained to, of a tiny denoiser.
+struct Files {
+    folder: TempDir,
+    detector: Vec<u8>,
+    state: Vec<u8>,
+}
+
+impl Files {
+    fn new() -> Self {
+        let [detector, state] = detector_and_state();
+        let folder = tempdir().unwrap();
+        Self { folder, detector, state }
+    }
+
+    fn put(&self, bytes: &[u8]) -> PathBuf {
+        let path = self.folder.path().join("damaged");
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// Asserts that a detector file is refused for this reason.
+    #[track_caller]
+    fn refused(&self, bytes: &[u8], contains: &str) {
+        let path = self.put(bytes);
+        refused(Checkpoint::load(&path), &path, contains);
+    }
+
+    #[track_caller]
+    fn state_refused(&self, bytes: &[u8], contains: &str) {
+        let path = self.put(bytes);
+        refused(TrainingState::load(&path), &path, contains);
+    }
+}
+
+#[track_caller]
+fn refused<T>(result: invad::Result<T>, path: &Path, contains: &str) {
+    match result.err().expect("a damaged file is refused") {
+        Error::File { path: named, reason } => {
+            assert_eq!(named, path);
+            assert!(reason.contains(contains), "`{reason}` should contain `{contains}`");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn round_trip() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for recipe in recipes() {
+        let trainer = trained(&training(recipe.clone(), 8), 6, 5);
+        trainer.state().save(path("a")).unwrap();
+        trainer.state().save(path("b")).unwrap();
+        assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
+        let state = TrainingState::load(path("a")).unwrap();
+        assert_eq!(&state.config, trainer.config());
+        assert_eq!((state.step, &state.features), (5, &trainer.state().features));
+        assert!(state_bits(&state) == state_bits(trainer.state()));
+        assert_eq!(state.whitening.is_some(), recipe.whiten);
+        state.save(path("b")).unwrap();
+        assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
+
+        let checkpoint = calibrated(trainer.into_checkpoint());
+        checkpoint.save(path("a")).unwrap();
+        let loaded = Checkpoint::load(path("a")).unwrap();
+        assert_eq!(loaded.config, checkpoint.config);
+        assert_eq!((loaded.config.steps, loaded.config.images), (5, 6));
+        assert_eq!(loaded.calibration, checkpoint.calibration);
+        assert!(bits(&loaded.denoiser) == bits(&checkpoint.denoiser));
+        assert!(bits(&loaded.ema) == bits(&checkpoint.ema));
+        match (&loaded.whitening, &checkpoint.whitening) {
+            (Some(a), Some(b)) => {
+                assert!(bits(a.parts().0) == bits(b.parts().0));
+                assert!(bits(a.parts().1) == bits(b.parts().1));
+            }
+            (a, b) => assert!(a.is_none() && b.is_none() && !recipe.whiten),
+        }
+        loaded.save(path("b")).unwrap();
+        assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
+    }
+}
+
+#[test]
+fn truncated_anywhere() {
+    let files = Files::new();
+    let mut numbers = Numbers::new(1);
+    for (bytes, is_state) in [(&files.detector, false), (&files.state, true)] {
+        let header = Parts::of(bytes);
+        let header = bytes.len() - header.data.len();
+        let ends = [0, 1, 7, 8, 9, header - 1, header, header + 1, bytes.len() - 1];
+        let drawn = (0..150).map(|_| numbers.below(bytes.len()));
+        for end in ends.into_iter().chain(drawn.collect::<Vec<_>>()) {
+            match is_state {
+                true => files.state_refused(&bytes[..end], "not a whole invad-training file"),
+                false => files.refused(&bytes[..end], "not a whole invad-detector file"),
+            }
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        match is_state {
+            true => files.state_refused(&longer, "not a whole"),
+            false => files.refused(&longer, "not a whole"),
+        }
+    }
+}
+
+/// A changed byte gives another file or an error.
+#[test]
+fn mutated_bytes_do_not_panic() {
+    let files = Files::new();
+    let mut numbers = Numbers::new(2);
+    let (mut loaded, mut errors) = (0, 0);
+    let mut count = |result: Result<(), Error>| match result {
+        Ok(()) => loaded += 1,
+        Err(Error::File { .. } | Error::Argument { .. } | Error::Shape { .. }) => errors += 1,
+        Err(other) => panic!("{other}"),
+    };
+    for (bytes, is_state) in [(&files.detector, false), (&files.state, true)] {
+        let header = bytes.len() - Parts::of(bytes).data.len();
+        for i in 0..3000 {
+            let mut bytes = bytes.clone();
+            // Most of what can go wrong is in the header; some bytes become digits, so that it
+            // stays JSON.
+            for _ in 0..1 + i % 3 {
+                let at = numbers.below(if i % 4 == 0 { bytes.len() } else { header });
+                bytes[at] = match i % 2 {
+                    0 => numbers.below(256) as u8,
+                    _ => b"0123456789"[numbers.below(10)],
+                };
+            }
+            let path = files.put(&bytes);
+            if is_state {
+                count(TrainingState::load(&path).map(|_| ()));
+            } else {
+                count(Checkpoint::load(&path).and_then(used));
+            }
+        }
+    }
+    assert!(loaded > 100 && errors > 1000, "{loaded} loaded, {errors} errors");
+}
+
+/// Makes of a checkpoint what scoring needs.
+fn used(checkpoint: Checkpoint) -> invad::Result<()> {
+    let recipe = &checkpoint.config.recipe;
+    Inverter::new(
+        &Dit::new(checkpoint.config.denoiser)?,
+        &checkpoint.ema,
+        recipe.parameterisation,
+        recipe.inversion_steps,
+        recipe.single_timestep,
+    )?;
+    Ok(())
+}
+
+#[test]
+fn another_format_or_version() {
+    let files = Files::new();
+    files.refused(&files.state, "its format is invad-training; invad-detector is needed");
+    files.state_refused(&files.detector, "its format is invad-detector; invad-training is needed");
+    for (bytes, refused) in [
+        (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
+        (&files.state, Files::state_refused),
+    ] {
+        let other = with_setting(bytes, "/version", 2.into());
+        refused(&files, &other, "its version is 2; this invad reads version 1");
+        // What a newer version may have added does not hide which version it is.
+        let newer = with_config(&other, |config| config["config"] = json!({"nothing": "alike"}));
+        refused(&files, &newer, "its version is 2");
+        refused(&files, &with_setting(bytes, "/version", (-1).into()), "not a whole");
+        refused(&files, &with_setting(bytes, "/format", "bread".into()), "its format is bread;");
+        let bare = with_header(bytes, |header| {
+            header.as_object_mut().unwrap().remove("__metadata__");
+        });
+        refused(&files, &bare, "it lacks the metadata `invad`");
+        let garbled = with_header(bytes, |h| h["__metadata__"]["invad"] = "{".into());
+        refused(&files, &garbled, "not a whole");
+    }
+    files.refused(b"", "not a whole invad-detector file");
+    files.refused(b"\x89PNG\r\n\x1a\n and so on, for some time", "not a whole invad-detector file");
+    let missing = files.folder.path().join("missing");
+    let error = Checkpoint::load(&missing).err().unwrap();
+    assert!(matches!(&error, Error::Io { path, .. } if *path == missing), "{error}");
+    let error = TrainingState::load(files.folder.path()).err().unwrap();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[test]
+fn settings_that_are_not_known_or_missing() {
+    let files = Files::new();
+    for place in ["", "/config", "/config/recipe", "/config/denoiser", "/config/backbone"] {
+        let added = with_config(&files.detector, |config| {
+            config.pointer_mut(place).unwrap()["colour"] = "blue".into();
+        });
+        files.refused(&added, "unknown field `colour`");
+    }
+    for place in ["/config", "/config/config", "/config/config/recipe", "/config/config/denoiser"] {
+        let added = with_config(&files.state, |config| {
+            config.pointer_mut(place).unwrap()["colour"] = "blue".into();
+        });
+        files.state_refused(&added, "unknown field `colour`");
+    }
+    for (place, name) in
+        [("/config", "seed"), ("/config/recipe", "ema"), ("/config/denoiser", "heads")]
+    {
+        let without = with_config(&files.detector, |config| {
+            config.pointer_mut(place).unwrap().as_object_mut().unwrap().remove(name);
+        });
+        files.refused(&without, &format!("missing field `{name}`"));
+    }
+}
+
+#[test]
+fn settings_out_of_range() {
+    let files = Files::new();
+    for (name, value, contains) in [
+        ("width", 0, "`width` should be in 1..=16384"),
+        ("width", 1u64 << 40, "`width` should be in 1..=16384"),
+        ("width", 17, "`heads` should be a divisor of the width 17"),
+        ("width", 16384, "should be [16384, 5, 1, 1], got [16, 5, 1, 1]"),
+        ("heads", 0, "`heads` should be in 1..=16384"),
+        ("heads", 3, "`heads` should be a divisor of the width 16"),
+        ("depth", 1 << 50, "`depth` should be at most 1024"),
+        ("depth", 1024, "tensor `denoiser.blocks.2.attn.qkv.weight` is missing"),
+        ("depth", 1, "does not belong here"),
+        ("depth", 0, "does not belong here"),
+        ("grid", 16384, "should be [1, 268435456, 16], got [1, 16, 16]"),
+        ("grid", 5, "should be [1, 25, 16], got [1, 16, 16]"),
+        ("channels", 16384, "should be [16, 16384, 1, 1], got [16, 5, 1, 1]"),
+        ("patch", 3, "`patch` should be a divisor of the grid 4"),
+        ("patch", 2, "should be [16, 5, 2, 2], got [16, 5, 1, 1]"),
+    ] {
+        let place = format!("/config/denoiser/{name}");
+        files.refused(&with_setting(&files.detector, &place, value.into()), contains);
+    }
+    let huge = json!({"channels": 16384, "grid": 16384, "width": 16384, "depth": 1024, "heads": 0, "patch": 16384});
+    files.refused(&with_setting(&files.detector, "/config/denoiser", huge.clone()), "`heads`");
+    files.state_refused(
+        &with_setting(&files.state, "/config/config/denoiser", huge.clone()),
+        "`heads`",
+    );
+    let mut huge = huge;
+    huge["heads"] = 1.into();
+    files.refused(
+        &with_setting(&files.detector, "/config/denoiser", huge.clone()),
+        "should be [16384",
+    );
+    files.state_refused(
+        &with_setting(&files.state, "/config/config/denoiser", huge),
+        "`parameters` should be",
+    );
+    for (name, value) in [
+        ("batch", json!(0)),
+        ("inversion_steps", json!(0)),
+        ("inversion_steps", json!(1_000_000_000)),
+        ("single_timestep", json!(1000)),
+        ("clip", json!(-1.0)),
+        ("warmup", json!(1e300)),
+        ("beta1", json!(1.5)),
+        ("ema", json!({"constant": 2.0})),
+    ] {
+        let bytes = with_setting(&files.detector, &format!("/config/recipe/{name}"), value.clone());
+        files.refused(&bytes, &format!("`{name}` should be"));
+        let bytes = with_setting(&files.state, &format!("/config/config/recipe/{name}"), value);
+        files.state_refused(&bytes, &format!("`{name}` should be"));
+    }
+    let at = |step: u64, steps: u64| {
+        let bytes = with_setting(&files.state, "/config/step", step.into());
+        with_setting(&bytes, "/config/config/steps", steps.into())
+    };
+    files.state_refused(&at(6, 5), "it is at step 6 of 5");
+    files.state_refused(&at(u64::MAX, 5), "it is at step 18446744073709551615 of 5");
+    files.state_refused(&at(u64::MAX, u64::MAX), "`steps` should be");
+    // A recipe that says to whiten without the whitening, and the other way round.
+    let bytes = with_setting(&files.detector, "/config/recipe/whiten", false.into());
+    files.refused(&bytes, "tensor `whitening.bias` does not belong here");
+}
+
+#[test]
+fn tensors_that_do_not_fit() {
+    let files = Files::new();
+    for (bytes, names, refused) in [
+        (
+            &files.detector,
+            &["denoiser.pos_embed", "ema.final_layer.linear.bias", "whitening.weight"][..],
+            Files::refused as fn(&Files, &[u8], &str),
+        ),
+        (&files.state, &["parameters", "ema", "m", "v", "whitening.bias"], Files::state_refused),
+    ] {
+        for name in names {
+            let renamed = with_header(bytes, |header| {
+                let header = header.as_object_mut().unwrap();
+                let info = header.remove(*name).unwrap();
+                header.insert("bread".into(), info);
+            });
+            refused(&files, &renamed, &format!("tensor `{name}` is missing"));
+            let reshaped = with_header(bytes, |header| {
+                let shape = header[name]["shape"].as_array_mut().unwrap();
+                shape.insert(0, 1.into());
+            });
+            refused(&files, &reshaped, &format!("tensor `{name}` should be ["));
+            let deep = with_header(bytes, |header| {
+                let shape = header[name]["shape"].as_array_mut().unwrap();
+                *shape = [vec![1.into(); 9], shape.clone()].concat();
+            });
+            refused(&files, &deep, &format!("tensor `{name}` has 1"));
+            let halved = with_header(bytes, |header| {
+                let shape = header[name]["shape"].as_array_mut().unwrap();
+                shape.push(2.into());
+                header[name]["dtype"] = "F16".into();
+            });
+            refused(&files, &halved, &format!("tensor `{name}` should hold F32, got F16"));
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut parts = Parts::of(bytes);
+                let start = parts.header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+                parts.data[start + 4..][..4].copy_from_slice(&bad.to_le_bytes());
+                refused(&files, &parts.bytes(), &format!("tensor `{name}` holds {bad}"));
+            }
+        }
+        // One tensor more than there should be.
+        let mut parts = Parts::of(bytes);
+        let end = parts.data.len();
+        parts.header["more"] =
+            json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
+        parts.data.extend([0; 4]);
+        refused(&files, &parts.bytes(), "tensor `more` does not belong here");
+    }
+    // Statistics of a category that the detector does not know, of no images, of other columns.
+    let rename = |header: &mut Value| {
+        let header = header.as_object_mut().unwrap();
+        let info = header.remove("calibration.dots").unwrap();
+        header.insert("calibration.nuts".into(), info);
+    };
+    let renamed = with_header(&files.detector, rename);
+    files.refused(&renamed, "tensor `calibration.nuts` does not belong here");
+    let reshaped = with_header(&files.detector, |header| {
+        header["calibration.dots"]["shape"] = json!([2, 8]);
+    });
+    files.refused(&reshaped, "tensor `calibration.dots` should be (n ≥ 1, 4), got [2, 8]");
+    let mut parts = Parts::of(&files.detector);
+    let rows = parts.header["calibration.dots"].take();
+    parts.header["calibration.dots"] =
+        json!({"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]});
+    parts.header["spare"] = rows;
+    files.refused(&parts.bytes(), "tensor `calibration.dots` should be (n ≥ 1, 4), got [0, 4]");
+}
+
+#[test]
+fn headers_that_lie() {
+    let files = Files::new();
+    for (bytes, refused) in [
+        (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
+        (&files.state, Files::state_refused),
+    ] {
+        let whole = bytes.len() as u64;
+        for len in
+            [0, 1, 8, whole - 9, whole - 8, whole, 100_000_001, 1 << 40, u64::MAX - 7, u64::MAX]
+        {
+            let lying = [&len.to_le_bytes()[..], &bytes[8..]].concat();
+            refused(&files, &lying, "not a whole");
+        }
+        let name = if bytes == &files.state { "parameters" } else { "denoiser.pos_embed" };
+        for shape in [json!([1u64 << 40]), json!([u64::MAX, 2]), json!([1u64 << 33, 1u64 << 33])] {
+            let elements = shape.as_array().unwrap().iter();
+            let bytes_claimed = elements
+                .map(|n| u128::from(n.as_u64().unwrap()))
+                .product::<u128>()
+                .saturating_mul(4)
+                .min(u128::from(u64::MAX)) as u64;
+            let claims = with_header(bytes, |header| {
+                header[name]["shape"] = shape.clone();
+                header[name]["data_offsets"] = json!([0, bytes_claimed]);
+            });
+            refused(&files, &claims, "not a whole");
+            let claims = with_header(bytes, |header| header[name]["shape"] = shape.clone());
+            refused(&files, &claims, "not a whole");
+        }
+        for offsets in [json!([8, 4]), json!([u64::MAX, 0]), json!([-1, 4])] {
+            let claims =
+                with_header(bytes, |header| header[name]["data_offsets"] = offsets.clone());
+            refused(&files, &claims, "not a whole");
+        }
+    }
+}
+
+#[test]
+fn another_backbone() {
+    let [whitened, _] = recipes();
+    let own = Detector::backbone_id(&invad::nn::Backbone::lite0());
+    let refused = |change: fn(&mut Checkpoint), contains: &[&str]| {
+        let folder = tempdir().unwrap();
+        let path = folder.path().join("detector");
+        let mut checkpoint = checkpoint(whitened.clone(), 1);
+        change(&mut checkpoint);
+        checkpoint.save(&path).unwrap();
+        let Err(Error::File { path: named, reason }) = Detector::load(&path) else {
+            panic!("refused as a file")
+        };
+        assert_eq!(named, path);
+        for part in contains {
+            assert!(reason.contains(part), "`{reason}` should contain `{part}`");
+        }
+    };
+    let hash = |c: &mut Checkpoint| c.config.backbone.hash = "00ff".into();
+    refused(hash, &["efficientnet-lite0", "00ff", &own.hash]);
+    let name = |c: &mut Checkpoint| c.config.backbone.name = "resnet".into();
+    refused(name, &["resnet", "efficientnet-lite0"]);
+    refused(|c| c.config.backbone.image_size = 300, &["image size", "300", "256"]);
+}
+
+#[test]
+fn a_denoiser_of_other_features() {
+    let [whitened, _] = recipes();
+    let mut config = training(whitened, 1);
+    config.backbone = Detector::backbone_id(&invad::nn::Backbone::lite0());
+    let checkpoint = trained(&config, 3, 1).into_checkpoint();
+    let refused = Detector::new(checkpoint).err().unwrap().to_string();
+    let want = "Detector: `denoiser` should be 192 channels on a grid of 16, got 5 on 4";
+    assert_eq!(refused, want);
+}
+
+#[test]
+fn a_failed_save_leaves_the_old_file() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    let [whitened, _] = recipes();
+    let mut checkpoint = calibrated(trained(&training(whitened, 5), 6, 5).into_checkpoint());
+    checkpoint.save(&path).unwrap();
+    let before = fs::read(&path).unwrap();
+    let untouched = || {
+        assert!(fs::read(&path).unwrap() == before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a temporary file is left");
+    };
+
+    // What cannot be written.
+    let whole = checkpoint.ema;
+    checkpoint.ema = crate::numbers::tensor(1, &[7], 1.0);
+    let refused = checkpoint.save(&path).unwrap_err();
+    assert!(matches!(refused, Error::Shape { .. }), "{refused}");
+    untouched();
+    checkpoint.ema = whole;
+
+    // Where nothing can be written: this user may be one whom permissions do not bind.
+    checkpoint.config.seed += 1;
+    let mut permissions = fs::metadata(folder.path()).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(folder.path(), permissions.clone()).unwrap();
+    if fs::write(folder.path().join("probe"), "").is_err() {
+        let refused = checkpoint.save(&path).unwrap_err();
+        assert!(matches!(&refused, Error::Io { path: p, .. } if *p == path), "{refused}");
+        untouched();
+    } else {
+        println!("skipped: this user writes in read-only folders");
+        fs::remove_file(folder.path().join("probe")).unwrap();
+    }
+    #[allow(clippy::permissions_set_readonly_false)]
+    permissions.set_readonly(false);
+    fs::set_permissions(folder.path(), permissions).unwrap();
+
+    // A folder in the place of the file.
+    let taken = folder.path().join("taken");
+    fs::create_dir(&taken).unwrap();
+    let refused = checkpoint.save(&taken).unwrap_err();
+    assert!(matches!(&refused, Error::Io { path, .. } if *path == taken), "{refused}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+
+    checkpoint.save(&path).unwrap();
+    assert_eq!(Checkpoint::load(&path).unwrap().config.seed, checkpoint.config.seed);
+}

@@ -1,0 +1,167 @@
+//! Tiny networks, features and pictures.
+
+use std::sync::OnceLock;
+
+use image::{Rgb, RgbImage};
+use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
+use invad::nn::features::{Backbone, Workspace};
+use invad::nn::{Dit, DitConfig};
+use invad::ops::{Random, Stream};
+use invad::{Detector, Device, Tensor, Trainer};
+
+use crate::numbers::{bits, tensor};
+
+/// Whole numbers below a bound, different for each `seed`.
+pub struct Numbers {
+    random: Random,
+    drawn: u64,
+}
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self { random: Random { seed, stream: Stream::Order, step: 0 }, drawn: 0 }
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.drawn += 1;
+        self.random.below(n as u32, self.drawn) as usize
+    }
+}
+
+/// A denoiser of a few thousand parameters.
+pub fn tiny() -> DitConfig {
+    DitConfig { channels: 5, grid: 4, width: 16, depth: 2, heads: 2, patch: 1 }
+}
+
+/// Both recipes, with batches of 4 and a rate at which a tiny network learns.
+pub fn recipes() -> [Recipe; 2] {
+    let small = |recipe| Recipe { batch: 4, peak_rate: 2e-3, ..recipe };
+    [small(Recipe::whitened()), small(Recipe::paper())]
+}
+
+pub fn training(recipe: Recipe, steps: u64) -> TrainingConfig {
+    TrainingConfig {
+        recipe,
+        denoiser: tiny(),
+        backbone: BackboneId { name: "none".into(), hash: "0123".into(), image_size: 8 },
+        seed: 7,
+        steps,
+        categories: vec!["dots".into(), "stripes".into()],
+    }
+}
+
+/// Features of `images` images for [`tiny`], which lie close to a plane.
+pub fn features(images: usize) -> Tensor {
+    let c = tiny();
+    let tokens = images * c.grid * c.grid;
+    let (plane, rest) = (tensor(1, &[tokens, 2], 2.0), tensor(2, &[tokens, c.channels], 0.1));
+    let (plane, mut x) = (plane.to_vec_f32(), rest.to_vec_f32());
+    for (x, p) in x.chunks_exact_mut(c.channels).zip(plane.chunks_exact(2)) {
+        for (i, x) in x.iter_mut().enumerate() {
+            *x += p[0] * (i as f32 - 2.0) + p[1] + 0.5;
+        }
+    }
+    Tensor::from_f32(x, &[images, c.grid, c.grid, c.channels], Device::Cpu).unwrap()
+}
+
+pub fn trainer(config: &TrainingConfig, images: usize) -> Trainer {
+    Trainer::new(config.clone(), features(images), Device::Cpu).unwrap()
+}
+
+/// A trainer after `steps` steps.
+pub fn trained(config: &TrainingConfig, images: usize, steps: u64) -> Trainer {
+    let mut trainer = trainer(config, images);
+    for _ in 0..steps {
+        trainer.step().unwrap();
+    }
+    trainer
+}
+
+/// The bits of everything that training changes.
+pub fn state_bits(state: &TrainingState) -> [Vec<u32>; 4] {
+    [&state.parameters, &state.ema, &state.m, &state.v].map(bits)
+}
+
+/// What `run` returns on a pool of so many threads.
+pub fn on_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+}
+
+/// Parameters none of which is 0, as after training.
+pub fn parameters(dit: &Dit, seed: u64) -> Tensor {
+    let mut values = dit.init(seed, Device::Cpu).unwrap().to_vec_f32();
+    let noise = tensor(seed + 1, &[dit.len()], 0.1).to_vec_f32();
+    values.iter_mut().zip(noise).for_each(|(v, n)| *v += n);
+    Tensor::from_f32(values, &[dit.len()], Device::Cpu).unwrap()
+}
+
+/// What a picture shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Stripes,
+    Dots,
+}
+
+/// A picture, a little different for each `seed`.
+pub fn picture(kind: Kind, seed: u64, width: u32, height: u32) -> RgbImage {
+    let mut numbers = Numbers::new(seed + 1000 * kind as u64);
+    let shift = numbers.below(8) as u32;
+    RgbImage::from_fn(width, height, |x, y| {
+        let bright = match kind {
+            Kind::Stripes => (x + shift) / 4 % 2 == 0,
+            Kind::Dots => (x + shift) % 8 < 3 && y % 8 < 3,
+        };
+        let value = if bright { 190 } else { 60 };
+        let mut channel = |v: u32| (v as usize + numbers.below(20)) as u8;
+        Rgb([channel(value), channel(value + 10), channel(250 - value)])
+    })
+}
+
+/// The same with a bright square.
+pub fn defective(kind: Kind, seed: u64, width: u32, height: u32) -> RgbImage {
+    let mut picture = picture(kind, seed, width, height);
+    for (x, y) in (width / 2..width / 2 + 12).flat_map(|x| (10..22).map(move |y| (x, y))) {
+        picture.put_pixel(x.min(width - 1), y.min(height - 1), Rgb([255, 40, 40]));
+    }
+    picture
+}
+
+pub fn pictures(kind: Kind, seeds: std::ops::Range<u64>) -> Vec<RgbImage> {
+    seeds.map(|seed| picture(kind, seed, 48, 40)).collect()
+}
+
+/// A detector of stripes and dots, not calibrated.
+pub fn checkpoint(recipe: Recipe, steps: u64) -> Checkpoint {
+    let backbone = Backbone::lite0();
+    let (c, g) = (backbone.channels(), backbone.grid());
+    let images = [pictures(Kind::Stripes, 0..6), pictures(Kind::Dots, 0..6)].concat();
+    let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
+    backbone.extract(&images, &mut features, &mut Workspace::default()).unwrap();
+    let config = TrainingConfig {
+        denoiser: DitConfig { channels: c, grid: g, width: 32, depth: 1, heads: 2, patch: 1 },
+        backbone: Detector::backbone_id(&backbone),
+        ..training(recipe, steps)
+    };
+    let mut trainer = Trainer::new(config, features, Device::Cpu).unwrap();
+    for _ in 0..steps {
+        trainer.step().unwrap();
+    }
+    trainer.into_checkpoint()
+}
+
+/// Held-out pictures of a category.
+pub fn held_out(kind: Kind) -> Vec<RgbImage> {
+    pictures(kind, 100..107)
+}
+
+/// A calibrated detector, made once for all tests.
+pub fn detector() -> &'static Detector {
+    static DETECTOR: OnceLock<Detector> = OnceLock::new();
+    DETECTOR.get_or_init(|| {
+        let [whitened, _] = recipes();
+        let mut detector = Detector::new(checkpoint(whitened, 12)).unwrap();
+        detector.calibrate("stripes", &held_out(Kind::Stripes)).unwrap();
+        detector.calibrate("dots", &held_out(Kind::Dots)).unwrap();
+        detector
+    })
+}

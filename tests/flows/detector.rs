@@ -1,0 +1,410 @@
+use std::sync::Mutex;
+use std::thread;
+
+use image::RgbImage;
+use invad::checkpoint::{Checkpoint, ImageStats, Moments};
+use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
+use invad::diffusion::Inverter;
+use invad::nn::{Backbone, Dit, features};
+use invad::{Detector, Error, Tensor, ops};
+use tempfile::tempdir;
+
+use crate::common::*;
+use crate::numbers::poisoned;
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Detector>();
+};
+
+/// Good and defective pictures of both kinds and several sizes.
+fn tested() -> Vec<RgbImage> {
+    let sizes = [(48, 40), (300, 20), (31, 97), (256, 256), (1, 1)];
+    let kinds = [Kind::Stripes, Kind::Dots].into_iter().cycle();
+    let mut all = Vec::new();
+    for (i, ((width, height), kind)) in sizes.into_iter().zip(kinds).enumerate() {
+        all.push(picture(kind, 200 + i as u64, width, height));
+    }
+    all.push(defective(Kind::Stripes, 300, 48, 40));
+    all.push(defective(Kind::Dots, 301, 48, 40));
+    all
+}
+
+fn stat_bits(s: &ImageStats) -> [u32; 4] {
+    [s.max, s.abs, s.top5, s.nll].map(f32::to_bits)
+}
+
+/// All bits of what was said of an image.
+fn scored_bits(s: &Scored) -> (u64, [u32; 4], Vec<u32>) {
+    let map = s.map.values().iter().map(|v| v.to_bits()).collect();
+    (s.score.to_bits(), stat_bits(&s.stats), map)
+}
+
+fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 4], Vec<u32>)> {
+    detector.score(images).unwrap().iter().map(scored_bits).collect()
+}
+
+#[test]
+fn images_do_not_see_each_other() {
+    let (detector, images) = (detector(), tested());
+    let want: Vec<_> = images.iter().map(|i| score(detector, &[i.clone()]).remove(0)).collect();
+    for threads in [1, 2, 3, 16] {
+        on_threads(threads, || {
+            for at_once in [2, 5, 7] {
+                let got = images.chunks(at_once).flat_map(|i| score(detector, i));
+                let got: Vec<_> = got.collect();
+                assert!(got == want, "{threads} threads, {at_once} at once");
+            }
+            let reversed: Vec<_> = images.iter().rev().cloned().collect();
+            let mut got = score(detector, &reversed);
+            got.reverse();
+            assert!(got == want, "{threads} threads, reversed");
+        });
+    }
+}
+
+#[test]
+fn scores_from_four_threads_at_once() {
+    let (detector, images) = (detector(), tested());
+    let want = score(detector, &images);
+    thread::scope(|scope| {
+        for first in 0..4 {
+            let (images, want) = (&images, &want);
+            scope.spawn(move || {
+                let mut got = Vec::new();
+                for images in images[first..].chunks(1 + first % 3) {
+                    got.extend(score(detector, images));
+                }
+                assert!(got == want[first..]);
+            });
+        }
+    });
+}
+
+#[test]
+fn files_score_as_images_do() {
+    let (detector, images) = (detector(), tested());
+    let folder = tempdir().unwrap();
+    let mut paths = Vec::new();
+    for (i, image) in images.iter().enumerate() {
+        let path = folder.path().join(format!("{i}.png"));
+        image.save(&path).unwrap();
+        paths.push(path);
+    }
+    let broken = folder.path().join("broken.png");
+    std::fs::write(&broken, "this is no image").unwrap();
+    paths.insert(3, broken.clone());
+    let want = score(detector, &images);
+    let (mut got, mut seen, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    let each = |path: &std::path::PathBuf, result: invad::Result<(RgbImage, Scored)>| {
+        seen.push(path.clone());
+        match result {
+            Ok((image, scored)) => {
+                assert_eq!(image, images[got.len()]);
+                got.push(scored_bits(&scored));
+            }
+            Err(e) => refused.push(e),
+        }
+    };
+    detector.score_files(&paths, &ScoreOptions::default(), each).unwrap();
+    assert_eq!(seen, paths);
+    assert!(got == want);
+    assert_eq!(refused.len(), 1);
+    assert!(matches!(&refused[0], Error::Image { path, .. } if *path == broken), "{}", refused[0]);
+    assert!(detector.score(&[]).unwrap().is_empty());
+}
+
+/// Features, whitening, inversion and score, one after another.
+fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 4], Vec<u32>) {
+    let backbone = Backbone::lite0();
+    let (c, g) = (backbone.channels(), backbone.grid());
+    let mut x = poisoned(&[1, g, g, c]);
+    let mut space = features::Workspace::default();
+    backbone.extract(std::slice::from_ref(image), &mut x, &mut space).unwrap();
+    if let Some(whitening) = &checkpoint.whitening {
+        let mut z = poisoned(x.shape());
+        whitening.apply(&x, &mut z).unwrap();
+        x = z;
+    }
+    let recipe = &checkpoint.config.recipe;
+    let inverter = Inverter::new(
+        &Dit::new(checkpoint.config.denoiser).unwrap(),
+        &checkpoint.ema,
+        recipe.parameterisation,
+        recipe.inversion_steps,
+        recipe.single_timestep,
+    )
+    .unwrap();
+    inverter.invert(&mut x, &mut inverter.workspace(1).unwrap()).unwrap();
+    let latent: Tensor = x.reshape(&[1, g * g, c]).unwrap();
+    let (mut map, mut stats) = (poisoned(&[1, g * g]), poisoned(&[1, ops::SCORE_STATS]));
+    ops::score(&latent, &mut map, &mut stats).unwrap();
+    let [max, _, abs, top5, nll] = stats.to_vec_f32().try_into().unwrap();
+    let map = map.to_vec_f32().into_iter().map(f32::to_bits).collect();
+    (stat_bits(&ImageStats { max, abs, top5, nll }), map)
+}
+
+#[test]
+fn any_number_of_steps() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    let image = defective(Kind::Dots, 9, 48, 40);
+    for recipe in recipes() {
+        checkpoint(recipe, 3).save(&path).unwrap();
+        let mut all = Vec::new();
+        for steps in [1, 2, 3, 5] {
+            let with_steps = || {
+                let mut checkpoint = Checkpoint::load(&path).unwrap();
+                checkpoint.config.recipe.inversion_steps = steps;
+                checkpoint
+            };
+            let mut detector = Detector::new(with_steps()).unwrap();
+            detector.calibrate("dots", &held_out(Kind::Dots)).unwrap();
+            let scored = &detector.score(&[image.clone()]).unwrap()[0];
+            let (_, stats, map) = scored_bits(scored);
+            assert!(scored.score.is_finite() && scored.map.values().iter().all(|v| *v >= 0.0));
+            assert!((stats, map.clone()) == by_hand(&with_steps(), &image), "{steps} steps");
+            all.push(map);
+        }
+        all.dedup();
+        assert_eq!(all.len(), 4, "the number of steps changes nothing");
+    }
+}
+
+#[test]
+fn tells_defects_from_good_ones() {
+    for kind in [Kind::Stripes, Kind::Dots] {
+        let good: Vec<_> = (400..406).map(|seed| picture(kind, seed, 48, 40)).collect();
+        let bad: Vec<_> = (400..406).map(|seed| defective(kind, seed, 48, 40)).collect();
+        let scores = |images: &[RgbImage]| -> Vec<f64> {
+            detector().score(images).unwrap().iter().map(|s| s.score).collect()
+        };
+        let highest = scores(&good).into_iter().fold(f64::MIN, f64::max);
+        let lowest = scores(&bad).into_iter().fold(f64::MAX, f64::min);
+        assert!(highest < lowest, "{kind:?}: good up to {highest}, defective from {lowest}");
+        // The square is in the upper right quarter.
+        let map = &detector().score(&bad[..1]).unwrap()[0].map;
+        let at = (0..256).max_by(|&a, &b| map.values()[a].total_cmp(&map.values()[b])).unwrap();
+        assert_eq!(map.side(), 16);
+        assert!(at % 16 >= 7 && at / 16 <= 9, "the largest cell is {}, {}", at % 16, at / 16);
+    }
+}
+
+/// Mean and standard deviation of n − 1, of one number of the held-out images.
+fn moments(images: &[ImageStats], f: impl Fn(&ImageStats) -> f64) -> (f64, f64) {
+    let n = images.len() as f64;
+    let mean = images.iter().map(&f).sum::<f64>() / n;
+    let variance = images.iter().map(|i| (f(i) - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, variance.sqrt())
+}
+
+fn standardised(held_out: &[ImageStats], kind: ScoreKind, stats: &ImageStats) -> f64 {
+    let z = |f: fn(&ImageStats) -> f64| {
+        let (mean, std) = moments(held_out, f);
+        (f(stats) - mean) / std
+    };
+    let (top5, abs, nll): (fn(&ImageStats) -> f64, fn(&ImageStats) -> f64, fn(&ImageStats) -> f64) =
+        (|s| s.top5.into(), |s| s.abs.into(), |s| s.nll.into());
+    match kind {
+        ScoreKind::Top5 => z(top5),
+        ScoreKind::Abs => z(abs),
+        ScoreKind::Nll => z(nll),
+        ScoreKind::Both => z(abs) + z(nll),
+    }
+}
+
+const KINDS: [ScoreKind; 4] = [ScoreKind::Top5, ScoreKind::Abs, ScoreKind::Nll, ScoreKind::Both];
+
+#[track_caller]
+fn close(got: f64, want: f64) {
+    assert!((got - want).abs() <= 1e-9 * want.abs().max(1.0), "{got} {want}");
+}
+
+#[test]
+fn scores_and_thresholds_from_the_calibration() {
+    let (detector, images) = (detector(), [tested().remove(0), tested().pop().unwrap()]);
+    let calibration = detector.calibration();
+    assert_eq!(calibration.categories.keys().collect::<Vec<_>>(), ["dots", "stripes"]);
+    for category in [None, Some("dots"), Some("stripes")] {
+        let held_out: Vec<ImageStats> = match category {
+            Some(name) => calibration.categories[name].clone(),
+            None => calibration.categories.values().flatten().copied().collect(),
+        };
+        assert_eq!(held_out.len(), if category.is_none() { 14 } else { 7 });
+        let (max_mean, max_std) = moments(&held_out, |s| s.max.into());
+        for kind in KINDS {
+            let mut normal: Vec<f64> =
+                held_out.iter().map(|s| standardised(&held_out, kind, s)).collect();
+            normal.sort_by(f64::total_cmp);
+            let mean = normal.iter().sum::<f64>() / normal.len() as f64;
+            let variance = normal.iter().map(|s| (s - mean).powi(2)).sum::<f64>();
+            let std = (variance / (normal.len() - 1) as f64).sqrt();
+            for threshold in [
+                Threshold::StandardDeviations(3.0),
+                Threshold::StandardDeviations(-0.5),
+                Threshold::Quantile(0.0),
+                Threshold::Quantile(0.5),
+                Threshold::Quantile(0.9),
+                Threshold::Quantile(1.0),
+                Threshold::Score(1.25),
+            ] {
+                let category = category.map(String::from);
+                let options = ScoreOptions { category, kind, threshold };
+                let scored = detector.score_with(&images, &options).unwrap();
+                for s in &scored {
+                    close(s.score, standardised(&held_out, kind, &s.stats));
+                    assert_eq!(s.is_anomalous, s.score >= s.threshold);
+                    assert_eq!(s.threshold, scored[0].threshold);
+                    assert_eq!(s.map_threshold, scored[0].map_threshold);
+                }
+                let n = normal.len() as f64;
+                let (score_at, map_at) = match threshold {
+                    Threshold::StandardDeviations(d) => (mean + d * std, max_mean + d * max_std),
+                    Threshold::Score(score) => (score, max_mean + 3.0 * max_std),
+                    Threshold::Quantile(q) => {
+                        let at = ((q * n).ceil() as usize).max(1) - 1;
+                        let mut maxima: Vec<f64> = held_out.iter().map(|s| s.max.into()).collect();
+                        maxima.sort_by(f64::total_cmp);
+                        (normal[at], maxima[at])
+                    }
+                };
+                close(scored[0].threshold, score_at);
+                assert!((f64::from(scored[0].map_threshold) - map_at).abs() < 1e-5 * map_at);
+            }
+        }
+    }
+}
+
+/// The held-out images themselves: their numbers are those of the calibration, and as many as the
+/// quantile says are beyond the threshold.
+#[test]
+fn a_quantile_of_the_held_out_images() {
+    let held_out = held_out(Kind::Dots);
+    for (quantile, flagged) in [(1.0, 0), (0.9, 0), (0.7, 2), (0.5, 3), (0.1, 6), (0.0, 6)] {
+        for kind in KINDS {
+            let options = ScoreOptions {
+                category: Some("dots".into()),
+                kind,
+                threshold: Threshold::Quantile(quantile),
+            };
+            let scored = detector().score_with(&held_out, &options).unwrap();
+            let stats: Vec<_> = scored.iter().map(|s| s.stats).collect();
+            assert_eq!(stats, detector().calibration().categories["dots"]);
+            let count = scored.iter().filter(|s| s.is_anomalous).count();
+            assert_eq!(count, flagged, "{quantile} {kind:?}");
+        }
+    }
+}
+
+#[test]
+fn moments_of_few_or_equal_numbers() {
+    let of = |values: &[f64]| Moments::of(values.iter().copied());
+    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt() });
+    for values in [&[5.0][..], &[5.0; 4], &[0.0; 3]] {
+        let moments = of(values);
+        assert_eq!(moments.mean, values[0]);
+        assert!(moments.std > 0.0 && moments.standardise(values[0]) == 0.0);
+        assert!(moments.standardise(values[0] + 1.0) > 1e5);
+    }
+}
+
+#[test]
+fn categories_and_options_that_cannot_be_used() {
+    let images = pictures(Kind::Dots, 0..1);
+    let refused = |detector: &Detector, options: ScoreOptions| {
+        let error = detector.score_with(&images, &options).unwrap_err();
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
+        error.to_string()
+    };
+    let nuts = || ScoreOptions { category: Some("nuts".into()), ..Default::default() };
+    let want = "score: `category` should be one of dots, stripes, got nuts";
+    assert_eq!(refused(detector(), nuts()), want);
+    for threshold in [
+        Threshold::Quantile(1.5),
+        Threshold::Quantile(f64::NAN),
+        Threshold::Score(f64::INFINITY),
+        Threshold::StandardDeviations(f64::NAN),
+    ] {
+        let options = ScoreOptions { threshold, ..Default::default() };
+        let message = refused(detector(), options);
+        assert!(message.starts_with("score: `threshold` should be"), "{message}");
+    }
+
+    let [whitened, _] = recipes();
+    let mut fresh = Detector::new(checkpoint(whitened, 1)).unwrap();
+    for options in [ScoreOptions::default(), nuts()] {
+        let message = refused(&fresh, options);
+        assert!(message.contains("should be calibrated: call `calibrate` first"), "{message}");
+    }
+    let error = fresh.calibrate("nuts", &images).unwrap_err().to_string();
+    assert_eq!(error, "calibrate: `category` should be one of dots, stripes, got nuts");
+    let error = fresh.calibrate("dots", &[]).unwrap_err().to_string();
+    assert_eq!(error, "calibrate: `held_out` should be at least one image, got 0");
+    fresh.calibrate("dots", &images).unwrap();
+    let stripes = ScoreOptions { category: Some("stripes".into()), ..Default::default() };
+    let want = "score: `category` should be one of dots, got stripes";
+    assert_eq!(refused(&fresh, stripes), want);
+    // Held-out statistics of one image have no spread; scores stay numbers.
+    let scored = fresh.score(&tested()).unwrap();
+    assert!(scored.iter().all(|s| s.score.is_finite() && s.threshold.is_finite()));
+}
+
+#[test]
+fn pictures_of_any_shape() {
+    for (width, height) in [(1, 1), (3000, 20), (20, 3000), (1, 500), (257, 255)] {
+        let scored = &detector().score(&[picture(Kind::Dots, 1, width, height)]).unwrap()[0];
+        let stats = scored.stats;
+        assert!([stats.max, stats.abs, stats.top5, stats.nll].iter().all(|v| v.is_finite()));
+        assert!(scored.score.is_finite());
+        let map = scored.map.resize(width as usize, height as usize).unwrap();
+        assert_eq!(map.len(), (width * height) as usize);
+        assert!(map.iter().all(|v| (0.0..=stats.max).contains(v)), "{width}×{height}");
+    }
+    for (width, height) in [(0, 5), (5, 0), (0, 0)] {
+        let images = [picture(Kind::Dots, 1, 9, 9), RgbImage::new(width, height)];
+        let error = detector().score(&images).unwrap_err();
+        assert!(matches!(error, Error::Argument { arg: "images", .. }), "{error}");
+    }
+    // A refused batch does not spoil the next.
+    assert!(score(detector(), &tested()) == score(detector(), &tested()));
+}
+
+#[test]
+fn a_file_scores_as_what_was_saved() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    detector().save(&path).unwrap();
+    let loaded = Detector::load(&path).unwrap();
+    assert_eq!(loaded.config(), detector().config());
+    assert_eq!(loaded.calibration(), detector().calibration());
+    assert!(score(&loaded, &tested()) == score(detector(), &tested()));
+}
+
+/// One detector behind a lock that every thread takes would pass too; that threads do score at the
+/// same time is seen by their meeting inside.
+#[test]
+fn threads_score_at_the_same_time() {
+    let folder = tempdir().unwrap();
+    let mut paths = Vec::new();
+    for i in 0..2 {
+        let path = folder.path().join(format!("{i}.png"));
+        picture(Kind::Dots, i, 20, 20).save(&path).unwrap();
+        paths.push(path);
+    }
+    let barrier = std::sync::Barrier::new(2);
+    let count = Mutex::new(0);
+    thread::scope(|scope| {
+        for path in &paths {
+            let (barrier, count) = (&barrier, &count);
+            scope.spawn(move || {
+                let each = |_: &&std::path::PathBuf, result: invad::Result<_>| {
+                    result.map(|_: (RgbImage, Scored)| ()).unwrap();
+                    barrier.wait();
+                    *count.lock().unwrap() += 1;
+                };
+                detector().score_files(&[path], &ScoreOptions::default(), each).unwrap();
+            });
+        }
+    });
+    assert_eq!(count.into_inner().unwrap(), 2);
+}

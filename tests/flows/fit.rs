@@ -1,0 +1,178 @@
+use std::fs;
+use std::path::Path;
+
+use invad::checkpoint::{Recipe, TrainingState};
+use invad::data::Dataset;
+use invad::detect::ScoreOptions;
+use invad::{Control, Error, Event, FitOptions, Fitted, fit};
+use tempfile::{TempDir, tempdir};
+
+use crate::common::*;
+
+/// Good pictures of both kinds: 18 dots, 6 stripes.
+fn data() -> TempDir {
+    let folder = tempdir().unwrap();
+    for (name, kind, count) in [("dots", Kind::Dots, 18), ("stripes", Kind::Stripes, 6)] {
+        let good = folder.path().join(name).join("train/good");
+        fs::create_dir_all(&good).unwrap();
+        for seed in 0..count {
+            picture(kind, seed, 32, 32).save(good.join(format!("{seed:02}.png"))).unwrap();
+        }
+    }
+    folder
+}
+
+fn open(folder: &TempDir) -> Dataset {
+    Dataset::open(folder.path(), &[]).unwrap()
+}
+
+fn options(state: Option<&Path>) -> FitOptions {
+    FitOptions {
+        recipe: Recipe { batch: 2, ..Recipe::whitened() },
+        steps: Some(6),
+        seed: 3,
+        state: state.map(Into::into),
+        ..FitOptions::default()
+    }
+}
+
+#[derive(Default, Debug, PartialEq)]
+struct Seen {
+    features: Vec<(usize, usize)>,
+    steps: Vec<(u64, u64)>,
+    unreadable: Vec<String>,
+    warnings: Vec<String>,
+}
+
+/// Fits, stopping after `stop` steps.
+fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fitted>, Seen) {
+    let mut seen = Seen::default();
+    let fitted = fit(dataset, options, |event| {
+        match event {
+            Event::Features { done, total } => seen.features.push((done, total)),
+            Event::Step { report, total } => seen.steps.push((report.step, total)),
+            Event::Unreadable(e) => seen.unreadable.push(e.to_string()),
+            Event::Warning(w) => seen.warnings.push(w.into()),
+        }
+        match seen.steps.last() {
+            Some((step, _)) if *step >= stop => Control::Stop,
+            _ => Control::Continue,
+        }
+    });
+    (fitted, seen)
+}
+
+fn file(fitted: Fitted) -> Vec<u8> {
+    let Fitted::Detector(detector) = fitted else { panic!("stopped") };
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    detector.save(&path).unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn stopped_and_resumed_is_the_same_detector() {
+    let folder = data();
+    let dataset = open(&folder);
+    let (fitted, seen) = run(&dataset, &options(None), u64::MAX);
+    // 18 images: 8 held out, 6 images: a quarter, at least 2.
+    assert_eq!(seen.features, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
+    assert_eq!(seen.steps, (1..=6).map(|step| (step, 6)).collect::<Vec<_>>());
+    assert!(seen.unreadable.is_empty());
+    assert_eq!(seen.warnings.len(), 1);
+    assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));
+    let whole = file(fitted.unwrap());
+
+    let path = folder.path().join("state");
+    let (stopped, seen) = run(&dataset, &options(Some(&path)), 4);
+    assert!(matches!(stopped.unwrap(), Fitted::Stopped(4)));
+    assert_eq!(seen.steps.len(), 4);
+    assert_eq!(TrainingState::load(&path).unwrap().step, 4);
+    let resume = FitOptions { resume: true, ..options(Some(&path)) };
+    let (resumed, seen) = run(&dataset, &resume, u64::MAX);
+    assert_eq!(seen.steps, [(5, 6), (6, 6)]);
+    assert!(file(resumed.unwrap()) == whole);
+    // A run that is done is calibrated again, without a step.
+    let (done, seen) = run(&dataset, &resume, u64::MAX);
+    assert!(seen.steps.is_empty());
+    assert!(file(done.unwrap()) == whole);
+
+    // To stop after the last step is to finish.
+    let (finished, _) = run(&dataset, &options(None), 6);
+    assert!(file(finished.unwrap()) == whole);
+}
+
+#[test]
+fn calibrates_every_category() {
+    let folder = data();
+    let (fitted, _) = run(&open(&folder), &options(None), u64::MAX);
+    let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+    let held_out: Vec<_> =
+        detector.calibration().categories.iter().map(|(name, i)| (&name[..], i.len())).collect();
+    assert_eq!(held_out, [("dots", 8), ("stripes", 2)]);
+    let config = detector.config();
+    assert_eq!((config.images, config.steps, config.seed), (14, 6, 3));
+    assert_eq!(config.categories, ["dots", "stripes"]);
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let scored = detector.score_with(&pictures(Kind::Dots, 50..52), &options).unwrap();
+    assert!(scored.iter().all(|s| s.score.is_finite()));
+}
+
+#[test]
+fn images_that_cannot_be_read() {
+    let folder = data();
+    let good = folder.path().join("dots/train/good");
+    for name in ["03.png", "07.png", "11.png"] {
+        fs::write(good.join(name), "this is no image").unwrap();
+    }
+    let (fitted, seen) = run(&open(&folder), &options(None), u64::MAX);
+    let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+    assert_eq!(seen.unreadable.len(), 3, "{:?}", seen.unreadable);
+    assert!(seen.unreadable.iter().all(|e| e.contains("dots/train/good")));
+    assert_eq!(seen.features.len(), 14, "each file counts");
+    let held_out = detector.calibration().categories["dots"].len();
+    assert_eq!(detector.config().images + held_out, 14 + 8 - 3);
+
+    for file in fs::read_dir(&good).unwrap() {
+        fs::write(file.unwrap().path(), "this is no image").unwrap();
+    }
+    let (fitted, seen) = run(&open(&folder), &options(None), u64::MAX);
+    let error = fitted.err().unwrap();
+    let want = "category `dots`: no image to calibrate with can be read";
+    assert!(matches!(&error, Error::Dataset { reason, .. } if reason == want), "{error}");
+    assert_eq!(seen.unreadable.len(), 18);
+    fs::remove_dir_all(folder.path().join("stripes")).unwrap();
+    let (fitted, _) = run(&open(&folder), &options(None), u64::MAX);
+    let error = fitted.err().unwrap().to_string();
+    assert!(error.ends_with("none of the good images can be read"), "{error}");
+}
+
+#[test]
+fn runs_that_cannot_start() {
+    let folder = data();
+    let dataset = open(&folder);
+    let path = folder.path().join("state");
+    run(&dataset, &options(Some(&path)), 2).0.unwrap();
+    let resume = || FitOptions { resume: true, ..options(Some(&path)) };
+    let refused = |options: FitOptions| run(&dataset, &options, u64::MAX).0.err().unwrap();
+    let seed = refused(FitOptions { seed: 4, ..resume() }).to_string();
+    assert!(seed.starts_with("resume: `seed` should be 3, as"), "{seed}");
+    let steps = refused(FitOptions { steps: Some(7), ..resume() }).to_string();
+    assert!(steps.starts_with("resume: `steps` should be 6, as"), "{steps}");
+    let recipe = refused(FitOptions { recipe: Recipe::whitened(), ..resume() });
+    assert!(matches!(recipe, Error::Argument { arg: "recipe", .. }), "{recipe}");
+    let none = refused(FitOptions { state: Some(folder.path().join("none")), ..resume() });
+    assert!(matches!(none, Error::Io { .. }), "{none}");
+    let recipe = Recipe { batch: 0, ..Recipe::paper() };
+    let batch = refused(FitOptions { recipe, steps: None, ..options(None) });
+    assert!(matches!(batch, Error::Argument { arg: "batch", .. }), "{batch}");
+
+    fs::remove_file(folder.path().join("dots/train/good/00.png")).unwrap();
+    let data = run(&open(&folder), &resume(), u64::MAX).0.err().unwrap();
+    assert!(matches!(data, Error::Argument { arg: "data", .. }), "{data}");
+    for entry in fs::read_dir(folder.path().join("stripes/train/good")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    let empty = run(&open(&folder), &options(None), u64::MAX).0.err().unwrap().to_string();
+    assert!(empty.contains("category `stripes` has no good images"), "{empty}");
+}

@@ -1,0 +1,186 @@
+use invad::diffusion::{Inverter, Parameterisation, Schedule};
+use invad::nn::{Activations, Dit, DitConfig, PackedDit};
+use invad::{Device, Error, Tensor};
+
+use crate::common::*;
+use crate::numbers::{assert_close, bits, f64s, poisoned, tensor};
+
+const BOTH: [Parameterisation; 2] = [Parameterisation::Epsilon, Parameterisation::Velocity];
+
+fn features_of(c: &DitConfig, images: usize, seed: u64) -> Tensor {
+    tensor(seed, &[images, c.grid, c.grid, c.channels], 1.7)
+}
+
+/// ᾱ_t in f64, from its definition.
+fn alpha(t: usize) -> f64 {
+    (0..=t).map(|s| 1.0 - (1e-4 + (0.02 - 1e-4) * s as f64 / 999.0)).product()
+}
+
+/// A fresh network returns 0. With velocity prediction that is the best linear denoiser of
+/// whitened features, whose inversion is a product of factors: with F = 0 the noise is
+/// ε̂ = √(1−ᾱ)·x and the clean feature x̂₀ = √ᾱ·x.
+#[test]
+fn without_an_output_layer() {
+    let dit = Dit::new(tiny()).unwrap();
+    let fresh = dit.init(3, Device::Cpu).unwrap();
+    let x = features_of(&tiny(), 3, 1);
+    for steps in [1, 2, 3, 5, 10] {
+        for parameterisation in BOTH {
+            let inverter = Inverter::new(&dit, &fresh, parameterisation, steps, 100).unwrap();
+            let mut space = inverter.workspace(3).unwrap();
+            let mut z = x.clone();
+            inverter.invert(&mut z, &mut space).unwrap();
+            let times = inverter.timesteps();
+            let mut factor = if steps == 1 { alpha(100).sqrt() } else { 1.0 };
+            for (i, &t) in times.iter().enumerate() {
+                let (from, to) = (alpha(t), times.get(i + 1).map_or(0.0, |&t| alpha(t)));
+                factor *= to.sqrt() * from.sqrt() + (1.0 - to).sqrt() * (1.0 - from).sqrt();
+            }
+            match parameterisation {
+                Parameterisation::Epsilon => {
+                    assert!(z.to_vec_f32().iter().all(|&z| z == 0.0), "{steps} steps");
+                }
+                Parameterisation::Velocity => {
+                    let want: Vec<f64> = f64s(&x).iter().map(|x| factor * x).collect();
+                    assert_close(&format!("{steps} steps"), &f64s(&z), &want, 1e-6);
+                }
+            }
+        }
+    }
+}
+
+/// The recursion of the method in f64, around what the network returns.
+#[test]
+fn steps_by_the_definition() {
+    let dit = Dit::new(tiny()).unwrap();
+    let parameters = parameters(&dit, 5);
+    for steps in [2, 3, 5] {
+        for parameterisation in BOTH {
+            let inverter = Inverter::new(&dit, &parameters, parameterisation, steps, 0).unwrap();
+            let mut space = inverter.workspace(2).unwrap();
+            let mut x = features_of(&tiny(), 2, 2);
+            let times = inverter.timesteps().to_vec();
+            for (i, &t) in times.iter().enumerate() {
+                let before = f64s(&x);
+                let output = inverter.step(i, x.view_mut(), &mut space).unwrap().to_vec_f32();
+                let (from, to) = (alpha(t), times.get(i + 1).map_or(0.0, |&t| alpha(t)));
+                let want: Vec<f64> = before
+                    .iter()
+                    .zip(output)
+                    .map(|(x, f)| {
+                        let f = f64::from(f);
+                        let epsilon = match parameterisation {
+                            Parameterisation::Epsilon => f,
+                            Parameterisation::Velocity => (1.0 - from).sqrt() * x + from.sqrt() * f,
+                        };
+                        let clean = (x - (1.0 - from).sqrt() * epsilon) / from.sqrt();
+                        to.sqrt() * clean + (1.0 - to).sqrt() * epsilon
+                    })
+                    .collect();
+                assert_close(&format!("{steps} steps, {i}"), &f64s(&x), &want, 1e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn timesteps() {
+    let dit = Dit::new(tiny()).unwrap();
+    let parameters = parameters(&dit, 5);
+    for (steps, want) in [
+        (1, vec![100]),
+        (2, vec![0, 999]),
+        (3, vec![0, 500, 999]),
+        (5, vec![0, 250, 500, 749, 999]),
+    ] {
+        let inverter = Inverter::new(&dit, &parameters, BOTH[0], steps, 100).unwrap();
+        assert_eq!(inverter.timesteps(), want);
+    }
+    let refused = |steps, single| match Inverter::new(&dit, &parameters, BOTH[0], steps, single)
+        .err()
+        .unwrap()
+    {
+        Error::Argument { arg, .. } => arg,
+        other => panic!("{other}"),
+    };
+    assert_eq!(refused(0, 100), "steps");
+    assert_eq!(refused(1001, 100), "steps");
+    assert_eq!(refused(1, 1000), "single_timestep");
+    assert!((Schedule::linear().alphas_cumprod[999] - alpha(999)).abs() < 1e-15);
+}
+
+/// Packed weights and one row of modulation for all images against the network as it is trained.
+#[test]
+fn packed_network() {
+    for denoiser in [
+        tiny(),
+        DitConfig { patch: 2, ..tiny() },
+        DitConfig { channels: 33, grid: 12, width: 72, depth: 1, heads: 3, patch: 1 },
+        DitConfig { depth: 0, ..tiny() },
+    ] {
+        let dit = Dit::new(denoiser).unwrap();
+        let parameters = parameters(&dit, 9);
+        let times = [0, 1, 123, 500, 999];
+        let packed = PackedDit::new(&dit, &parameters, &times).unwrap();
+        for images in [1, 3] {
+            let x = features_of(&denoiser, images, 4);
+            let mut packed_acts = Activations::for_inference(&dit, images, Device::Cpu).unwrap();
+            let mut acts = Activations::for_training(&dit, images, Device::Cpu).unwrap();
+            for (i, &t) in times.iter().enumerate() {
+                let (mut got, mut want) = (poisoned(x.shape()), poisoned(x.shape()));
+                packed.forward(&x, i, &mut packed_acts, &mut got).unwrap();
+                let t = Tensor::from_f32(vec![t as f32; images], &[images], Device::Cpu).unwrap();
+                dit.forward(&parameters, &x, &t, &mut acts, &mut want).unwrap();
+                let case = format!("{denoiser:?}, {images} images, t {}", times[i]);
+                assert!(f64s(&want).iter().any(|f| f.abs() > 0.1), "{case}");
+                assert_close(&case, &f64s(&got), &f64s(&want), 2e-6);
+            }
+            let (mut out, beyond) = (poisoned(x.shape()), times.len());
+            let refused = packed.forward(&x, beyond, &mut packed_acts, &mut out).unwrap_err();
+            assert!(matches!(refused, Error::Argument { arg: "timestep", .. }), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn images_do_not_see_each_other() {
+    for denoiser in [tiny(), DitConfig { channels: 33, grid: 12, width: 72, heads: 3, ..tiny() }] {
+        let dit = Dit::new(denoiser).unwrap();
+        let inverter = Inverter::new(&dit, &parameters(&dit, 5), BOTH[1], 3, 0).unwrap();
+        let invert = |threads, images: usize| {
+            on_threads(threads, || {
+                let x = features_of(&denoiser, 5, 6).to_vec_f32();
+                let len = x.len() / 5;
+                let shape = [images, denoiser.grid, denoiser.grid, denoiser.channels];
+                let mut latents = Vec::new();
+                for x in x.chunks(images * len) {
+                    let shape = [x.len() / len, shape[1], shape[2], shape[3]];
+                    let mut z = Tensor::from_f32(x.to_vec(), &shape, Device::Cpu).unwrap();
+                    let mut space = inverter.workspace(shape[0]).unwrap();
+                    inverter.invert(&mut z, &mut space).unwrap();
+                    latents.extend(bits(&z));
+                }
+                latents
+            })
+        };
+        let want = invert(1, 5);
+        for (threads, images) in [(1, 1), (1, 2), (3, 5), (3, 1), (2, 3)] {
+            assert!(invert(threads, images) == want, "{threads} threads, {images} at once");
+        }
+    }
+}
+
+#[test]
+fn other_shapes_are_refused() {
+    let dit = Dit::new(tiny()).unwrap();
+    let fresh = dit.init(3, Device::Cpu).unwrap();
+    let short = Tensor::from_f32(vec![0.0; dit.len() - 1], &[dit.len() - 1], Device::Cpu).unwrap();
+    let refused = Inverter::new(&dit, &short, BOTH[0], 3, 0).err().unwrap();
+    assert!(matches!(refused, Error::Shape { arg: "parameters", .. }), "{refused}");
+    let inverter = Inverter::new(&dit, &fresh, BOTH[0], 3, 0).unwrap();
+    let mut space = inverter.workspace(2).unwrap();
+    for shape in [[3, 4, 4, 5], [2, 4, 4, 6], [2, 4, 5, 5]] {
+        let refused = inverter.invert(&mut tensor(1, &shape, 1.0), &mut space).unwrap_err();
+        assert!(matches!(refused, Error::Shape { arg: "x", .. }), "{refused}");
+    }
+}
