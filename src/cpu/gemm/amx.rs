@@ -39,7 +39,9 @@ pub(crate) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
         const XFEATURE_XTILEDATA: i64 = 18;
-        let leaf = __cpuid_count(7, 0);
+        // SAFETY: every processor of this architecture has CPUID. Newer versions of Rust know that.
+        #[allow(unused_unsafe)]
+        let leaf = unsafe { __cpuid_count(7, 0) };
         let amx = leaf.edx & (1 << 22) != 0 && leaf.edx & (1 << 24) != 0;
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512dq")
