@@ -186,13 +186,16 @@ impl Recipe {
             ("peak_rate", self.peak_rate),
             ("last_rate", self.last_rate),
             ("warmup", self.warmup),
-            ("eps", self.eps),
             ("weight_decay", self.weight_decay),
             ("clip", self.clip),
         ] {
             if !(0.0..=1e9).contains(&value) {
                 return e(name, "in 0..=1e9", value.to_string());
             }
+        }
+        // Parameters without a gradient divide by it.
+        if !(1e-20..=1.0).contains(&self.eps) {
+            return e("eps", "in 1e-20..=1", self.eps.to_string());
         }
         for (name, value) in [("beta1", self.beta1), ("beta2", self.beta2)] {
             if !(0.0..1.0).contains(&value) {

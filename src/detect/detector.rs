@@ -245,7 +245,7 @@ impl Detector {
     ///
     /// # Errors
     /// [`Error::Argument`] if the detector has no calibration for the category, an option is out
-    /// of range, or an image is empty.
+    /// of range, an image is empty, or the network overflows.
     pub fn score_with(&self, images: &[RgbImage], options: &ScoreOptions) -> Result<Vec<Scored>> {
         let scale = self.scale(options)?;
         let measured = self.measure(images)?.into_iter();
@@ -393,6 +393,10 @@ impl Detector {
         for (map, row) in maps.chunks_exact(side * side).zip(rows.chunks_exact(ops::SCORE_STATS)) {
             let [max, _, abs, top5, nll] = row.try_into().expect("five statistics");
             let stats = ImageStats { max, abs, top5, nll };
+            if ![max, abs, top5, nll].iter().all(|v| v.is_finite()) {
+                let expected = "one whose latents are finite; train again";
+                return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
+            }
             all.push((stats, AnomalyMap::new(side, map.to_vec())?));
         }
         Ok(())

@@ -56,7 +56,7 @@ impl Inverter {
         &self.respaced.timesteps
     }
 
-    /// Buffers for batches of `batch` images; with them, inversions allocate nothing.
+    /// Buffers for batches of `batch` images, so that inversions need no memory of their own.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the device cannot be used.

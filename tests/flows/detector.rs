@@ -349,6 +349,23 @@ fn categories_and_options_that_cannot_be_used() {
     assert!(scored.iter().all(|s| s.score.is_finite() && s.threshold.is_finite()));
 }
 
+/// A score that is not a number would pass for a good image.
+#[test]
+fn an_overflow_is_no_score() {
+    let [whitened, _] = recipes();
+    let mut checkpoint = checkpoint(whitened, 1);
+    checkpoint.ema.view_mut().fill(1e30);
+    let stats = ImageStats { max: 1.0, abs: 1.0, top5: 1.0, nll: 1.0 };
+    checkpoint.calibration.categories.insert("dots".into(), vec![stats; 3]);
+    let mut detector = Detector::new(checkpoint).unwrap();
+    let images = pictures(Kind::Dots, 0..1);
+    for error in
+        [detector.score(&images).unwrap_err(), detector.calibrate("dots", &images).unwrap_err()]
+    {
+        assert!(matches!(error, Error::Argument { arg: "detector", .. }), "{error}");
+    }
+}
+
 #[test]
 fn pictures_of_any_shape() {
     for (width, height) in [(1, 1), (3000, 20), (20, 3000), (1, 500), (257, 255)] {

@@ -251,6 +251,7 @@ fn settings_out_of_range_are_refused() {
     refused(with(|r| r.beta1 = 1.0), "beta1");
     refused(with(|r| r.beta2 = f64::NAN), "beta2");
     refused(with(|r| r.eps = -1.0), "eps");
+    refused(with(|r| r.eps = 0.0), "eps");
     refused(with(|r| r.weight_decay = f64::NAN), "weight_decay");
     refused(with(|r| r.clip = f64::NAN), "clip");
     refused(with(|r| r.ema = Ema::Constant(1.5)), "ema");
