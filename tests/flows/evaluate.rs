@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use image::{GrayImage, Luma, RgbImage};
-use invad::data::Dataset;
+use invad::data::{Dataset, TestImage};
 use invad::detect::{self, Evaluation, ScoreOptions};
 use invad::metrics;
 use invad::{Error, detect::ImageResult};
@@ -57,15 +57,20 @@ fn data(root: &Path) {
 fn evaluate(root: &Path) -> (Evaluation, Vec<(String, bool, f64, f64)>, Vec<Error>) {
     let dataset = Dataset::open(root, &[]).unwrap();
     let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
-    let each = |r: ImageResult| {
-        assert_eq!((r.image.width(), r.image.height()), (48, 40));
-        assert_eq!(r.mask.is_some(), r.category == "dots" && r.test.defect.is_some());
-        let defect = r.test.defect.is_some();
-        seen.push((r.category.to_string(), defect, r.scored.score, r.scored.threshold));
+    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+        match result {
+            Ok(r) => {
+                assert_eq!((r.image.width(), r.image.height()), (48, 40));
+                assert_eq!(r.mask.is_some(), r.category == "dots" && r.test.defect.is_some());
+                let defect = r.test.defect.is_some();
+                seen.push((r.category.to_string(), defect, r.scored.score, r.scored.threshold));
+            }
+            Err(e) => unreadable.push(e),
+        }
+        Ok(())
     };
-    let options = ScoreOptions::default();
     let evaluation =
-        detect::evaluate(detector(), &dataset, &options, each, |e| unreadable.push(e)).unwrap();
+        detect::evaluate(detector(), &dataset, &ScoreOptions::default(), each).unwrap();
     (evaluation, seen, unreadable)
 }
 
@@ -192,13 +197,13 @@ fn categories_without_anomalies_or_images() {
     let dataset = || Dataset::open(folder.path(), &[]).unwrap();
     let run = |dataset: &Dataset| {
         let options = ScoreOptions::default();
-        detect::evaluate(detector(), dataset, &options, |_| {}, |_| {}).unwrap_err().to_string()
+        detect::evaluate(detector(), dataset, &options, |_, _| Ok(())).unwrap_err().to_string()
     };
     for i in 0..3 {
         fs::write(folder.path().join(format!("dots/test/good/{i}.png")), "no image").unwrap();
     }
     let message = run(&dataset());
-    assert!(message.contains("category dots has no readable test images"), "{message}");
+    assert!(message.contains("category `dots` has no readable test images"), "{message}");
 }
 
 /// A category that the detector does not know is scored with all its held-out images.
@@ -209,7 +214,8 @@ fn other_categories_are_pooled() {
     fs::rename(folder.path().join("dots"), folder.path().join("others")).unwrap();
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let mut scores = Vec::new();
-    let each = |r: ImageResult| {
+    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+        let r = result?;
         let options = ScoreOptions {
             category: (r.category == "stripes").then(|| "stripes".into()),
             ..Default::default()
@@ -217,9 +223,9 @@ fn other_categories_are_pooled() {
         let alone = detector().score_with(std::slice::from_ref(&r.image), &options).unwrap();
         assert_eq!(alone[0], r.scored);
         scores.push(r.scored.score);
+        Ok(())
     };
-    let options = ScoreOptions::default();
-    detect::evaluate(detector(), &dataset, &options, each, |e| panic!("{e}")).unwrap();
+    detect::evaluate(detector(), &dataset, &ScoreOptions::default(), each).unwrap();
     assert_eq!(scores.len(), 12);
 }
 
