@@ -25,8 +25,8 @@ fn run(dataset: &Dataset, seed: u64) -> Evaluation {
         panic!("nothing stops the run")
     };
     let fitted = start.elapsed();
-    let each = |_: &_, result: invad::Result<_>| result.map(drop);
-    let evaluation = evaluate(&detector, dataset, &ScoreOptions::default(), each).unwrap();
+    let options = ScoreOptions::default();
+    let evaluation = evaluate(&detector, dataset, &options, |_, result| result.map(drop)).unwrap();
     let (all, busy) = (start.elapsed(), processor_time() - busy);
     println!("seed {seed}: {all:.0?}, training {fitted:.0?}; {busy:.0} s of processors");
     println!("  calibrated {:?}\n  paper {:?}", evaluation.calibrated.mean, evaluation.paper.mean);
