@@ -131,12 +131,12 @@ pub(crate) fn attention_backward(
                 gemm(q, k.t(), p, tokens, Epilogue::default(), Threads::One);
                 gemm(d_o, v.t(), ds, tokens, Epilogue::default(), Threads::One);
                 let lse = &lse[(image * h.heads + head) * tokens..][..tokens];
-                for i in 0..tokens {
+                for (i, &lse) in lse.iter().enumerate() {
                     let at = i * width + head * h.size;
                     let delta = dot(&out[at..][..h.size], &dout[at..][..h.size]);
                     let rows = i * tokens..(i + 1) * tokens;
                     let (p, ds) = (&mut p[rows.clone()], &mut ds[rows]);
-                    softmax_backward(p, ds, lse[i], delta, scale);
+                    softmax_backward(p, ds, lse, delta, scale);
                 }
                 let (p, ds) = (Mat::new(p, tokens, tokens), Mat::new(ds, tokens, tokens));
                 for (part, a, b) in [(0, ds, k), (1, ds.t(), q), (2, p.t(), d_o)] {

@@ -108,7 +108,7 @@ pub fn picture(kind: Kind, seed: u64, width: u32, height: u32) -> RgbImage {
     let shift = numbers.below(8) as u32;
     RgbImage::from_fn(width, height, |x, y| {
         let bright = match kind {
-            Kind::Stripes => (x + shift) / 4 % 2 == 0,
+            Kind::Stripes => ((x + shift) / 4).is_multiple_of(2),
             Kind::Dots => (x + shift) % 8 < 3 && y % 8 < 3,
         };
         let value = if bright { 190 } else { 60 };

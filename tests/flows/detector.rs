@@ -105,6 +105,7 @@ fn files_score_as_images_do() {
             }
             Err(e) => refused.push(e),
         }
+        Ok(())
     };
     detector.score_files(&paths, &ScoreOptions::default(), each).unwrap();
     assert_eq!(seen, paths);

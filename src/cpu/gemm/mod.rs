@@ -305,7 +305,7 @@ mod tests {
                 gemm(am, rhs, &mut act, n + 3, epilogue, threads);
                 let tolerance = 8e-7 * (k as f64).sqrt();
                 for i in 0..m {
-                    for j in 0..n {
+                    for (j, &bias) in bias.iter().enumerate() {
                         let (at, p) = (i * (n + 3) + j, product(i, j));
                         let check = |got: f32, want: f64| {
                             let case = format!("{m}x{k}x{n} {a_t} {b_t} {packed} [{i},{j}]");
@@ -315,7 +315,7 @@ mod tests {
                             );
                         };
                         check(out[at], p + f64::from(start[at]));
-                        let x = p + f64::from(bias[j]);
+                        let x = p + f64::from(bias);
                         check(pre[at], x);
                         let cube = 0.797_884_560_802_865_4 * (x + 0.044_715 * x * x * x);
                         check(act[at], 0.5 * x * (1.0 + cube.tanh()));
