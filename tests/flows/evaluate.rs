@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use image::{GrayImage, Luma, RgbImage};
-use invad::data::Dataset;
+use invad::data::{Dataset, TestImage};
 use invad::detect::{self, Evaluation, ScoreOptions};
 use invad::metrics;
 use invad::{Error, detect::ImageResult};
@@ -57,15 +57,22 @@ fn data(root: &Path) {
 fn evaluate(root: &Path) -> (Evaluation, Vec<(String, bool, f64, f64)>, Vec<Error>) {
     let dataset = Dataset::open(root, &[]).unwrap();
     let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
-    let each = |r: ImageResult| {
+    let each = |test: &TestImage, result: invad::Result<ImageResult>| {
+        let r = match result {
+            Ok(r) => r,
+            Err(e) => {
+                unreadable.push(e);
+                return Ok(());
+            }
+        };
+        assert_eq!(r.test, test);
         assert_eq!((r.image.width(), r.image.height()), (48, 40));
         assert_eq!(r.mask.is_some(), r.category == "dots" && r.test.defect.is_some());
         let defect = r.test.defect.is_some();
         seen.push((r.category.to_string(), defect, r.scored.score, r.scored.threshold));
+        Ok(())
     };
-    let options = ScoreOptions::default();
-    let evaluation =
-        detect::evaluate(detector(), &dataset, &options, each, |e| unreadable.push(e)).unwrap();
+    let evaluation = detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     (evaluation, seen, unreadable)
 }
 
@@ -191,14 +198,14 @@ fn categories_without_anomalies_or_images() {
 
     let dataset = || Dataset::open(folder.path(), &[]).unwrap();
     let run = |dataset: &Dataset| {
-        let options = ScoreOptions::default();
-        detect::evaluate(detector(), dataset, &options, |_| {}, |_| {}).unwrap_err().to_string()
+        let each = |_: &TestImage, _: invad::Result<ImageResult>| Ok(());
+        detect::evaluate(detector(), dataset, &Default::default(), each).unwrap_err().to_string()
     };
     for i in 0..3 {
         fs::write(folder.path().join(format!("dots/test/good/{i}.png")), "no image").unwrap();
     }
     let message = run(&dataset());
-    assert!(message.contains("category dots has no readable test images"), "{message}");
+    assert!(message.contains("category `dots` has no readable test images"), "{message}");
 }
 
 /// A category that the detector does not know is scored with all its held-out images.
@@ -209,7 +216,8 @@ fn other_categories_are_pooled() {
     fs::rename(folder.path().join("dots"), folder.path().join("others")).unwrap();
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let mut scores = Vec::new();
-    let each = |r: ImageResult| {
+    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+        let r = result.unwrap();
         let options = ScoreOptions {
             category: (r.category == "stripes").then(|| "stripes".into()),
             ..Default::default()
@@ -217,9 +225,9 @@ fn other_categories_are_pooled() {
         let alone = detector().score_with(std::slice::from_ref(&r.image), &options).unwrap();
         assert_eq!(alone[0], r.scored);
         scores.push(r.scored.score);
+        Ok(())
     };
-    let options = ScoreOptions::default();
-    detect::evaluate(detector(), &dataset, &options, each, |e| panic!("{e}")).unwrap();
+    detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     assert_eq!(scores.len(), 12);
 }
 
@@ -229,15 +237,16 @@ fn the_paper_protocol() {
     data(folder.path());
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let (mut abs, mut nll, mut labels) = (Vec::new(), Vec::new(), Vec::new());
-    let each = |r: ImageResult| {
+    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+        let r = result.unwrap();
         if r.category == "dots" {
             abs.push(f64::from(r.scored.stats.abs));
             nll.push(f64::from(r.scored.stats.nll));
             labels.push(r.test.defect.is_some());
         }
+        Ok(())
     };
-    let options = ScoreOptions::default();
-    let evaluation = detect::evaluate(detector(), &dataset, &options, each, |_| {}).unwrap();
+    let evaluation = detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     let range = |v: &[f64]| -> Vec<f64> {
         let min = v.iter().copied().fold(f64::MAX, f64::min);
         let max = v.iter().copied().fold(f64::MIN, f64::max);
