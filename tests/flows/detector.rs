@@ -113,6 +113,15 @@ fn files_score_as_images_do() {
     assert_eq!(refused.len(), 1);
     assert!(matches!(&refused[0], Error::Image { path, .. } if *path == broken), "{}", refused[0]);
     assert!(detector.score(&[]).unwrap().is_empty());
+
+    // An error of the caller ends it.
+    let mut calls = 0;
+    let each = |_: &std::path::PathBuf, _: invad::Result<_>| {
+        calls += 1;
+        if calls == 2 { Err(Error::image("here", "enough")) } else { Ok(()) }
+    };
+    let error = detector.score_files(&paths, &ScoreOptions::default(), each).unwrap_err();
+    assert_eq!((calls, error.to_string().as_str()), (2, "here: enough"));
 }
 
 /// Features, whitening, inversion and score, one after another.
@@ -232,7 +241,7 @@ fn scores_and_thresholds_from_the_calibration() {
             None => calibration.categories.values().flatten().copied().collect(),
         };
         assert_eq!(held_out.len(), if category.is_none() { 14 } else { 7 });
-        let (max_mean, max_std) = moments(&held_out, |s| s.max.into());
+        let (cell_mean, cell_std) = moments(&held_out, |s| s.top5.into());
         for kind in KINDS {
             let mut normal: Vec<f64> =
                 held_out.iter().map(|s| standardised(&held_out, kind, s)).collect();
@@ -259,14 +268,16 @@ fn scores_and_thresholds_from_the_calibration() {
                     assert_eq!(s.map_threshold, scored[0].map_threshold);
                 }
                 let n = normal.len() as f64;
+                let cell = |deviations: f64| cell_mean + deviations * cell_std;
                 let (score_at, map_at) = match threshold {
-                    Threshold::StandardDeviations(d) => (mean + d * std, max_mean + d * max_std),
-                    Threshold::Score(score) => (score, max_mean + 3.0 * max_std),
+                    Threshold::StandardDeviations(d) => (mean + d * std, cell(d)),
+                    Threshold::Score(score) if kind == ScoreKind::Top5 => (score, cell(score)),
+                    Threshold::Score(score) => (score, cell(3.0)),
                     Threshold::Quantile(q) => {
                         let at = ((q * n).ceil() as usize).max(1) - 1;
-                        let mut maxima: Vec<f64> = held_out.iter().map(|s| s.max.into()).collect();
-                        maxima.sort_by(f64::total_cmp);
-                        (normal[at], maxima[at])
+                        let mut cells: Vec<f64> = held_out.iter().map(|s| s.top5.into()).collect();
+                        cells.sort_by(f64::total_cmp);
+                        (normal[at], cells[at])
                     }
                 };
                 close(scored[0].threshold, score_at);
@@ -419,6 +430,7 @@ fn threads_score_at_the_same_time() {
                     result.map(|_: (RgbImage, Scored)| ()).unwrap();
                     barrier.wait();
                     *count.lock().unwrap() += 1;
+                    Ok(())
                 };
                 detector().score_files(&[path], &ScoreOptions::default(), each).unwrap();
             });

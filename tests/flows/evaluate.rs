@@ -57,20 +57,22 @@ fn data(root: &Path) {
 fn evaluate(root: &Path) -> (Evaluation, Vec<(String, bool, f64, f64)>, Vec<Error>) {
     let dataset = Dataset::open(root, &[]).unwrap();
     let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
-    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
-        match result {
-            Ok(r) => {
-                assert_eq!((r.image.width(), r.image.height()), (48, 40));
-                assert_eq!(r.mask.is_some(), r.category == "dots" && r.test.defect.is_some());
-                let defect = r.test.defect.is_some();
-                seen.push((r.category.to_string(), defect, r.scored.score, r.scored.threshold));
+    let each = |test: &TestImage, result: invad::Result<ImageResult>| {
+        let r = match result {
+            Ok(r) => r,
+            Err(e) => {
+                unreadable.push(e);
+                return Ok(());
             }
-            Err(e) => unreadable.push(e),
-        }
+        };
+        assert_eq!(r.test, test);
+        assert_eq!((r.image.width(), r.image.height()), (48, 40));
+        assert_eq!(r.mask.is_some(), r.category == "dots" && r.test.defect.is_some());
+        let defect = r.test.defect.is_some();
+        seen.push((r.category.to_string(), defect, r.scored.score, r.scored.threshold));
         Ok(())
     };
-    let evaluation =
-        detect::evaluate(detector(), &dataset, &ScoreOptions::default(), each).unwrap();
+    let evaluation = detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     (evaluation, seen, unreadable)
 }
 
@@ -196,8 +198,8 @@ fn categories_without_anomalies_or_images() {
 
     let dataset = || Dataset::open(folder.path(), &[]).unwrap();
     let run = |dataset: &Dataset| {
-        let options = ScoreOptions::default();
-        detect::evaluate(detector(), dataset, &options, |_, _| Ok(())).unwrap_err().to_string()
+        let each = |_: &TestImage, _: invad::Result<ImageResult>| Ok(());
+        detect::evaluate(detector(), dataset, &Default::default(), each).unwrap_err().to_string()
     };
     for i in 0..3 {
         fs::write(folder.path().join(format!("dots/test/good/{i}.png")), "no image").unwrap();
@@ -215,7 +217,7 @@ fn other_categories_are_pooled() {
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let mut scores = Vec::new();
     let each = |_: &TestImage, result: invad::Result<ImageResult>| {
-        let r = result?;
+        let r = result.unwrap();
         let options = ScoreOptions {
             category: (r.category == "stripes").then(|| "stripes".into()),
             ..Default::default()
@@ -225,7 +227,7 @@ fn other_categories_are_pooled() {
         scores.push(r.scored.score);
         Ok(())
     };
-    detect::evaluate(detector(), &dataset, &ScoreOptions::default(), each).unwrap();
+    detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     assert_eq!(scores.len(), 12);
 }
 
@@ -235,15 +237,16 @@ fn the_paper_protocol() {
     data(folder.path());
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let (mut abs, mut nll, mut labels) = (Vec::new(), Vec::new(), Vec::new());
-    let each = |r: ImageResult| {
+    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+        let r = result.unwrap();
         if r.category == "dots" {
             abs.push(f64::from(r.scored.stats.abs));
             nll.push(f64::from(r.scored.stats.nll));
             labels.push(r.test.defect.is_some());
         }
+        Ok(())
     };
-    let options = ScoreOptions::default();
-    let evaluation = detect::evaluate(detector(), &dataset, &options, each, |_| {}).unwrap();
+    let evaluation = detect::evaluate(detector(), &dataset, &Default::default(), each).unwrap();
     let range = |v: &[f64]| -> Vec<f64> {
         let min = v.iter().copied().fold(f64::MAX, f64::min);
         let max = v.iter().copied().fold(f64::MIN, f64::max);

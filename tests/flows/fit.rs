@@ -40,6 +40,7 @@ fn options(state: Option<&Path>) -> FitOptions {
 struct Seen {
     features: Vec<(usize, usize)>,
     steps: Vec<(u64, u64)>,
+    calibration: Vec<(usize, usize)>,
     unreadable: Vec<String>,
     warnings: Vec<String>,
 }
@@ -51,6 +52,7 @@ fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fit
         match event {
             Event::Features { done, total } => seen.features.push((done, total)),
             Event::Step { report, total } => seen.steps.push((report.step, total)),
+            Event::Calibration { done, total } => seen.calibration.push((done, total)),
             Event::Unreadable(e) => seen.unreadable.push(e.to_string()),
             Event::Warning(w) => seen.warnings.push(w.into()),
         }
@@ -78,6 +80,7 @@ fn stopped_and_resumed_is_the_same_detector() {
     // 18 images: 8 held out, 6 images: a quarter, at least 2.
     assert_eq!(seen.features, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
     assert_eq!(seen.steps, (1..=6).map(|step| (step, 6)).collect::<Vec<_>>());
+    assert_eq!(seen.calibration, (1..=10).map(|done| (done, 10)).collect::<Vec<_>>());
     assert!(seen.unreadable.is_empty());
     assert_eq!(seen.warnings.len(), 1);
     assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));

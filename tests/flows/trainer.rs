@@ -127,8 +127,10 @@ fn a_number_that_is_not_finite_stops_before_it_spreads() {
             }
             other => panic!("{other}"),
         }
-        let message =
-            format!("step {steps}: the loss is not finite; the state after step {steps} is kept");
+        let message = format!(
+            "training step {}: the loss is not finite; the state after {steps} steps is kept",
+            steps + 1
+        );
         assert_eq!(error.to_string(), message);
         assert!(state_bits(trainer.state()) == before);
         assert!(state_bits(&saved_and_loaded(&trainer)) == before);
