@@ -85,7 +85,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     let out = &options.out;
     create_folder(out)?;
     let mut images = Jsonl::create(&out.join("images.jsonl"))?;
-    common::catch_interrupts("stopping; press Ctrl-C again to abort")?;
+    common::catch_interrupts()?;
 
     let calibrated = &detector.calibration().categories;
     for category in dataset.categories() {

@@ -83,7 +83,7 @@ fn score(options: Options) -> Result<ExitCode> {
     let out = &options.out;
     create_folder(out)?;
     let mut records = Records::create(out)?;
-    common::catch_interrupts("stopping; press Ctrl-C again to abort")?;
+    common::catch_interrupts()?;
     if options.category.is_none() && detector.config().categories.len() > 1 {
         let known = detector.config().categories.join(", ");
         note(format!("calibrated with all categories pooled; --category picks one of {known}"));

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::progress::FitProgress;
-use common::{create_folder, interrupted, note, say};
+use common::{create_folder, interrupted, say};
 use invad::checkpoint::{Preset, Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::files::write_atomic;
@@ -91,7 +91,7 @@ fn train(options: Options) -> Result<ExitCode> {
             .map(|name| options.out.join(name));
     check_state(&state_path, &detector_path, options.resume)?;
     let mut log = TrainingLog::open(&log_path, options.resume)?;
-    common::catch_interrupts("stopping after this step; press Ctrl-C again to abort")?;
+    common::catch_interrupts()?;
 
     let fit_options = FitOptions {
         recipe: options.recipe,
@@ -109,8 +109,7 @@ fn train(options: Options) -> Result<ExitCode> {
         match event {
             Event::Step { report, .. } => logged = log.write(&report),
             Event::Features { .. } if interrupted() => {
-                note("stopped before the first step");
-                std::process::exit(common::INTERRUPTED.into());
+                common::stop_now("stopped while computing features; no step was taken");
             }
             _ => {}
         }

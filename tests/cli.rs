@@ -1,12 +1,14 @@
 //! The example programs as a user runs them, with good and bad input.
 //!
-//! `cargo test` builds them; alone: `cargo test --test cli --examples`.
+//! `cargo test` builds them; for this file alone:
+//! `cargo build --examples --profile test && cargo test --test cli`.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
 use invad::checkpoint::TrainingState;
@@ -20,10 +22,32 @@ fn program(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let folder = tests.parent().and_then(Path::parent).unwrap().join("examples");
     let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(path.is_file(), "{} is not built: cargo build --examples", path.display());
+    let built = path.metadata().and_then(|metadata| metadata.modified()).ok();
+    assert!(
+        built.is_some_and(|built| built >= newest_source()),
+        "{} is missing or old: cargo build --examples --profile test",
+        path.display()
+    );
     let mut command = Command::new(path);
     command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1").stdin(Stdio::null());
     command
+}
+
+/// When the sources of the programs were last changed.
+fn newest_source() -> SystemTime {
+    static NEWEST: OnceLock<SystemTime> = OnceLock::new();
+    *NEWEST.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let modified = |entry: walkdir::DirEntry| entry.metadata().unwrap().modified().unwrap();
+        ["src", "examples/common"]
+            .iter()
+            .flat_map(|folder| walkdir::WalkDir::new(root.join(folder)))
+            .map(Result::unwrap)
+            .filter(|entry| entry.path().extension().is_some_and(|e| e == "rs"))
+            .map(modified)
+            .max()
+            .unwrap()
+    })
 }
 
 /// What a program did.
@@ -420,7 +444,7 @@ mod training {
         }
         interrupt(&child);
         let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
-        assert!(ran.stderr.contains("stopping after this step"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("stopping; press Ctrl-C again to abort"), "{}", ran.stderr);
         assert!(ran.stdout.contains("--resume goes on from"), "{}", ran.stdout);
         let stopped = TrainingState::load(parts.join("training.safetensors")).unwrap().step;
         assert!((5..STEPS).contains(&stopped));

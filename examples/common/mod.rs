@@ -64,16 +64,22 @@ fn one_line(text: impl Display) -> String {
 
 static INTERRUPT: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C prints `message` and has [`interrupted`] return true; pressed again, it ends
-/// the program at once.
-pub fn catch_interrupts(message: &'static str) -> Result<()> {
-    ctrlc::set_handler(move || {
+/// From now on Ctrl-C has [`interrupted`] return true; pressed again, it ends the program at once.
+pub fn catch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
         if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+            stop_now("aborted");
         }
-        note(message);
+        note("stopping; press Ctrl-C again to abort");
     })
     .map_err(|e| Error::Unavailable { what: "Ctrl-C".into(), why: e.to_string() })
+}
+
+/// Ends the program because Ctrl-C was pressed.
+pub fn stop_now(message: &str) -> ! {
+    progress::clear();
+    note(message);
+    std::process::exit(INTERRUPTED.into())
 }
 
 /// Whether Ctrl-C was pressed.

@@ -1,10 +1,11 @@
 //! Progress: a bar on a terminal, a line now and then elsewhere.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use invad::Event;
 
 use super::note;
@@ -17,6 +18,11 @@ static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 /// Runs `print` while no bar is on the screen.
 pub fn beside_bars<R>(print: impl FnOnce() -> R) -> R {
     BARS.suspend(print)
+}
+
+/// Takes all bars away.
+pub fn clear() {
+    BARS.clear().ok();
 }
 
 /// Standard error, beside the bars.
@@ -48,10 +54,17 @@ pub struct Progress {
 impl Progress {
     /// Work of `total` units.
     pub fn new(what: &'static str, total: u64, unit: &'static str) -> Self {
-        let style = "{prefix:>12} {wide_bar} {pos}/{len} {msg} {per_sec} ETA {eta} ";
+        let style = "{prefix:>12} {wide_bar} {pos}/{len} {msg} {rate} ETA {eta} ";
         let bar = io::stderr().is_terminal().then(|| {
             BARS.add(ProgressBar::new(total))
-                .with_style(ProgressStyle::with_template(style).expect("a valid template"))
+                .with_style(
+                    ProgressStyle::with_template(style).expect("a valid template").with_key(
+                        "rate",
+                        |state: &ProgressState, out: &mut dyn fmt::Write| {
+                            write!(out, "{:.1}/s", state.per_sec()).ok();
+                        },
+                    ),
+                )
                 .with_prefix(what)
         });
         let now = Instant::now();
