@@ -47,7 +47,8 @@ fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 4], Vec<u3
 #[test]
 fn images_do_not_see_each_other() {
     let (detector, images) = (detector(), tested());
-    let want: Vec<_> = images.iter().map(|i| score(detector, &[i.clone()]).remove(0)).collect();
+    let want: Vec<_> =
+        images.iter().map(|i| score(detector, std::slice::from_ref(i)).remove(0)).collect();
     for threads in [1, 2, 3, 16] {
         on_threads(threads, || {
             for at_once in [2, 5, 7] {
@@ -170,7 +171,7 @@ fn any_number_of_steps() {
             };
             let mut detector = Detector::new(with_steps()).unwrap();
             detector.calibrate("dots", &held_out(Kind::Dots)).unwrap();
-            let scored = &detector.score(&[image.clone()]).unwrap()[0];
+            let scored = &detector.score(std::slice::from_ref(&image)).unwrap()[0];
             let (_, stats, map) = scored_bits(scored);
             assert!(scored.score.is_finite() && scored.map.values().iter().all(|v| *v >= 0.0));
             assert!((stats, map.clone()) == by_hand(&with_steps(), &image), "{steps} steps");
@@ -213,7 +214,8 @@ fn standardised(held_out: &[ImageStats], kind: ScoreKind, stats: &ImageStats) ->
         let (mean, std) = moments(held_out, f);
         (f(stats) - mean) / std
     };
-    let (top5, abs, nll): (fn(&ImageStats) -> f64, fn(&ImageStats) -> f64, fn(&ImageStats) -> f64) =
+    type Number = fn(&ImageStats) -> f64;
+    let (top5, abs, nll): (Number, Number, Number) =
         (|s| s.top5.into(), |s| s.abs.into(), |s| s.nll.into());
     match kind {
         ScoreKind::Top5 => z(top5),

@@ -53,8 +53,11 @@ fn data(root: &Path) {
     }
 }
 
+/// Category, whether defective, score, threshold.
+type Seen = (String, bool, f64, f64);
+
 /// Evaluates, and returns the metrics, what `each` saw and what could not be read.
-fn evaluate(root: &Path) -> (Evaluation, Vec<(String, bool, f64, f64)>, Vec<Error>) {
+fn evaluate(root: &Path) -> (Evaluation, Vec<Seen>, Vec<Error>) {
     let dataset = Dataset::open(root, &[]).unwrap();
     let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
     let each = |test: &TestImage, result: invad::Result<ImageResult>| {
