@@ -1,7 +1,7 @@
 //! The figures that the quickstart must reach, over three seeds.
 //!
-//! `cargo test` builds the program; alone: `cargo test --release --examples --test quickstart --
-//! --ignored --nocapture`.
+//! `cargo test` builds the program. Alone: `cargo build --release --examples`, then
+//! `cargo test --release --test quickstart -- --ignored --nocapture`.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn run(seed: u64, out: &Path) -> Value {
     let tests = std::env::current_exe().unwrap();
     let program = tests.parent().and_then(Path::parent).unwrap().join("examples/quickstart");
     let program = program.with_extension(std::env::consts::EXE_EXTENSION);
-    assert!(program.is_file(), "{} is not built: add --examples", program.display());
+    assert!(program.is_file(), "{} is not built: cargo build --examples", program.display());
     let (start, busy) = (Instant::now(), processor_time());
     let status = Command::new(program)
         .arg("--seed")
