@@ -1,4 +1,4 @@
-//! Diffusion-inversion anomaly detection.
+#![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
 pub mod checkpoint;
