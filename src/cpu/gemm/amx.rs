@@ -7,6 +7,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::array;
 use std::cell::Cell;
 use std::mem::transmute;
 use std::ops::Range;
@@ -425,72 +426,83 @@ fn pack_tile(
     side: Side,
     lines: &mut [Line],
 ) {
-    // A line of a holds a row's 32 terms: of `first` terms 0..16, of `second` the others. A line of
-    // b holds pairs of terms: of `first` term 2i of 16 rows, of `second` term 2i + 1.
-    let mut first = [_mm512_setzero_ps(); TILE];
-    let mut second = first;
-    let start = row * x.row_stride + k * x.col_stride;
-    if rows == 0 {
-        // Beyond the last row: zeros.
-    } else if x.col_stride == 1 {
-        for r in 0..rows {
-            let data = &x.data[start + r * x.row_stride..][..depth];
-            (first[r], second[r]) = (load(data), load(&data[depth.min(16)..]));
-        }
-        if side == Side::B {
-            transpose(&mut first);
-            transpose(&mut second);
-            deinterleave(&mut first, &mut second);
-        }
-    } else {
-        debug_assert_eq!(x.row_stride, 1);
-        for i in 0..depth {
-            let data = load(&x.data[start + i * x.col_stride..][..rows]);
-            match side {
-                Side::A if i < 16 => first[i] = data,
-                Side::A => second[i - 16] = data,
-                Side::B if i % 2 == 0 => first[i / 2] = data,
-                Side::B => second[i / 2] = data,
-            }
-        }
-        if side == Side::A {
-            transpose(&mut first);
-            transpose(&mut second);
-        }
-    }
+    // A line of a holds a row's 32 terms: `first` has terms 0..16, `second` the others. A line of b
+    // holds pairs of terms: `first` has term 2i of 16 rows, `second` term 2i + 1.
     let (a, rest) = lines.split_at_mut(2 * TILE);
     let (b, c) = rest.split_at_mut(2 * TILE);
-    let mut parts = [a, b, c];
-    if side == Side::A {
-        parts.swap(0, 2);
-    }
-    for i in 0..TILE {
-        let (mut f, mut s) = (first[i], second[i]);
-        for part in &mut parts {
-            let (ft, st) = (truncate(f), truncate(s));
-            let line = match side {
-                // SAFETY: both types are 512 bits without invalid values.
-                Side::A => unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(st, ft)) },
-                Side::B => {
-                    let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(ft));
-                    _mm512_or_si512(low, _mm512_castps_si512(st))
-                }
-            };
-            // SAFETY: a line is 64 bytes, aligned to 64.
-            unsafe { _mm512_store_si512(part[i].0.as_mut_ptr().cast(), line) };
-            (f, s) = (_mm512_sub_ps(f, ft), _mm512_sub_ps(s, st));
+    let mut parts = if side == Side::A { [c, b, a] } else { [a, b, c] };
+    let start = row * x.row_stride + k * x.col_stride;
+    let terms = |r: usize| {
+        if r >= rows {
+            return (_mm512_setzero_ps(), _mm512_setzero_ps());
+        }
+        let data = &x.data[start + r * x.row_stride..][..depth];
+        (load(data), load(&data[depth.min(16)..]))
+    };
+    let column = |i: usize| {
+        if i >= depth || rows == 0 {
+            return _mm512_setzero_ps();
+        }
+        load(&x.data[start + i * x.col_stride..][..rows])
+    };
+    match (side, x.col_stride == 1) {
+        (Side::A, true) => {
+            for i in 0..TILE {
+                let (first, second) = terms(i);
+                store_parts(first, second, i, &mut parts, Side::A);
+            }
+        }
+        (Side::B, false) => {
+            for i in 0..TILE {
+                store_parts(column(2 * i), column(2 * i + 1), i, &mut parts, Side::B);
+            }
+        }
+        (Side::A, false) => {
+            let mut first: [__m512; TILE] = array::from_fn(column);
+            let mut second: [__m512; TILE] = array::from_fn(|i| column(TILE + i));
+            transpose(&mut first);
+            transpose(&mut second);
+            for i in 0..TILE {
+                store_parts(first[i], second[i], i, &mut parts, Side::A);
+            }
+        }
+        (Side::B, true) => {
+            let mut halves = [[_mm512_setzero_ps(); TILE]; 2];
+            for r in 0..TILE {
+                (halves[0][r], halves[1][r]) = terms(r);
+            }
+            halves.iter_mut().for_each(|h| transpose(h));
+            let all = halves.as_flattened();
+            for i in 0..TILE {
+                store_parts(all[2 * i], all[2 * i + 1], i, &mut parts, Side::B);
+            }
         }
     }
 }
 
-/// Terms 0..16 and 16..32 become the even and the odd ones.
+/// Splits two vectors into their three parts and stores line i of each part's tile.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn deinterleave(first: &mut [__m512; TILE], second: &mut [__m512; TILE]) {
-    let all = [*first, *second];
-    for i in 0..TILE {
-        first[i] = all[2 * i / TILE][2 * i % TILE];
-        second[i] = all[2 * i / TILE][2 * i % TILE + 1];
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn store_parts(
+    mut first: __m512,
+    mut second: __m512,
+    i: usize,
+    parts: &mut [&mut [Line]; 3],
+    side: Side,
+) {
+    for part in parts {
+        let (f, s) = (truncate(first), truncate(second));
+        let line = match side {
+            // SAFETY: both types are 512 bits without invalid values.
+            Side::A => unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(s, f)) },
+            Side::B => {
+                let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(f));
+                _mm512_or_si512(low, _mm512_castps_si512(s))
+            }
+        };
+        // SAFETY: a line is 64 bytes, aligned to 64.
+        unsafe { _mm512_store_si512(part[i].0.as_mut_ptr().cast(), line) };
+        (first, second) = (_mm512_sub_ps(first, f), _mm512_sub_ps(second, s));
     }
 }
 
