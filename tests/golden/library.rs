@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use image::RgbImage;
+use invad::data::Mask;
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
 use invad::nn::features::{self, Backbone};
 use invad::nn::{Activations, Dit, DitConfig, Gradients};
@@ -397,10 +398,8 @@ pub fn resize_antialias(rgb: &[u8], from: [usize; 2], to: [usize; 2]) -> Result<
 }
 
 pub fn resize_mask(mask: &[bool], from: [usize; 2], to: [usize; 2]) -> Result<Vec<bool>> {
-    let mask: Vec<u8> = mask.iter().map(|&m| u8::from(m)).collect();
-    let mut resized = vec![0; to[0] * to[1]];
-    ops::resize_nearest(&mask, from, &mut resized, to).map_err(text)?;
-    Ok(resized.iter().map(|&m| m != 0).collect())
+    let mask = Mask::new(from[1], from[0], mask.to_vec()).map_err(text)?;
+    Ok(mask.resize(to[1], to[0]).pixels().to_vec())
 }
 
 pub fn rgb_to_luma(rgb: &[u8]) -> Result<Vec<u8>> {

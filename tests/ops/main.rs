@@ -20,7 +20,6 @@ mod random;
 mod relu6;
 mod resize_antialias;
 mod resize_bilinear;
-mod resize_nearest;
 mod rgb_to_luma;
 mod score;
 mod silu;

@@ -468,8 +468,9 @@ fn pack_tile(
         }
         (Side::B, true) => {
             let mut halves = [[_mm512_setzero_ps(); TILE]; 2];
-            for r in 0..TILE {
-                (halves[0][r], halves[1][r]) = terms(r);
+            let [low, high] = &mut halves;
+            for (r, (low, high)) in low.iter_mut().zip(high).enumerate() {
+                (*low, *high) = terms(r);
             }
             halves.iter_mut().for_each(|h| transpose(h));
             let all = halves.as_flattened();
