@@ -57,6 +57,13 @@ pub(crate) use timestep_embedding::timestep_embedding;
 
 use rayon::prelude::*;
 
+/// Calls `f` on a thread of the pool. A parallel loop started from any other thread hands its work
+/// over and sleeps until it is done, at the cost of several switches between threads; a flow of many
+/// short loops pays that once by starting here.
+pub(crate) fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
+
 /// Elements below which an elementwise operation is not worth splitting over threads.
 const SPLIT: usize = 1 << 14;
 

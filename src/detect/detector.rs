@@ -10,6 +10,7 @@ use super::AnomalyMap;
 use crate::checkpoint::{
     BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
 };
+use crate::cpu;
 use crate::data::load_image;
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
@@ -343,7 +344,7 @@ impl Detector {
         let mut all = Vec::with_capacity(images.len());
         for images in images.chunks(BATCH) {
             let mut space = self.take_space(images.len())?;
-            let done = self.measure_batch(images, &mut space, &mut all);
+            let done = cpu::in_pool(|| self.measure_batch(images, &mut space, &mut all));
             self.spaces.lock().unwrap_or_else(|e| e.into_inner()).push(space);
             done?;
         }

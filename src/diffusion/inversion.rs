@@ -1,6 +1,7 @@
 //! From features to the latent they are inverted to.
 
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
+use crate::cpu;
 use crate::error::{Error, Result};
 use crate::nn::{Activations, Dit, PackedDit};
 use crate::ops;
@@ -77,10 +78,12 @@ impl Inverter {
     /// [`Error::Shape`] if the shapes do not fit the network or the workspace.
     pub fn invert<'a>(&self, x: impl Into<TensorViewMut<'a>>, space: &mut Workspace) -> Result<()> {
         let mut x = x.into();
-        for i in 0..self.respaced.timesteps.len() {
-            self.step(i, x.reborrow(), space)?;
-        }
-        Ok(())
+        cpu::in_pool(|| {
+            for i in 0..self.respaced.timesteps.len() {
+                self.step(i, x.reborrow(), space)?;
+            }
+            Ok(())
+        })
     }
 
     /// Step i of [`Inverter::invert`]: evaluates F at timestep i and moves `x` to the next noise

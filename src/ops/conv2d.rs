@@ -80,7 +80,7 @@ pub fn conv2d<'a>(
 
 /// The gradients of [`conv2d`] without its activation:
 /// dx[b, p, q, c] = Σ dy[b, i, j, o]·weight[k, l, c, o] over the k, l, i, j that meet at (p, q), and o;
-/// dweight[k, l, c, o] += Σ x·dy and dbias[o] += Σ dy over b, i and j.
+/// dweight\[k, l, c, o\] += Σ x·dy and dbias\[o\] += Σ dy over b, i and j.
 ///
 /// Shapes as in [`conv2d`]; a gradient has the shape of what it is of. `dx` is written, `dweight`
 /// and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it

@@ -33,7 +33,7 @@ pub fn depthwise_conv2d<'a>(
 
 /// The gradients of [`depthwise_conv2d`] without its activation:
 /// dx[b, p, q, c] = Σ dy[b, i, j, c]·weight[k, l, c] over the k, l, i, j that meet at (p, q);
-/// dweight[k, l, c] += Σ x·dy and dbias[c] += Σ dy over b, i and j.
+/// dweight\[k, l, c\] += Σ x·dy and dbias\[c\] += Σ dy over b, i and j.
 ///
 /// Shapes as in [`depthwise_conv2d`]; a gradient has the shape of what it is of. `dx` is written,
 /// `dweight` and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it

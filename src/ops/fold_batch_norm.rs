@@ -20,7 +20,7 @@ pub struct BatchNorm<'a> {
 }
 
 /// Folds a batch normalisation into the convolution (without a bias) that it follows:
-/// weight[…, o] ·= scale[o]/√(variance[o] + ε), bias[o] = shift[o] − mean[o]·scale[o]/√(variance[o] + ε),
+/// weight\[…, o\] ·= scale\[o\]/√(variance\[o\] + ε), bias\[o\] = shift\[o\] − mean\[o\]·scale\[o\]/√(variance\[o\] + ε),
 /// computed in f64.
 ///
 /// `weight`: any number of rows of O output channels, so (KH, KW, C, O) or, depthwise, (K, K, C).

@@ -8,7 +8,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// x ← a·x + b·output.
 ///
 /// With ε-prediction, a = √(ᾱ′/ᾱ) and b = √(1−ᾱ′) − √ᾱ′·√(1/ᾱ − 1) take x from noise level ᾱ to ᾱ′;
-/// [`Schedule::inversion_step`](crate::diffusion::Schedule::inversion_step) gives the factors of
+/// [`ddim_factors`](crate::diffusion::Parameterisation::ddim_factors) gives the factors of
 /// either parameterisation. `x`, `output`: any shape, the same.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::LearningRate;
 use crate::checkpoint::{Calibration, Checkpoint, CheckpointConfig, TrainingConfig, TrainingState};
+use crate::cpu;
 use crate::diffusion::{Schedule, TIMESTEPS};
 use crate::error::{Error, Result};
 use crate::nn::{Activations, Dit, Gradients, Whitening};
@@ -196,6 +197,10 @@ impl Trainer {
     /// [`Error::NonFinite`] if the loss or the gradient is not finite; the parameters are then as
     /// after the step before.
     pub fn step(&mut self) -> Result<StepReport> {
+        cpu::in_pool(|| self.update())
+    }
+
+    fn update(&mut self) -> Result<StepReport> {
         let k = self.state.step;
         self.load_batch(k)?;
         let TrainingState { config, parameters, ema, m, v, .. } = &mut self.state;
