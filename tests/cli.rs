@@ -737,7 +737,7 @@ mod scoring {
         refused(root.path(), &["Is a directory"]);
         refused(&data.join("bolt/train/good/0.png"), &["not a whole invad-detector file"]);
         let state = trained.join("training.safetensors");
-        refused(&state, &["this is a invad-training file; a invad-detector file is needed"]);
+        refused(&state, &["its format is invad-training; invad-detector is needed"]);
 
         let whole = fs::read(detector).unwrap();
         let with = |name: &str, bytes: &[u8]| {
