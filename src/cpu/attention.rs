@@ -3,13 +3,16 @@
 use std::cell::Cell;
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::gemm::{Epilogue, Mat, Threads, gemm};
-use super::math::{dot, exp, sum};
+use super::gemm::{Epilogue, Mat, Packed, Threads, gemm};
+use super::math::{dot, exp, reduce};
 
-/// Queries whose scores one task holds.
-const QUERIES: usize = 256;
+/// Queries of one task.
+const TASK: usize = 256;
+/// Queries whose scores are held at a time, in the second-level cache.
+const QUERIES: usize = 64;
 
 /// Sizes of an attention: tokens, heads, head size.
 #[derive(Clone, Copy)]
@@ -29,27 +32,32 @@ impl Heads {
         let start = from * 3 * self.width() + part * self.width() + head * self.size;
         Mat::strided(&qkv[start..], rows, self.size, 3 * self.width())
     }
+}
 
-    /// Rows of one head of a tensor (N, H·d).
-    fn rows(self, x: &[f32], head: usize, rows: usize) -> Mat<'_> {
-        Mat::strided(&x[head * self.size..], rows, self.size, self.width())
-    }
+/// Buffers of a task, kept by its thread.
+struct Scratch {
+    /// Two times `QUERIES` × N numbers.
+    scores: [Vec<f32>; 2],
+    /// Keys and values of a head, as they are used.
+    packed: [Packed; 3],
 }
 
 thread_local! {
-    static SCRATCH: Cell<[Vec<f32>; 3]> = const { Cell::new([Vec::new(), Vec::new(), Vec::new()]) };
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
-/// Calls `f` with buffers of `len` numbers of any value, kept by the thread.
-fn with_scratch(len: usize, f: impl FnOnce([&mut [f32]; 3])) {
-    let mut buffers = SCRATCH.take();
-    for b in &mut buffers {
-        if b.len() < len {
-            b.resize(len, 0.0);
-        }
+fn with_scratch(tokens: usize, f: impl FnOnce(&mut Scratch)) {
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| {
+        Box::new(Scratch {
+            scores: [Vec::new(), Vec::new()],
+            packed: [Packed::empty(), Packed::empty(), Packed::empty()],
+        })
+    });
+    for scores in &mut scratch.scores {
+        scores.resize(QUERIES * tokens, 0.0);
     }
-    f(buffers.each_mut().map(|b| &mut b[..len]));
-    SCRATCH.set(buffers);
+    f(&mut scratch);
+    SCRATCH.set(Some(scratch));
 }
 
 pub(crate) fn attention(qkv: &[f32], out: &mut [f32], lse: Option<&mut [f32]>, h: Heads) {
@@ -58,30 +66,40 @@ pub(crate) fn attention(qkv: &[f32], out: &mut [f32], lse: Option<&mut [f32]>, h
     if images == 0 {
         return;
     }
-    // A single image's queries are shared out between threads. Groups are never so small that the
-    // product takes another path, so that rows do not depend on how they are grouped.
-    let share = if images == 1 && tokens >= 128 { 2 } else { 1 };
-    let queries = tokens.div_ceil(tokens.div_ceil(QUERIES).max(share));
+    // A single image's queries are shared out between threads.
+    let share = if images == 1 && tokens >= 2 * QUERIES { 2 } else { 1 };
+    let queries = tokens.div_ceil(tokens.div_ceil(TASK).max(share));
     let groups = tokens.div_ceil(queries);
     let scale = 1.0 / (h.size as f32).sqrt();
     let task = |group: usize, out: &mut [f32], mut lse: Option<Vec<&mut [f32]>>| {
         let (image, from) = (group / groups, group % groups * queries);
         let rows = out.len() / width;
         let qkv = &qkv[image * tokens * 3 * width..][..tokens * 3 * width];
-        with_scratch(rows * tokens, |[scores, ..]| {
+        with_scratch(tokens, |Scratch { scores: [scores, _], packed: [k, v, _] }| {
             for head in 0..h.heads {
-                let (q, k) = (h.part(qkv, 0, head, from, rows), h.part(qkv, 1, head, 0, tokens));
-                gemm(q, k.t(), scores, tokens, Epilogue::default(), Threads::One);
-                for (i, row) in scores.chunks_exact_mut(tokens).enumerate() {
-                    let l = softmax(row, scale);
-                    if let Some(lse) = &mut lse {
-                        lse[head][i] = l;
+                k.set(h.part(qkv, 1, head, 0, tokens).t(), Threads::One);
+                v.set(h.part(qkv, 2, head, 0, tokens), Threads::One);
+                for start in (0..rows).step_by(QUERIES) {
+                    let count = QUERIES.min(rows - start);
+                    let scores = &mut scores[..count * tokens];
+                    let q = h.part(qkv, 0, head, from + start, count);
+                    gemm(q, &*k, scores, tokens, Epilogue::default(), Threads::One);
+                    let mut totals = [0.0; QUERIES];
+                    for (i, row) in scores.chunks_exact_mut(tokens).enumerate() {
+                        let (total, l) = exponentials(row, scale);
+                        totals[i] = total;
+                        if let Some(lse) = &mut lse {
+                            lse[head][start + i] = l;
+                        }
+                    }
+                    let out = &mut out[start * width + head * h.size..];
+                    let scores = Mat::new(scores, count, tokens);
+                    gemm(scores, &*v, out, width, Epilogue::default(), Threads::One);
+                    for (row, total) in out.chunks_mut(width).zip(&totals[..count]) {
+                        let inverse = 1.0 / total;
+                        row[..h.size].iter_mut().for_each(|x| *x *= inverse);
                     }
                 }
-                let v = h.part(qkv, 2, head, 0, tokens);
-                let out = &mut out[head * h.size..];
-                let scores = Mat::new(scores, rows, tokens);
-                gemm(scores, v, out, width, Epilogue::default(), Threads::One);
             }
         });
     };
@@ -123,57 +141,79 @@ pub(crate) fn attention_backward(
     dqkv.par_chunks_exact_mut(3 * image_len).enumerate().for_each(|(image, dqkv)| {
         let qkv = &qkv[image * 3 * image_len..][..3 * image_len];
         let (out, dout) = (&out[image * image_len..][..image_len], &dout[image * image_len..]);
-        with_scratch(tokens * tokens, |[p, ds, _]| {
+        let lse = &lse[image * h.heads * tokens..][..h.heads * tokens];
+        with_scratch(tokens, |Scratch { scores: [p, ds], packed: [kt, k, vt] }| {
             for head in 0..h.heads {
-                let part = |i| h.part(qkv, i, head, 0, tokens);
-                let (q, k, v) = (part(0), part(1), part(2));
-                let d_o = h.rows(dout, head, tokens);
-                gemm(q, k.t(), p, tokens, Epilogue::default(), Threads::One);
-                gemm(d_o, v.t(), ds, tokens, Epilogue::default(), Threads::One);
-                let lse = &lse[(image * h.heads + head) * tokens..][..tokens];
-                for (i, &lse) in lse.iter().enumerate() {
-                    let at = i * width + head * h.size;
-                    let delta = dot(&out[at..][..h.size], &dout[at..][..h.size]);
-                    let rows = i * tokens..(i + 1) * tokens;
-                    let (p, ds) = (&mut p[rows.clone()], &mut ds[rows]);
-                    softmax_backward(p, ds, lse, delta, scale);
-                }
-                let (p, ds) = (Mat::new(p, tokens, tokens), Mat::new(ds, tokens, tokens));
-                for (part, a, b) in [(0, ds, k), (1, ds.t(), q), (2, p.t(), d_o)] {
-                    let out = &mut dqkv[part * width + head * h.size..];
-                    gemm(a, b, out, 3 * width, Epilogue::default(), Threads::One);
+                let part = |part, from, rows| h.part(qkv, part, head, from, rows);
+                kt.set(part(1, 0, tokens).t(), Threads::One);
+                k.set(part(1, 0, tokens), Threads::One);
+                vt.set(part(2, 0, tokens).t(), Threads::One);
+                for from in (0..tokens).step_by(QUERIES) {
+                    let rows = QUERIES.min(tokens - from);
+                    let (p, ds) = (&mut p[..rows * tokens], &mut ds[..rows * tokens]);
+                    let q = part(0, from, rows);
+                    let first = from * width + head * h.size;
+                    let d_o = Mat::strided(&dout[first..], rows, h.size, width);
+                    gemm(q, &*kt, p, tokens, Epilogue::default(), Threads::One);
+                    gemm(d_o, &*vt, ds, tokens, Epilogue::default(), Threads::One);
+                    let pairs = p.chunks_exact_mut(tokens).zip(ds.chunks_exact_mut(tokens));
+                    for (i, (p, ds)) in pairs.enumerate() {
+                        let at = first + i * width;
+                        let delta = dot(&out[at..][..h.size], &dout[at..][..h.size]);
+                        softmax_backward(p, ds, lse[head * tokens + from + i], delta, scale);
+                    }
+                    let (p, ds) = (Mat::new(p, rows, tokens), Mat::new(ds, rows, tokens));
+                    let dq = &mut dqkv[from * 3 * width + head * h.size..];
+                    gemm(ds, &*k, dq, 3 * width, Epilogue::default(), Threads::One);
+                    for (part, a, b) in [(1, ds.t(), q), (2, p.t(), d_o)] {
+                        let out = &mut dqkv[part * width + head * h.size..];
+                        let epilogue = Epilogue { accumulate: from > 0, ..Default::default() };
+                        gemm(a, b, out, 3 * width, epilogue, Threads::One);
+                    }
                 }
             }
         });
     });
 }
 
-/// row = softmax(scale·row); returns the log-sum-exp of scale·row.
-#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn softmax(row: &mut [f32], scale: f32) -> f32 {
+/// row = exp(scale·row − its largest); returns the row's sum and the log-sum-exp of scale·row.
+#[multiversion(targets("x86_64+avx512f+avx512dq+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn exponentials(row: &mut [f32], scale: f32) -> (f32, f32) {
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for chunk in row.chunks(16) {
+    let chunks = row.chunks_exact(16);
+    let tail = chunks.remainder();
+    for chunk in chunks {
         for (l, &x) in lanes.iter_mut().zip(chunk) {
             *l = if x > *l { x } else { *l };
         }
     }
+    for (l, &x) in lanes.iter_mut().zip(tail) {
+        *l = if x > *l { x } else { *l };
+    }
     let max = scale * lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    for x in row.iter_mut() {
-        *x = exp(scale * *x - max);
+    let mut sums = [0.0f32; 16];
+    let mut chunks = row.chunks_exact_mut(16);
+    for chunk in &mut chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *x = exp::<FMA>(scale * *x - max);
+            *sum += *x;
+        }
     }
-    let total = sum(row);
-    let inverse = 1.0 / total;
-    for x in row.iter_mut() {
-        *x *= inverse;
+    for (sum, x) in sums.iter_mut().zip(chunks.into_remainder()) {
+        *x = exp::<FMA>(scale * *x - max);
+        *sum += *x;
     }
-    max + total.ln()
+    let total = reduce(sums);
+    (total, max + total.ln())
 }
 
 /// p: scores → probabilities; ds: dP → dS = scale·P∘(dP − delta).
-#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn softmax_backward(p: &mut [f32], ds: &mut [f32], lse: f32, delta: f32, scale: f32) {
+    const FMA: bool = target_cfg_f!(target_feature = "fma");
     for (p, ds) in p.iter_mut().zip(ds) {
-        *p = exp(scale * *p - lse);
+        *p = exp::<FMA>(scale * *p - lse);
         *ds = scale * *p * (*ds - delta);
     }
 }

@@ -1,11 +1,12 @@
 //! Linear layers on the host.
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::gemm::{Activation, Epilogue, Mat, Rhs, Threads, gemm};
 
 /// Columns whose bias gradient one task sums, and rows of one partial sum.
-const COLUMNS: usize = 64;
+const COLUMNS: usize = 128;
 const ROWS: usize = 64;
 
 /// y (M, N) = activation(x (M, K) · b (K, N) + bias).
@@ -44,17 +45,23 @@ pub(crate) fn linear_backward_weight(
     gemm(Mat::new(dy, m, n).t(), Mat::new(x, m, k), dw, k, epilogue, Threads::All);
     if let Some(db) = db {
         db.par_chunks_mut(COLUMNS).enumerate().for_each(|(i, db)| {
-            for block in dy.chunks(ROWS * n) {
-                let mut sums = [0.0f32; COLUMNS];
-                for row in block.chunks_exact(n) {
-                    for (s, v) in sums.iter_mut().zip(&row[i * COLUMNS..][..db.len()]) {
-                        *s += v;
-                    }
-                }
-                for (d, s) in db.iter_mut().zip(sums) {
-                    *d += s;
-                }
-            }
+            add_columns(dy, n, i * COLUMNS, db);
         });
+    }
+}
+
+/// db += the sums over rows of the columns of dy (…, n) from `start` on.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
+fn add_columns(dy: &[f32], n: usize, start: usize, db: &mut [f32]) {
+    for block in dy.chunks(ROWS * n) {
+        let mut sums = [0.0f32; COLUMNS];
+        for row in block.chunks_exact(n) {
+            for (s, v) in sums.iter_mut().zip(&row[start..][..db.len()]) {
+                *s += v;
+            }
+        }
+        for (d, s) in db.iter_mut().zip(sums) {
+            *d += s;
+        }
     }
 }

@@ -2,36 +2,40 @@
 
 use multiversion::multiversion;
 
-/// eˣ, within 2 ulp; 0 below −87.3, ∞ above 88.8, NaN for NaN.
+/// a·b + c, with one rounding if `FMA`, which says that the processor that the caller is compiled
+/// for has such an instruction; without it, `mul_add` would be a call.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// eˣ, within 2 ulp; 0 below −86.6, ∞ above 88.8, NaN for NaN.
+#[inline(always)]
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // x = n·ln 2 + r with |r| ≤ ln 2 / 2; ln 2 in two parts so that n·LN2_HI is exact.
     const LN2_HI: f32 = 0.693_359_4;
     const LN2_LO: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
-    const LOWEST: f32 = -87.336_54;
-    let shifted = x.clamp(LOWEST, 90.0) * std::f32::consts::LOG2_E + ROUND;
+    const LOWEST: f32 = -86.6;
+    let clamped = x.clamp(LOWEST, 89.0);
+    let shifted = mul_add::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x.clamp(LOWEST, 90.0) - n * LN2_HI) - n * LN2_LO;
+    let r = mul_add::<FMA>(n, -LN2_LO, mul_add::<FMA>(n, -LN2_HI, clamped));
     let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_199_9e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let y = p * (r * r) + r + 1.0;
-    // Two factors, because 2ⁿ alone overflows at n = 128.
-    let n = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-    let half = n >> 1;
-    let pow2 = |k: i32| f32::from_bits((k.wrapping_add(127) << 23) as u32);
-    let y = y * pow2(half) * pow2(n.wrapping_sub(half));
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = mul_add::<FMA>(p, r, c);
+    }
+    let y = mul_add::<FMA>(p, r * r, r) + 1.0;
+    // 2ⁿ as 2·2ⁿ⁻¹, because 2ⁿ overflows at n = 128.
+    let bits = (shifted.to_bits() << 23).wrapping_add(126 << 23);
+    let y = (y + y) * f32::from_bits(bits);
     if x < LOWEST { 0.0 } else { y }
 }
 
 /// 1 / (1 + e⁻ˣ).
 #[inline(always)]
-pub(crate) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
 }
 
 /// ln x for normal x > 0, within 2 ulp.
@@ -132,13 +136,20 @@ mod tests {
     fn elementary_functions_follow_f64() {
         for i in -200_000..=200_000 {
             let x = i as f32 * 4.35e-4;
-            assert!(ulps(exp(x), f64::from(x).exp()) <= 2.0 || exp(x) == 0.0, "exp {x} {}", exp(x));
-            let want = 1.0 / (1.0 + (-f64::from(x)).exp());
-            assert!(ulps(sigmoid(x), want) <= 4.0, "sigmoid {x}");
+            let (exponential, logistic) = (f64::from(x).exp(), 1.0 / (1.0 + (-f64::from(x)).exp()));
+            for e in [exp::<false>(x), exp::<true>(x)] {
+                assert!(ulps(e, exponential) <= 2.0 || x < -86.6 && e == 0.0, "exp {x} {e}");
+            }
+            for s in [sigmoid::<false>(x), sigmoid::<true>(x)] {
+                assert!(ulps(s, logistic) <= 4.0, "sigmoid {x} {s}");
+            }
         }
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(100.0), f32::INFINITY);
-        assert!(exp(f32::NAN).is_nan() && sigmoid(f32::NAN).is_nan());
+        for e in [exp::<false>, exp::<true>] {
+            assert_eq!(e(f32::NEG_INFINITY), 0.0);
+            assert_eq!(e(100.0), f32::INFINITY);
+            assert!(e(f32::NAN).is_nan());
+        }
+        assert!(sigmoid::<false>(f32::NAN).is_nan());
     }
 
     #[test]

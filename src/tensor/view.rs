@@ -3,6 +3,7 @@
 use half::f16;
 
 use super::{DType, Device, Shape, Tensor};
+use crate::cpu;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug)]
@@ -234,7 +235,7 @@ impl<'a> TensorViewMut<'a> {
     /// Sets every element.
     pub fn fill(&mut self, value: f32) {
         match &mut self.data {
-            DataMut::CpuF32(v) => v.fill(value),
+            DataMut::CpuF32(v) => cpu::fill(v, value),
             DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
         }
     }

@@ -9,7 +9,6 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array;
 use std::cell::Cell;
-use std::mem::transmute;
 use std::ops::Range;
 use std::slice;
 use std::sync::LazyLock;
@@ -26,14 +25,11 @@ const STEP: usize = 32;
 const TILE: usize = 16;
 /// Lines of one step of a panel: three parts × two tiles.
 const STEP_LINES: usize = 6 * TILE;
-/// Terms packed at once, so that `BLOCK_ROWS` rows of a and a panel of b fit the second-level
-/// cache while a task runs.
+/// Terms packed at once, so that what a task packs and a panel of the other side fit the
+/// second-level cache while it runs.
 const BLOCK_TERMS: usize = 1024;
-/// Rows of the product that one task computes.
-const BLOCK_ROWS: usize = 128;
-/// Columns of a task where there are fewer than `FEW_BLOCKS` blocks of rows.
-const BLOCK_COLS: usize = 1024;
-const FEW_BLOCKS: usize = 8;
+/// Rows of the product that one task computes, or columns.
+const BLOCK: usize = 128;
 
 /// Whether this processor and operating system have AMX; asks the kernel for it once.
 pub(crate) fn available() -> bool {
@@ -75,6 +71,7 @@ pub(crate) fn available() -> bool {
 struct Line([u16; STEP]);
 
 /// The right-hand side of a product, split and laid out for the tiles.
+#[derive(Default)]
 pub(crate) struct Packed {
     lines: Vec<Line>,
     rows: usize,
@@ -82,15 +79,16 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    pub fn new(b: Mat) -> Self {
+    pub fn set(&mut self, b: Mat, threads: Threads) {
         let panels = b.cols.div_ceil(PANEL);
-        let mut lines = Vec::new();
+        let mut start = 0;
         for (k0, terms) in blocks(b.rows) {
-            let start = lines.len();
-            grow(&mut lines, start + panels * terms.div_ceil(STEP) * STEP_LINES);
-            pack(b.t(), 0..b.cols, k0, terms, Side::B, &mut lines[start..], Threads::All);
+            let len = panels * terms.div_ceil(STEP) * STEP_LINES;
+            grow(&mut self.lines, start + len);
+            pack(b.t(), 0..b.cols, k0, terms, Side::B, &mut self.lines[start..][..len], threads);
+            start += len;
         }
-        Self { lines, rows: b.rows, cols: b.cols }
+        (self.rows, self.cols) = (b.rows, b.cols);
     }
 
     pub fn rows(&self) -> usize {
@@ -115,10 +113,10 @@ enum Side {
 }
 
 thread_local! {
-    /// A block of a, and all of b, packed; kept between products. Taken while in use, because a
-    /// thread that waits for a parallel product may be given another one to compute.
-    static SCRATCH_A: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-    static SCRATCH_B: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    /// What a task packs for itself, and what all tasks share; kept between products. Taken while in
+    /// use, because a thread that waits for a parallel product may be given another one to compute.
+    static OWN: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static SHARED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
 /// The product of [`super::gemm`], whose checks have passed.
@@ -135,8 +133,6 @@ pub(crate) fn gemm(
         Rhs::Mat(b) => b.cols,
         Rhs::Packed(b) => b.cols,
     };
-    let col_panels = n.div_ceil(PANEL);
-    let mut b_lines = SCRATCH_B.take();
     let target = Target {
         out: out.as_mut_ptr(),
         before_activation: epilogue.before_activation.map(|x| x.as_mut_ptr()),
@@ -145,45 +141,95 @@ pub(crate) fn gemm(
         activation: epilogue.activation,
         accumulate: epilogue.accumulate,
     };
-    // A task packs its rows of a and multiplies them with all columns; where there are few rows,
-    // with some of the columns.
-    let row_blocks = m.div_ceil(BLOCK_ROWS);
-    let columns = if row_blocks >= FEW_BLOCKS { n } else { BLOCK_COLS };
-    let across = n.div_ceil(columns);
-    let mut b_start = 0;
+    let target = &target;
+    let run = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
+        Threads::One => (0..tasks).for_each(task),
+        Threads::All => (0..tasks).into_par_iter().for_each(task),
+    };
+    let mut shared = SHARED.take();
+    let mut packed_start = 0;
     for (k0, terms) in blocks(k) {
-        let steps = terms.div_ceil(STEP);
-        let b_len = col_panels * steps * STEP_LINES;
-        let b_block = match &b {
-            Rhs::Mat(b) => {
-                grow(&mut b_lines, b_len);
-                pack(b.t(), 0..n, k0, terms, Side::B, &mut b_lines[..b_len], threads);
-                &b_lines[..b_len]
+        let panel_lines = terms.div_ceil(STEP) * STEP_LINES;
+        let ends = Ends { first: k0 == 0, last: k0 + terms == k };
+        let packed_b = match &b {
+            Rhs::Mat(_) => None,
+            Rhs::Packed(b) => {
+                let lines = &b.lines[packed_start..][..n.div_ceil(PANEL) * panel_lines];
+                packed_start += lines.len();
+                Some(lines)
             }
-            Rhs::Packed(b) => &b.lines[b_start..][..b_len],
         };
-        b_start += b_len;
-        let (first, last) = (k0 == 0, k0 + terms == k);
-        let target = &target;
-        let task = |t: usize| {
-            let (i, j) = (t / across * BLOCK_ROWS, t % across * columns);
-            let (rows, cols) = (i..(i + BLOCK_ROWS).min(m), j..(j + columns).min(n));
-            let mut a_lines = SCRATCH_A.take();
-            let a_len = rows.len().div_ceil(PANEL) * steps * STEP_LINES;
-            grow(&mut a_lines, a_len);
-            pack(a, rows.clone(), k0, terms, Side::A, &mut a_lines[..a_len], Threads::One);
-            // SAFETY: AMX is available; tasks write disjoint blocks of the output, which the
-            // caller checked to hold m rows of n columns at this stride.
-            unsafe { block(&a_lines[..a_len], b_block, steps, rows, cols, target, first, last) };
-            SCRATCH_A.set(a_lines);
+        let pack_a = |rows, lines: &mut _, threads| {
+            pack(a, rows, k0, terms, Side::A, lines, threads);
         };
-        let tasks = row_blocks * across;
-        match threads {
-            Threads::One => (0..tasks).for_each(task),
-            Threads::All => (0..tasks).into_par_iter().for_each(task),
+        let pack_b = |cols, lines: &mut _, threads| match &b {
+            Rhs::Mat(b) => pack(b.t(), cols, k0, terms, Side::B, lines, threads),
+            Rhs::Packed(_) => unreachable!("packed already"),
+        };
+        // The shorter side is packed for all tasks; each packs its part of the longer one.
+        if m < n && packed_b.is_none() {
+            let a_lines = panels(&mut shared, m, panel_lines);
+            pack_a(0..m, a_lines, threads);
+            let a_lines = &*a_lines;
+            let count = tasks(n, threads);
+            run(count, &|t| {
+                let cols = part(n, t, count);
+                let mut own = OWN.take();
+                let b_lines = panels(&mut own, cols.len(), panel_lines);
+                pack_b(cols.clone(), b_lines, Threads::One);
+                // SAFETY: AMX is available; tasks write disjoint blocks of the output, which the
+                // caller checked to hold m rows of n columns at this stride.
+                unsafe { block(a_lines, b_lines, panel_lines, 0..m, cols, target, ends) };
+                OWN.set(own);
+            });
+        } else {
+            let b_lines = packed_b.unwrap_or_else(|| {
+                let b_lines = panels(&mut shared, n, panel_lines);
+                pack_b(0..n, b_lines, threads);
+                b_lines
+            });
+            // Sharing out columns as well packs rows several times: better than small tasks where
+            // there are many columns, whose panels pass through the cache once per block of rows.
+            let (down, across) = match packed_b {
+                Some(_) => (m.div_ceil(BLOCK), tasks(n, threads).div_ceil(m.div_ceil(BLOCK))),
+                None => (tasks(m, threads), 1),
+            };
+            run(down * across, &|t| {
+                let (rows, cols) = (part(m, t / across, down), part(n, t % across, across));
+                let b_lines = &b_lines[cols.start / PANEL * panel_lines..];
+                let mut own = OWN.take();
+                let a_lines = panels(&mut own, rows.len(), panel_lines);
+                pack_a(rows.clone(), a_lines, Threads::One);
+                // SAFETY: as above.
+                unsafe { block(a_lines, b_lines, panel_lines, rows, cols, target, ends) };
+                OWN.set(own);
+            });
         }
     }
-    SCRATCH_B.set(b_lines);
+    SHARED.set(shared);
+}
+
+/// How `len` rows or columns are shared out: at most `BLOCK` to a task, fewer where threads would have
+/// nothing to do.
+fn tasks(len: usize, threads: Threads) -> usize {
+    let least = match threads {
+        Threads::One => 1,
+        Threads::All => 2 * rayon::current_num_threads(),
+    };
+    least.min(len.div_ceil(PANEL)).max(len.div_ceil(BLOCK))
+}
+
+/// The rows or columns of task `t`: whole panels, but at the end.
+fn part(len: usize, t: usize, tasks: usize) -> Range<usize> {
+    let start = |t: usize| (t * len.div_ceil(PANEL) / tasks * PANEL).min(len);
+    start(t)..start(t + 1)
+}
+
+/// Room for the panels of `count` rows or columns.
+fn panels(lines: &mut Vec<Line>, count: usize, panel_lines: usize) -> &mut [Line] {
+    let len = count.div_ceil(PANEL) * panel_lines;
+    grow(lines, len);
+    &mut lines[..len]
 }
 
 /// The parts of 0..k that are packed at once: (start, length). One empty part where k is 0.
@@ -229,38 +275,44 @@ static TILE_CONFIG: TileConfig = {
 #[repr(C, align(64))]
 struct Sums([f32; PANEL * PANEL]);
 
-/// Computes one task's block of the product; `a` starts at `rows`, `b` at column 0.
+/// Whether a block of terms is the first or the last.
+#[derive(Clone, Copy)]
+struct Ends {
+    first: bool,
+    last: bool,
+}
+
+/// Computes one task's block of the product; `a` starts at `rows`, `b` at `cols`.
 ///
 /// # Safety
 /// AMX must be available; `rows` and `cols` must lie in the target, and no one else may use that
 /// part of it meanwhile.
-#[allow(clippy::too_many_arguments)]
 #[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn block(
     a: &[Line],
     b: &[Line],
-    steps: usize,
+    panel_lines: usize,
     rows: Range<usize>,
     cols: Range<usize>,
     target: &Target,
-    first: bool,
-    last: bool,
+    ends: Ends,
 ) {
     let mut sums = Sums([0.0; PANEL * PANEL]);
+    let steps = panel_lines / STEP_LINES;
     // SAFETY: the configuration is valid, and the state is released below.
     unsafe { asm!("ldtilecfg [{}]", in(reg) &TILE_CONFIG, options(nostack)) };
     for j in cols.clone().step_by(PANEL) {
-        let b = &b[j / PANEL * steps * STEP_LINES..][..steps * STEP_LINES];
+        let b = &b[(j - cols.start) / PANEL * panel_lines..][..panel_lines];
         let width = PANEL.min(cols.end - j);
         for i in rows.clone().step_by(PANEL) {
-            let a = &a[(i - rows.start) / PANEL * steps * STEP_LINES..][..steps * STEP_LINES];
+            let a = &a[(i - rows.start) / PANEL * panel_lines..][..panel_lines];
             let height = PANEL.min(rows.end - i);
             // SAFETY: both panels have `steps` steps, and the tiles are configured.
             unsafe { multiply(a, b, steps, &mut sums) };
             for (r, sums) in sums.0.chunks_exact(PANEL).take(height).enumerate() {
                 let start = (i + r) * target.stride + j;
                 // SAFETY: by this function's contract.
-                unsafe { store(&sums[..width], start, j, target, first, last) };
+                unsafe { store(&sums[..width], start, j, target, ends) };
             }
         }
     }
@@ -274,7 +326,7 @@ unsafe fn block(
 /// As for [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, first: bool, last: bool) {
+unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, ends: Ends) {
     for at in (0..sums.len()).step_by(16) {
         let n = 16.min(sums.len() - at);
         let mask = ((1u32 << n) - 1) as u16;
@@ -283,10 +335,10 @@ unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, first: bo
         unsafe {
             let out = target.out.add(start + at);
             let mut y = _mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at));
-            if !first || target.accumulate {
+            if !ends.first || target.accumulate {
                 y = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), y);
             }
-            if last {
+            if ends.last {
                 if let Some(bias) = target.bias {
                     let bias = &bias[j + at..][..n];
                     y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, bias.as_ptr()));
@@ -298,10 +350,10 @@ unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, first: bo
             _mm512_mask_storeu_ps(out, mask, y);
         }
     }
-    if last {
+    if ends.last {
         // SAFETY: by this function's contract.
         let out = unsafe { slice::from_raw_parts_mut(target.out.add(start), sums.len()) };
-        target.activation.apply_inline(out);
+        target.activation.apply_inline::<true>(out);
     }
 }
 
@@ -399,11 +451,12 @@ fn pack(
         for (s, lines) in lines.chunks_exact_mut(STEP_LINES).enumerate() {
             let k = k0 + s * STEP;
             let depth = STEP.min(k0 + terms - k);
+            let lines = lines.first_chunk_mut().expect("a whole step");
             for half in 0..2 {
                 let row = rows.start + p * PANEL + half * TILE;
                 let count = TILE.min(rows.end.saturating_sub(row));
                 // SAFETY: AVX-512 is available where AMX is.
-                unsafe { pack_tile(x, row, count, k, depth, side, &mut lines[half * TILE..]) };
+                unsafe { pack_tile(x, row, count, k, depth, side, half, lines) };
             }
         }
     };
@@ -414,9 +467,12 @@ fn pack(
     }
 }
 
-/// Packs `rows` ≤ 16 rows × `depth` ≤ 32 terms, the rest zero. The tiles of the three parts lie
-/// 2·TILE lines apart: for `Side::A` the smallest first, for `Side::B` the largest.
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+/// Packs `rows` ≤ 16 rows × `depth` ≤ 32 terms, the rest zero, as one half of a panel's step.
+///
+/// Line i of a tile pairs the terms j and j + 16, for a of row i and every j < 16, for b of every
+/// row and j = i; the order of terms is the same on both sides, which is all a sum needs.
+#[allow(clippy::too_many_arguments)]
+#[target_feature(enable = "avx512f")]
 fn pack_tile(
     x: Mat,
     row: usize,
@@ -424,106 +480,82 @@ fn pack_tile(
     k: usize,
     depth: usize,
     side: Side,
-    lines: &mut [Line],
+    half: usize,
+    lines: &mut [Line; STEP_LINES],
 ) {
-    // A line of a holds a row's 32 terms: `first` has terms 0..16, `second` the others. A line of b
-    // holds pairs of terms: `first` has term 2i of 16 rows, `second` term 2i + 1.
-    let (a, rest) = lines.split_at_mut(2 * TILE);
-    let (b, c) = rest.split_at_mut(2 * TILE);
-    let mut parts = if side == Side::A { [c, b, a] } else { [a, b, c] };
+    if rows == 0 {
+        for i in 0..TILE {
+            store_parts(_mm512_setzero_ps(), _mm512_setzero_ps(), i, half, side, lines);
+        }
+        return;
+    }
+    // The data's lines: rows where terms are contiguous, else terms.
+    let by_row = x.col_stride == 1;
+    let (stride, count, length) =
+        if by_row { (x.row_stride, rows, depth) } else { (x.col_stride, depth, rows) };
     let start = row * x.row_stride + k * x.col_stride;
-    let terms = |r: usize| {
-        if r >= rows {
-            return (_mm512_setzero_ps(), _mm512_setzero_ps());
+    let data = &x.data[start..start + (count - 1) * stride + length];
+    let mask = |n: usize| ((1u32 << n.min(16)) - 1) as u16;
+    let (low, high) = (mask(length), mask(length.saturating_sub(16)));
+    // SAFETY: lines below `count` have `length` numbers within `data`; the masks keep to them.
+    let load = |line: usize, at: usize, mask: u16| unsafe {
+        match line < count {
+            true => _mm512_maskz_loadu_ps(mask, data.as_ptr().wrapping_add(line * stride + at)),
+            false => _mm512_setzero_ps(),
         }
-        let data = &x.data[start + r * x.row_stride..][..depth];
-        (load(data), load(&data[depth.min(16)..]))
     };
-    let column = |i: usize| {
-        if i >= depth || rows == 0 {
-            return _mm512_setzero_ps();
-        }
-        load(&x.data[start + i * x.col_stride..][..rows])
-    };
-    match (side, x.col_stride == 1) {
-        (Side::A, true) => {
+    let (mut first, mut second);
+    if by_row {
+        if side == Side::A {
             for i in 0..TILE {
-                let (first, second) = terms(i);
-                store_parts(first, second, i, &mut parts, Side::A);
+                store_parts(load(i, 0, low), load(i, 16, high), i, half, side, lines);
             }
+            return;
         }
-        (Side::B, false) => {
+        first = array::from_fn(|i| load(i, 0, low));
+        second = array::from_fn(|i| load(i, 16, high));
+    } else {
+        if side == Side::B {
             for i in 0..TILE {
-                store_parts(column(2 * i), column(2 * i + 1), i, &mut parts, Side::B);
+                store_parts(load(i, 0, low), load(TILE + i, 0, low), i, half, side, lines);
             }
+            return;
         }
-        (Side::A, false) => {
-            let mut first: [__m512; TILE] = array::from_fn(column);
-            let mut second: [__m512; TILE] = array::from_fn(|i| column(TILE + i));
-            transpose(&mut first);
-            transpose(&mut second);
-            for i in 0..TILE {
-                store_parts(first[i], second[i], i, &mut parts, Side::A);
-            }
-        }
-        (Side::B, true) => {
-            let mut halves = [[_mm512_setzero_ps(); TILE]; 2];
-            let [low, high] = &mut halves;
-            for (r, (low, high)) in low.iter_mut().zip(high).enumerate() {
-                (*low, *high) = terms(r);
-            }
-            halves.iter_mut().for_each(|h| transpose(h));
-            let all = halves.as_flattened();
-            for i in 0..TILE {
-                store_parts(all[2 * i], all[2 * i + 1], i, &mut parts, Side::B);
-            }
-        }
+        first = array::from_fn(|i| load(i, 0, low));
+        second = array::from_fn(|i| load(TILE + i, 0, low));
+    }
+    transpose(&mut first);
+    transpose(&mut second);
+    for i in 0..TILE {
+        store_parts(first[i], second[i], i, half, side, lines);
     }
 }
 
-/// Splits two vectors into their three parts and stores line i of each part's tile.
+/// Splits two vectors into their three parts, and stores each part's numbers pairwise as line i of
+/// its tile: for a the smallest part first, for b the largest.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[target_feature(enable = "avx512f")]
 fn store_parts(
     mut first: __m512,
     mut second: __m512,
     i: usize,
-    parts: &mut [&mut [Line]; 3],
+    half: usize,
     side: Side,
+    lines: &mut [Line; STEP_LINES],
 ) {
-    for part in parts {
-        let (f, s) = (truncate(first), truncate(second));
-        let line = match side {
-            // SAFETY: both types are 512 bits without invalid values.
-            Side::A => unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(s, f)) },
-            Side::B => {
-                let low = _mm512_srli_epi32::<16>(_mm512_castps_si512(f));
-                _mm512_or_si512(low, _mm512_castps_si512(s))
-            }
-        };
+    let top = _mm512_set1_epi32(0xffff_0000u32 as i32);
+    for part in 0..3 {
+        let (f, s) = (_mm512_castps_si512(first), _mm512_castps_si512(second));
+        // (s & top) | (f >> 16)
+        let line = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(f), s, top);
+        let place = if side == Side::A { 2 - part } else { part };
+        let tile = (2 * place + half) * TILE;
         // SAFETY: a line is 64 bytes, aligned to 64.
-        unsafe { _mm512_store_si512(part[i].0.as_mut_ptr().cast(), line) };
-        (first, second) = (_mm512_sub_ps(first, f), _mm512_sub_ps(second, s));
+        unsafe { _mm512_store_si512(lines[tile + i].0.as_mut_ptr().cast(), line) };
+        // Truncation leaves the bf16 next to the number towards zero.
+        first = _mm512_sub_ps(first, _mm512_castsi512_ps(_mm512_and_si512(f, top)));
+        second = _mm512_sub_ps(second, _mm512_castsi512_ps(_mm512_and_si512(s, top)));
     }
-}
-
-/// Up to 16 numbers, then zeros.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load(data: &[f32]) -> __m512 {
-    let mask = ((1u32 << data.len().min(16)) - 1) as u16;
-    // SAFETY: elements outside the mask are not read.
-    unsafe { _mm512_maskz_loadu_ps(mask, data.as_ptr()) }
-}
-
-/// x without the 16 low bits: the bf16 next to x towards zero.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn truncate(x: __m512) -> __m512 {
-    _mm512_castsi512_ps(_mm512_and_si512(
-        _mm512_castps_si512(x),
-        _mm512_set1_epi32(0xffff_0000u32 as i32),
-    ))
 }
 
 /// Transposes 16 × 16 numbers.

@@ -4,6 +4,7 @@
 mod amx;
 
 use multiversion::multiversion;
+use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
 use super::math::sigmoid;
@@ -62,24 +63,24 @@ impl Activation {
 
     /// The same, compiled for the processor that the caller is compiled for.
     #[inline(always)]
-    pub(crate) fn apply_inline(self, x: &mut [f32]) {
+    pub(crate) fn apply_inline<const FMA: bool>(self, x: &mut [f32]) {
         match self {
             Activation::None => {}
-            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu(*x)),
+            Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
             Activation::Relu6 => x.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
         }
     }
 }
 
-#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
+#[multiversion(targets("x86_64+avx512f+avx512dq+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn apply_all(activation: Activation, x: &mut [f32]) {
-    activation.apply_inline(x);
+    activation.apply_inline::<{ target_cfg_f!(target_feature = "fma") }>(x);
 }
 
 /// GELU in its tanh form, ½x(1 + tanh u) = x·σ(2u) with u = √(2/π)(x + 0.044715x³).
 #[inline(always)]
-fn gelu(x: f32) -> f32 {
-    x * sigmoid(2.0 * GELU_SCALE * (x + 0.044_715 * x * x * x))
+fn gelu<const FMA: bool>(x: f32) -> f32 {
+    x * sigmoid::<FMA>(2.0 * GELU_SCALE * (x + 0.044_715 * x * x * x))
 }
 
 /// √(2/π).
@@ -114,13 +115,32 @@ pub(crate) enum Packed {
 
 impl Packed {
     pub fn new(b: Mat) -> Self {
+        let mut packed = Self::empty();
+        packed.set(b, Threads::All);
+        packed
+    }
+
+    /// One that is still to be [`set`](Packed::set).
+    pub fn empty() -> Self {
         #[cfg(target_arch = "x86_64")]
         if amx::available() {
-            return Packed::Amx(amx::Packed::new(b));
+            return Packed::Amx(Default::default());
         }
-        let (rows, cols) = (b.rows, b.cols);
-        let at = |i| b.data[i / cols * b.row_stride + i % cols * b.col_stride];
-        Packed::Plain { data: (0..rows * cols).map(at).collect(), rows, cols }
+        Packed::Plain { data: Vec::new(), rows: 0, cols: 0 }
+    }
+
+    /// Packs another matrix, in the memory that is there if it is large enough.
+    pub fn set(&mut self, b: Mat, threads: Threads) {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Packed::Amx(packed) => packed.set(b, threads),
+            Packed::Plain { data, rows, cols } => {
+                (*rows, *cols) = (b.rows, b.cols);
+                let at = |i| b.data[i / b.cols * b.row_stride + i % b.cols * b.col_stride];
+                data.clear();
+                data.extend((0..b.rows * b.cols).map(at));
+            }
+        }
     }
 }
 
