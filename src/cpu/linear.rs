@@ -19,18 +19,20 @@ pub(crate) fn linear(
     y: &mut [f32],
     (m, k, n): (usize, usize, usize),
 ) {
-    let epilogue = Epilogue { bias, activation, before_activation, accumulate: false };
+    let epilogue = Epilogue { bias, activation, before_activation, ..Default::default() };
     gemm(Mat::new(x, m, k), b, y, n, epilogue, Threads::All);
 }
 
-/// dx (M, K) = dy (M, N) · w (N, K).
+/// dx (M, K) = (dy (M, N) · w (N, K)) ∘ GELU′(gelu_input).
 pub(crate) fn linear_backward_input(
     dy: &[f32],
     w: &[f32],
+    gelu_input: Option<&[f32]>,
     dx: &mut [f32],
     (m, k, n): (usize, usize, usize),
 ) {
-    gemm(Mat::new(dy, m, n), Mat::new(w, n, k), dx, k, Epilogue::default(), Threads::All);
+    let epilogue = Epilogue { gelu_input, ..Default::default() };
+    gemm(Mat::new(dy, m, n), Mat::new(w, n, k), dx, k, epilogue, Threads::All);
 }
 
 /// dw (N, K) += dyᵀ · x; db (N) += Σ over rows of dy.

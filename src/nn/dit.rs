@@ -428,8 +428,10 @@ impl Dit {
                 let dqkv = dqkv.view().part(0, &[acts.batch, c.tokens(), 3 * c.width])?;
                 backward(&block.qkv, parameters, dqkv, h.view(), Some(dh.view_mut()), dp)?;
             } else {
-                plain_backward(&block.fc2, parameters, dy, &acts.hidden[i], Some(dhidden), dp)?;
-                ops::gelu_backward(&acts.hidden_pre[i], &mut *dhidden)?;
+                let (dw, db) = block.fc2.parts(dp)?;
+                ops::linear_backward_weight(&*dy, &acts.hidden[i], dw, Some(db))?;
+                let (w, pre) = (block.fc2.weight(parameters)?, acts.hidden_pre[i].view());
+                ops::linear_backward_input(&*dy, w, Some(pre), &mut *dhidden)?;
                 plain_backward(&block.fc1, parameters, dhidden, h, Some(dh), dp)?;
             }
         }
@@ -527,7 +529,7 @@ fn backward(
     let (dw, db) = layer.parts(gradients)?;
     ops::linear_backward_weight(dy, x, dw, Some(db))?;
     match dx {
-        Some(dx) => ops::linear_backward_input(dy, layer.weight(arena)?, dx),
+        Some(dx) => ops::linear_backward_input(dy, layer.weight(arena)?, None, dx),
         None => Ok(()),
     }
 }

@@ -94,15 +94,17 @@ pub fn linear<'a>(
     Ok(())
 }
 
-/// dx = dy · weight.
+/// dx = dy · weight, or (dy · weight) ∘ GELU′(gelu_input) where the layer's input was a GELU's output.
 ///
-/// `dy`: (…, N); `weight`: (N, K); `dx`: (…, K), written.
+/// `dy`: (…, N); `weight`: (N, K); `dx`: (…, K), written; `gelu_input`: shaped like `dx`, what
+/// [`Activation::Gelu`] was applied to.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
 pub fn linear_backward_input<'a>(
     dy: impl Into<TensorView<'a>>,
     weight: impl Into<TensorView<'a>>,
+    gelu_input: Option<TensorView<'a>>,
     dx: impl Into<TensorViewMut<'a>>,
 ) -> Result<()> {
     const OP: &str = "linear_backward_input";
@@ -112,8 +114,12 @@ pub fn linear_backward_input<'a>(
     if rows(OP, "dx", dx.shape(), k)? != m {
         return Err(Error::shape(OP, "dx", format!("(…, {k}) with {m} rows"), dx.shape()));
     }
+    if let Some(at) = &gelu_input {
+        expect_shape(OP, "gelu_input", at.shape(), dx.shape())?;
+    }
+    let at = gelu_input.map(|x| x.f32s(OP, "gelu_input")).transpose()?;
     let (dy, weight) = (dy.f32s(OP, "dy")?, weight.f32s(OP, "weight")?);
-    cpu::linear_backward_input(dy, weight, dx.into_f32s(OP, "dx")?, (m, k, n));
+    cpu::linear_backward_input(dy, weight, at, dx.into_f32s(OP, "dx")?, (m, k, n));
     Ok(())
 }
 

@@ -85,7 +85,7 @@ fn backward_input() {
     for [m, k, n] in SIZES {
         let (dy, w) = (tensor(1, &[m, n], 2.0), tensor(2, &[n, k], 1.0));
         let mut dx = poisoned(&[m, k]);
-        ops::linear_backward_input(&dy, &w, &mut dx).unwrap();
+        ops::linear_backward_input(&dy, &w, None, &mut dx).unwrap();
         let want = product(&f64s(&dy), &f64s(&w), [m, n, k]);
         assert_close(&format!("[{m}, {k}, {n}]"), &f64s(&dx), &want, 2e-6);
     }
@@ -147,7 +147,7 @@ fn threads_do_not_matter() {
             ops::linear(&x, &w, b, Activation::Gelu, None, &mut plain).unwrap();
             ops::linear(&x, &packed, b, Activation::Gelu, kept, &mut fast).unwrap();
             let (mut dx, mut dw, mut db) = (poisoned(&[m, k]), w.clone(), bias.clone());
-            ops::linear_backward_input(&dy, &w, &mut dx).unwrap();
+            ops::linear_backward_input(&dy, &w, None, &mut dx).unwrap();
             ops::linear_backward_weight(&dy, &x, &mut dw, Some(db.view_mut())).unwrap();
             [plain, fast, before, dx, dw, db]
         });
@@ -180,7 +180,7 @@ fn refuses_other_shapes() {
         "PackedWeight::new: `weight` should have shape (N, K), got [6]",
     );
     assert_refused(
-        ops::linear_backward_input(&y, &w, &mut poisoned(&[4, 5])),
+        ops::linear_backward_input(&y, &w, None, &mut poisoned(&[4, 5])),
         "linear_backward_input: `dx` should have shape (…, 6), got [4, 5]",
     );
     assert_refused(

@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 
 use rayon::prelude::*;
 
-use super::{Activation, Epilogue, Mat, Threads};
+use super::{Activation, Epilogue, Mat, Threads, multiply_gelu_slope};
 
 /// Rows of a of one panel, and columns of b: two tiles of 16.
 const PANEL: usize = 32;
@@ -139,6 +139,7 @@ pub(crate) fn gemm(
         stride: out_stride,
         bias: epilogue.bias,
         activation: epilogue.activation,
+        gelu_input: epilogue.gelu_input,
         accumulate: epilogue.accumulate,
     };
     let target = &target;
@@ -191,7 +192,10 @@ pub(crate) fn gemm(
             // Sharing out columns as well packs rows several times: better than small tasks where
             // there are many columns, whose panels pass through the cache once per block of rows.
             let (down, across) = match packed_b {
-                Some(_) => (m.div_ceil(BLOCK), tasks(n, threads).div_ceil(m.div_ceil(BLOCK))),
+                Some(_) => {
+                    let down = m.div_ceil(BLOCK);
+                    (down, least_tasks(threads).div_ceil(down).min(n.div_ceil(PANEL)))
+                }
                 None => (tasks(m, threads), 1),
             };
             run(down * across, &|t| {
@@ -212,11 +216,14 @@ pub(crate) fn gemm(
 /// How `len` rows or columns are shared out: at most `BLOCK` to a task, fewer where threads would have
 /// nothing to do.
 fn tasks(len: usize, threads: Threads) -> usize {
-    let least = match threads {
+    least_tasks(threads).min(len.div_ceil(PANEL)).max(len.div_ceil(BLOCK))
+}
+
+fn least_tasks(threads: Threads) -> usize {
+    match threads {
         Threads::One => 1,
         Threads::All => 2 * rayon::current_num_threads(),
-    };
-    least.min(len.div_ceil(PANEL)).max(len.div_ceil(BLOCK))
+    }
 }
 
 /// The rows or columns of task `t`: whole panels, but at the end.
@@ -250,6 +257,7 @@ struct Target<'a> {
     stride: usize,
     bias: Option<&'a [f32]>,
     activation: Activation,
+    gelu_input: Option<&'a [f32]>,
     accumulate: bool,
 }
 
@@ -354,6 +362,9 @@ unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, ends: End
         // SAFETY: by this function's contract.
         let out = unsafe { slice::from_raw_parts_mut(target.out.add(start), sums.len()) };
         target.activation.apply_inline::<true>(out);
+        if let Some(at) = target.gelu_input {
+            multiply_gelu_slope::<true>(&at[start..][..out.len()], out);
+        }
     }
 }
 

@@ -84,9 +84,26 @@ fn gelu<const FMA: bool>(x: f32) -> f32 {
 }
 
 /// √(2/π).
-pub(crate) const GELU_SCALE: f32 = 0.797_884_6;
+const GELU_SCALE: f32 = 0.797_884_6;
 
-/// What happens to a product before it is stored: out = activation(a·b + bias), or out += a·b + bias.
+/// x ← x∘GELU′(at).
+#[inline(always)]
+fn multiply_gelu_slope<const FMA: bool>(at: &[f32], x: &mut [f32]) {
+    for (x, &at) in x.iter_mut().zip(at) {
+        // GELU = z·σ(2u), u = √(2/π)(z + 0.044715z³).
+        let s = sigmoid::<FMA>(2.0 * GELU_SCALE * (at + 0.044_715 * at * at * at));
+        let slope = 2.0 * GELU_SCALE * (1.0 + 3.0 * 0.044_715 * at * at);
+        *x *= s + at * (s * (1.0 - s)) * slope;
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+fma", "x86_64+avx2+fma", "aarch64+neon"))]
+fn multiply_gelu_slope_all(at: &[f32], x: &mut [f32]) {
+    multiply_gelu_slope::<{ target_cfg_f!(target_feature = "fma") }>(at, x);
+}
+
+/// What happens to a product before it is stored: out = activation(a·b + bias), out += a·b + bias, or
+/// out = (a·b)∘GELU′(gelu_input).
 #[derive(Default)]
 pub(crate) struct Epilogue<'a> {
     /// One number per column.
@@ -94,6 +111,8 @@ pub(crate) struct Epilogue<'a> {
     pub activation: Activation,
     /// Receives a·b + bias, as laid out as `out`.
     pub before_activation: Option<&'a mut [f32]>,
+    /// Where GELU′ is taken, as laid out as `out`; without the other fields.
+    pub gelu_input: Option<&'a [f32]>,
     /// Adds to `out`; without an activation.
     pub accumulate: bool,
 }
@@ -195,6 +214,7 @@ pub(crate) fn gemm<'a>(
     assert!(n <= out_stride && needed <= out.len(), "gemm: output");
     assert!(epilogue.bias.is_none_or(|b| b.len() == n), "gemm: bias");
     assert!(epilogue.before_activation.as_ref().is_none_or(|x| needed <= x.len()), "gemm: aux");
+    assert!(epilogue.gelu_input.is_none_or(|x| needed <= x.len()), "gemm: gelu_input");
     debug_assert!(!(epilogue.accumulate && epilogue.activation != Activation::None));
     match b {
         #[cfg(target_arch = "x86_64")]
@@ -245,7 +265,12 @@ fn portable(a: Mat, b: Mat, out: &mut [f32], stride: usize, epilogue: Epilogue, 
             parallelism,
         );
     }
-    let Epilogue { bias, activation, before_activation, .. } = epilogue;
+    let Epilogue { bias, activation, before_activation, gelu_input, .. } = epilogue;
+    if let Some(at) = gelu_input {
+        let rows = out.par_chunks_mut(stride).zip(at.par_chunks(stride));
+        rows.take(m).for_each(|(row, at)| multiply_gelu_slope_all(&at[..n], &mut row[..n]));
+        return;
+    }
     let finish = |(row, pre): (&mut [f32], Option<&mut [f32]>)| {
         let row = &mut row[..n];
         if let Some(bias) = bias {
@@ -320,7 +345,7 @@ mod tests {
                     bias: Some(&bias),
                     activation: Activation::Gelu,
                     before_activation: Some(&mut pre),
-                    accumulate: false,
+                    ..Default::default()
                 };
                 gemm(am, rhs, &mut act, n + 3, epilogue, threads);
                 let tolerance = 8e-7 * (k as f64).sqrt();
