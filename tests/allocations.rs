@@ -77,7 +77,7 @@ fn inversion() {
                 let mut space = inverter.workspace(batch).unwrap();
                 let name = format!("inversion of {batch} on {threads} threads");
                 assert_few(&name, LISTS, || {
-                    z.view_mut().fill(0.5);
+                    z.view_mut().fill(0.5).unwrap();
                     inverter.invert(&mut z, &mut space).unwrap();
                 });
             }

@@ -100,7 +100,7 @@ impl Inverter {
         let Workspace { acts, output } = space;
         if let Some(scale) = self.single {
             // x ← √ᾱ_t·x; the old output only takes part with the factor 0.
-            output.view_mut().fill(0.0);
+            output.view_mut().fill(0.0)?;
             ops::inversion_step(x.reborrow(), &*output, scale as f32, 0.0)?;
         }
         self.network.forward(x.view(), i, acts, &mut *output)?;

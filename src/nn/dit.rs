@@ -307,8 +307,10 @@ impl Dit {
         ops::expect_shape("Dit", "out", out.shape(), &grid)?;
         let chunk = |index| Chunk { table, index };
         ops::patchify(x, &mut acts.patches, c.patch, PatchOrder::ChannelsFirst)?;
-        source.linear(&self.embed, acts.patches.view(), acts.stream[0].view_mut())?;
-        ops::add_position(&mut acts.stream[0], source.position(self)?)?;
+        // The first site's output is not needed before the site is reached.
+        let tokens = slot(&mut acts.sites, 0);
+        source.linear(&self.embed, acts.patches.view(), tokens.view_mut())?;
+        ops::add_position(&*tokens, source.position(self)?, &mut acts.stream[0])?;
         for k in 0..=2 * c.depth {
             let (shift, scale) = site_chunks(k);
             let h = slot(&mut acts.sites, k);
@@ -392,7 +394,7 @@ impl Dit {
         ops::patchify(dout, &mut *patches, c.patch, PatchOrder::ChannelsLast)?;
         let last = 2 * c.depth;
         plain_backward(&self.output, parameters, patches, &acts.sites[last], Some(dh), dp)?;
-        dstream.view_mut().fill(0.0);
+        dstream.view_mut().fill(0.0)?;
         for k in (0..=last).rev() {
             // dh holds the gradient of site k's output.
             let (shift, scale) = site_chunks(k);

@@ -220,7 +220,7 @@ impl Trainer {
         };
         finite("the loss", loss)?;
         ops::mse_backward(&s.output, &s.target, &s.weight, &mut s.doutput)?;
-        s.gradients.parameters.view_mut().fill(0.0);
+        s.gradients.parameters.view_mut().fill(0.0)?;
         self.dit.backward(parameters, &s.acts, &s.doutput, &mut s.gradients, None)?;
         let gradient_norm = ops::global_norm(&s.gradients.parameters)?;
         finite("the gradient", gradient_norm)?;

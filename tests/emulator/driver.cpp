@@ -661,6 +661,24 @@ API cuMemsetD8Async(DevicePointer p, unsigned char value, size_t bytes, void* ha
     });
 }
 
+API cuMemsetD16Async(DevicePointer p, unsigned short value, size_t count, void* handle) {
+    ENTER_WITH_STREAM(handle);
+    if (p % sizeof value || !on_device(p, count * sizeof value)) return INVALID_VALUE;
+    return enqueue(*stream, [=] {
+        std::fill_n(reinterpret_cast<unsigned short*>(bytes_at(p)), count, value);
+        return Outcome{};
+    });
+}
+
+API cuMemsetD32Async(DevicePointer p, unsigned value, size_t count, void* handle) {
+    ENTER_WITH_STREAM(handle);
+    if (p % sizeof value || !on_device(p, count * sizeof value)) return INVALID_VALUE;
+    return enqueue(*stream, [=] {
+        std::fill_n(reinterpret_cast<unsigned*>(bytes_at(p)), count, value);
+        return Outcome{};
+    });
+}
+
 API cuMemsetD8_v2(DevicePointer p, unsigned char value, size_t bytes) {
     ENTER;
     if (!on_device(p, bytes)) return INVALID_VALUE;

@@ -368,7 +368,7 @@ fn categories_and_options_that_cannot_be_used() {
 fn an_overflow_is_no_score() {
     let [whitened, _] = recipes();
     let mut checkpoint = checkpoint(whitened, 1);
-    checkpoint.ema.view_mut().fill(1e30);
+    checkpoint.ema.view_mut().fill(1e30).unwrap();
     let stats = ImageStats { max: 1.0, abs: 1.0, top5: 1.0, nll: 1.0 };
     checkpoint.calibration.categories.insert("dots".into(), vec![stats; 3]);
     let mut detector = Detector::new(checkpoint).unwrap();

@@ -123,7 +123,7 @@ impl<'a> Passes<'a> {
         ops::mse(&*eps, noise, &weight, &mut losses).map_err(text)?;
         let mut deps = output(eps.shape())?;
         ops::mse_backward(&*eps, noise, &weight, &mut deps).map_err(text)?;
-        gradients.parameters.view_mut().fill(0.0);
+        gradients.parameters.view_mut().fill(0.0).unwrap();
         dit.backward(parameters, acts, &deps, gradients, Some(dx.view_mut())).map_err(text)?;
         let losses = losses.to_vec_f32();
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
