@@ -399,9 +399,6 @@ Operand collective(const char* name, uint32_t mask, const Operand& input, Leader
             meeting = &other;
             break;
         }
-        if (other.arrived && other.mask & mask & ~(1u << lane)) {
-            fail(launch_failed, "warp collectives whose masks overlap without being equal");
-        }
         if (!other.arrived && !meeting) meeting = &other;
     }
     if (!meeting) fail(launch_failed, "too many warp collectives at a time");
