@@ -24,8 +24,8 @@ const int THREADS = 128;
 const int PIXELS = 4;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y, int height,
-          int width, int out_height, int out_width, int out_channels, int top, int left) {
+stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y,
+          int height, int width, int out_height, int out_width, int out_channels, int top, int left) {
     DYNAMIC_SHARED(float, weights);
     for (int i = threadIdx.x; i < 28 * out_channels; i += THREADS) {
         weights[i] = i < 27 * out_channels ? weight[i] : bias[i - 27 * out_channels];
