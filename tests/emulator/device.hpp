@@ -14,6 +14,9 @@
 extern "C" {
 float sqrtf(float) noexcept;
 float fmaf(float, float, float) noexcept;
+float fmaxf(float, float) noexcept;
+float fminf(float, float) noexcept;
+float fabsf(float) noexcept;
 float expf(float) noexcept;
 float exp2f(float) noexcept;
 float logf(float) noexcept;
@@ -224,9 +227,6 @@ static inline float __uint_as_float(uint32_t x) { return emulator::bit_cast<floa
 static inline int __float_as_int(float x) { return emulator::bit_cast<int>(x); }
 static inline float __int_as_float(int x) { return emulator::bit_cast<float>(x); }
 
-static inline float fmaxf(float a, float b) { return a != a ? b : b > a ? b : a; }
-static inline float fminf(float a, float b) { return a != a ? b : b < a ? b : a; }
-static inline float fabsf(float x) { return __builtin_fabsf(x); }
 static inline int min(int a, int b) { return b < a ? b : a; }
 static inline int max(int a, int b) { return b > a ? b : a; }
 static inline unsigned min(unsigned a, unsigned b) { return b < a ? b : a; }

@@ -28,4 +28,7 @@ bool thread_sanitizer();
 // Puts `work` into the order of a driver's stream, or into the graph it captures. Returns the driver's error code.
 int enqueue(void* stream, std::function<Outcome()> work);
 
+// Whether [p, p + bytes) lies in one allocation of device memory.
+bool on_device(const void* p, size_t bytes);
+
 }  // namespace emulator
