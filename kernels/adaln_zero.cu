@@ -2,8 +2,8 @@
 //
 // x:      the residual stream, f32 (fp16 with STREAM_F16), (B, N, D)
 // y:      a branch's output, fp16 (B, N, D); null: no residual, x_out is x
-// gate, shift, scale: f32, D numbers per image, image b's at b·table_stride from the pointer: columns of a table
-//         of modulation vectors; table_stride 0 where all images share a row. gate null: x_out = x + y
+// gate, shift, scale: f32, D numbers per image, image b's at b·table_stride from the pointer: columns of a
+//         table of modulation vectors; table_stride 0 where all images share a row. gate null: x_out = x + y
 // x_out:  as x, may be x itself; null where y is null (it is not written then)
 // out:    fp16 (B, N, D)
 // stats:  f32 (B, N, 2), receives mean and 1/σ of each row; may be null
@@ -46,9 +46,9 @@ DEVICE float row_sum(float value, float (&scratch)[ROW_WARPS]) {
 }
 
 KERNEL void LAUNCH_BOUNDS(THREADS, VECTORS > 4 ? 2 : 4)
-adaln_zero(const Stream* x, const h16* __restrict__ y, const float* __restrict__ gate, const float* __restrict__ shift,
-           const float* __restrict__ scale, Stream* x_out, h16* __restrict__ out, float* stats, int rows, int tokens,
-           int table_stride) {
+adaln_zero(const Stream* x, const h16* __restrict__ y, const float* __restrict__ gate,
+           const float* __restrict__ shift, const float* __restrict__ scale, Stream* x_out,
+           h16* __restrict__ out, float* stats, int rows, int tokens, int table_stride) {
     SHARED(float, scratch[2][ROW_WARPS]);
     const int row = blockIdx.x * ROWS + threadIdx.x / ROW_THREADS;
     if (row >= rows) return;

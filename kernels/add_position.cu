@@ -23,7 +23,8 @@ typedef h16 Stream;
 typedef float Stream;
 #endif
 
-KERNEL void LAUNCH_BOUNDS(256, 4) add_position(const h16* tokens, const float* position, Stream* x, int size) {
+KERNEL void LAUNCH_BOUNDS(256, 4)
+add_position(const h16* tokens, const float* position, Stream* x, int size) {
     const int i = (blockIdx.x * 256 + threadIdx.x) * 8;
     if (i >= size) return;
     const int64_t at = (int64_t)blockIdx.y * size + i;

@@ -1,8 +1,10 @@
-// out[b, i, h] = Σ_j p_j · v[b, j, h],  p = softmax_j(scale · q[b, i, h] · k[b, j, h]),  for at most 256 tokens
+// out[b, i, h] = Σ_j p_j · v[b, j, h],  p = softmax_j(scale · q[b, i, h] · k[b, j, h]),
+// for at most 256 tokens
 //
 // qkv:  fp16 (B, N, 3, H, d), q then k then v, as a projection leaves them
 // out:  fp16 (B, N, H·d)
-// lse:  f32 (B, H, N), the natural logarithm of each softmax's denominator, ln Σ_j exp(scale · q·k_j); may be null
+// lse:  f32 (B, H, N), the natural logarithm of each softmax's denominator, ln Σ_j exp(scale · q·k_j);
+//       may be null
 // Sizes: tokens = N, heads = H, head_size = d; scale is 1/√d as a rule.
 //
 // Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 32768 bytes.
@@ -13,10 +15,10 @@
 // TOKENS_256  1: N is 256 and d is HEAD_SIZE; 0: any N up to 256 and any d up to HEAD_SIZE.
 // Limits: d a multiple of 8; qkv and out aligned to 16 bytes; H and B at most 65535; N·3·H·d below 2³¹.
 //
-// A block owns 64 queries, a warp 16 of them. Their products with all keys stay in registers while q and k pass
-// through shared memory 16 columns at a time; after the softmax v passes through it 32 columns at a time, and
-// each chunk of the output is finished and stored at once. So registers do not grow with the head size. Chunks
-// alternate between two slots, and a chunk is fetched while the one before is in use.
+// A block owns 64 queries, a warp 16 of them. Their products with all keys stay in registers while q and k
+// pass through shared memory 16 columns at a time; after the softmax v passes through it 32 columns at a time,
+// and each chunk of the output is finished and stored at once. So registers do not grow with the head size.
+// Chunks alternate between two slots, and a chunk is fetched while the one before is in use.
 #include "include/device.cuh"
 #include "include/tile.cuh"
 
@@ -60,7 +62,8 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
                                                                tokens - first_query, left);
         } else if (i < K_CHUNKS + V_CHUNKS) {
             const int column = (i - K_CHUNKS) * V_WIDTH;
-            copy_tile_async<KEYS, V_WIDTH, THREADS, MASKED>(slot, v + column, stride, tokens, head_size - column);
+            copy_tile_async<KEYS, V_WIDTH, THREADS, MASKED>(slot, v + column, stride, tokens,
+                                                            head_size - column);
         }
         cp_async_commit();
     };
@@ -124,8 +127,7 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
         clear(o);
         multiply<V_WIDTH>(o, p, shared + (i & 1) * SLOT);
         const int column = (i - K_CHUNKS) * V_WIDTH;
-        store_16x32(to + column, width, o, inverse, tokens - first_row, head_size - column);
+        store_16x32(to + column, width, o, 0, inverse, tokens - first_row, head_size - column);
     }
-    cp_async_wait<0>();
 }
 REGISTER_KERNEL(attention)

@@ -1,12 +1,14 @@
-// out[b, i, h] = Σ_j p_j · v[b, j, h],  p = softmax_j(scale · q[b, i, h] · k[b, j, h]),  for any number of tokens
+// out[b, i, h] = Σ_j p_j · v[b, j, h],  p = softmax_j(scale · q[b, i, h] · k[b, j, h]),
+// for any number of tokens
 //
 // qkv:  fp16 (B, N, 3, H, d), q then k then v, as a projection leaves them
 // out:  fp16 (B, N, H·d)
-// lse:  f32 (B, H, N), the natural logarithm of each softmax's denominator, ln Σ_j exp(scale · q·k_j); may be null
+// lse:  f32 (B, H, N), the natural logarithm of each softmax's denominator, ln Σ_j exp(scale · q·k_j);
+//       may be null
 // Sizes: tokens = N, heads = H, head_size = d; scale is 1/√d as a rule.
 //
-// Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 2·HEAD_SIZE·(64 + 2·KEYS) bytes, where KEYS is 32 for a
-// HEAD_SIZE above 128 and 64 otherwise.
+// Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 2·HEAD_SIZE·(64 + 2·KEYS) bytes, where KEYS is 32 for
+// a HEAD_SIZE above 128 and 64 otherwise.
 // Accumulates in f32; probabilities are rounded to fp16 before they multiply v, their sum is not.
 // out and lse are written.
 //
@@ -14,8 +16,8 @@
 // Limits: d a multiple of 8; qkv and out aligned to 16 bytes; H and B at most 65535; N·3·H·d below 2³¹.
 //
 // A block owns 64 queries, a warp 16 of them. Keys and values pass by in tiles of KEYS rows (Dao et al.,
-// FlashAttention, 2022): after each tile of keys the output so far is scaled to the new maximum. Tiles alternate
-// between two slots, and a tile is fetched while the one before is in use.
+// FlashAttention, 2022): after each tile of keys the output so far is scaled to the new maximum. Tiles
+// alternate between two slots, and a tile is fetched while the one before is in use.
 #include "include/device.cuh"
 #include "include/tile.cuh"
 
@@ -41,16 +43,15 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
     const int width = heads * head_size, stride = 3 * width;
     const h16* q = qkv + (int64_t)image * tokens * stride + head * head_size;
     const h16* k = q + width;
-    const h16* v = k + width;
 
     // Tile i of the sequence: keys and values of the first KEYS tokens, of the next, …
     const int tiles = 2 * ((tokens + KEYS - 1) / KEYS);
     auto fetch = [&](int i) {
         if (i < tiles) {
             const int first_key = (i >> 1) * KEYS;
-            const h16* source = (i & 1 ? v : k) + (int64_t)first_key * stride;
-            copy_tile_async<KEYS, HEAD_SIZE, THREADS, true>(slots + (i & 1) * SLOT, source, stride, tokens - first_key,
-                                                            head_size);
+            const h16* source = k + (int64_t)first_key * stride + (i & 1) * width;
+            copy_tile_async<KEYS, HEAD_SIZE, THREADS, true>(slots + (i & 1) * SLOT, source, stride,
+                                                            tokens - first_key, head_size);
         }
         cp_async_commit();
     };
@@ -87,9 +88,12 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         for (int half = 0; half < 2; ++half) {
             float highest = LOWEST;
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) highest = fmaxf(highest, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+            for (int j = 0; j < KEYS / 8; ++j) {
+                highest = fmaxf(highest, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+            }
             highest = fmaxf(top[half], row_max(highest));
-            const float shrink = exp2_approx((top[half] - highest) * scale_log2), offset = highest * scale_log2;
+            const float shrink = exp2_approx((top[half] - highest) * scale_log2);
+            const float offset = highest * scale_log2;
             top[half] = highest;
             sum[half] *= shrink;
 #pragma unroll
@@ -108,7 +112,6 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         fetch(i + 2);
         multiply<HEAD_SIZE>(o, p, slots + SLOT);
     }
-    cp_async_wait<0>();
 
     const int first_row = first_query + warp * 16;
     float inverse[2];
@@ -124,8 +127,7 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
     h16* to = out + ((int64_t)image * tokens + first_row) * width + head * head_size;
 #pragma unroll
     for (int j = 0; j < HEAD_SIZE / 32; ++j) {
-        const float(&block)[4][4] = *reinterpret_cast<const float(*)[4][4]>(&o[4 * j]);
-        store_16x32(to + j * 32, width, block, inverse, tokens - first_row, head_size - j * 32);
+        store_16x32(to + j * 32, width, o, 4 * j, inverse, tokens - first_row, head_size - j * 32);
     }
 }
 REGISTER_KERNEL(attention_tiled)

@@ -26,8 +26,8 @@ typedef float Feature;
 #endif
 
 KERNEL void LAUNCH_BOUNDS(128, 4)
-gather_features(const h16* x, Feature* features, int height, int width, int channels, int grid, int features_channels,
-                int first_channel) {
+gather_features(const h16* x, Feature* features, int height, int width, int channels, int grid,
+                int features_channels, int first_channel) {
     const int groups = channels / 8, i = blockIdx.x * 128 + threadIdx.x;
     const int channel = i % groups * 8, column = i / groups, row = blockIdx.y;
     if (column >= grid) return;

@@ -1,4 +1,5 @@
-// y[b, i, j, c]: x interpolated linearly at ((i + ½)·h/H − ½, (j + ½)·w/W − ½), coordinates clamped to the image
+// y[b, i, j, c]: x interpolated linearly at ((i + ½)·h/H − ½, (j + ½)·w/W − ½), coordinates clamped to the
+// image
 //
 // x:  f32 (B, h, w, C)
 // y:  f32 (B, H, W, C)
@@ -13,7 +14,8 @@
 #include "include/resize.cuh"
 
 KERNEL void LAUNCH_BOUNDS(256, 4)
-resize_bilinear(const float* x, float* y, int height, int width, int channels, int out_height, int out_width) {
+resize_bilinear(const float* x, float* y, int height, int width, int channels, int out_height,
+                int out_width) {
     const int i = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;
     if (i >= out_width * channels) return;
     const int column = i / channels, channel = i % channels;

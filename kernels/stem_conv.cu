@@ -1,4 +1,4 @@
-// y = min(max(Σ weight · x̂ + bias, 0), 6),  a 3 × 3 convolution at stride 2 of x̂ = rgb · factor + offset
+// y = activation(Σ weight · x̂ + bias),  a 3 × 3 convolution at stride 2 of x̂ = rgb · factor + offset
 //
 // The first layer of an image network, from bytes: x̂[c] = (rgb[c]/255 − mean[c])/std[c] with
 // factor = 1/(255·std), offset = −mean/std; outside the image x̂ is 0.
@@ -13,19 +13,24 @@
 // Grid (⌈⌈W'/4⌉·(O/8)/128⌉, H', B), block 128, dynamic shared memory 112·O bytes.
 // Accumulates in f32. y is written.
 //
-// Defines: none.
+// ACTIVATION  0: none; 1: ReLU6; 2: swish, v·σ(v).
 // Limits: O a multiple of 8 up to 256; weight, bias and y aligned to 16 bytes; H' and B at most 65535.
 //
 // A thread computes 8 channels of 4 neighbouring pixels.
+#include "include/activation.cuh"
 #include "include/device.cuh"
 #include "include/vector.cuh"
+
+#if !defined(ACTIVATION)
+#error "stem_conv needs ACTIVATION"
+#endif
 
 const int THREADS = 128;
 const int PIXELS = 4;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y, int height,
-          int width, int out_height, int out_width, int out_channels, int top, int left) {
+stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y,
+          int height, int width, int out_height, int out_width, int out_channels, int top, int left) {
     DYNAMIC_SHARED(float, weights);
     for (int i = threadIdx.x; i < 28 * out_channels; i += THREADS) {
         weights[i] = i < 27 * out_channels ? weight[i] : bias[i - 27 * out_channels];
@@ -69,7 +74,7 @@ stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const
     for (int p = 0; p < PIXELS; ++p) {
         if (column + p >= out_width) break;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) sums[p][e] = fminf(fmaxf(sums[p][e], 0.0f), 6.0f);
+        for (int e = 0; e < 8; ++e) sums[p][e] = activate<ACTIVATION>(sums[p][e]);
         store8(to + p * out_channels, sums[p]);
     }
 }

@@ -10,7 +10,8 @@ DEVICE int warp_of_block() { return threadIdx.x >> 5; }
 
 // Where the 16-byte unit `unit` of row `row` of a tile of WIDTH columns stands, in halves. Units are permuted
 // within a row so that the eight rows which ldmatrix reads at once lie in eight different groups of banks.
-template <int WIDTH> DEVICE int tile_at(int row, int unit) {
+template <int WIDTH>
+DEVICE int tile_at(int row, int unit) {
     static_assert(WIDTH == 16 || WIDTH % 32 == 0, "rows of 2 or of a multiple of 4 units");
     const int swizzle = WIDTH % 64 == 0 ? row & 7 : WIDTH % 32 == 0 ? (row >> 1) & 3 : (row >> 2) & 1;
     return row * WIDTH + ((unit ^ swizzle) << 3);
@@ -41,7 +42,8 @@ DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, 
     }
 }
 
-template <int BLOCKS> DEVICE void clear(float (&accumulator)[BLOCKS][4]) {
+template <int BLOCKS>
+DEVICE void clear(float (&accumulator)[BLOCKS][4]) {
 #pragma unroll
     for (int j = 0; j < BLOCKS; ++j) {
 #pragma unroll
@@ -54,7 +56,8 @@ template <int BLOCKS> DEVICE void clear(float (&accumulator)[BLOCKS][4]) {
 template <int WIDTH, int BLOCKS>
 DEVICE void multiply_transposed(float (&accumulator)[BLOCKS][4], const h16* a, int row, const h16* b) {
     const int lane = lane_of_warp();
-#pragma unroll
+// Swizzles repeat every four steps; more at once would take more registers.
+#pragma unroll 4
     for (int k = 0; k < WIDTH / 16; ++k) {
         uint32_t left[4];
         ldmatrix_x4(left, a + tile_at<WIDTH>(row + (lane & 15), k * 2 + (lane >> 4)));
@@ -109,19 +112,25 @@ DEVICE void transpose_row(uint32_t (&words)[4]) {
     else words[2] = c, words[3] = d;
 }
 
-// Stores four neighbouring blocks of an accumulator, 16 rows x 32 columns, as fp16: row g times scale[0], row
-// g + 8 times scale[1]. `to`: the first row's first column; `stride`: halves between rows. Only the
-// first `rows` rows and `columns` columns are stored.
-DEVICE void store_16x32(h16* to, int stride, const float (&v)[4][4], const float (&scale)[2], int rows, int columns) {
+// Stores four blocks of an accumulator from `first` on, 16 rows x 32 columns, as fp16: row g times scale[0],
+// row g + 8 times scale[1]. `to`: the first row's first column; `stride`: halves between rows. Only the first
+// `rows` rows and `columns` columns are stored.
+template <int BLOCKS>
+DEVICE void store_16x32(h16* to, int stride, const float (&v)[BLOCKS][4], int first, const float (&scale)[2],
+                        int rows, int columns) {
     const int lane = lane_of_warp(), row = lane >> 2, column = (lane & 3) * 8;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         uint32_t words[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) words[j] = pack(v[j][2 * half] * scale[half], v[j][2 * half + 1] * scale[half]);
+        for (int j = 0; j < 4; ++j) {
+            const float(&block)[4] = v[first + j];
+            words[j] = pack(block[2 * half] * scale[half], block[2 * half + 1] * scale[half]);
+        }
         transpose_row(words);
         if (row + 8 * half < rows && column < columns) {
-            store16(to + (uint32_t)((row + 8 * half) * stride + column), vec4u{words[0], words[1], words[2], words[3]});
+            h16* at = to + (uint32_t)((row + 8 * half) * stride + column);
+            store16(at, vec4u{words[0], words[1], words[2], words[3]});
         }
     }
 }
