@@ -69,7 +69,8 @@ fn inversion() {
     let _alone = alone();
     let dit = Dit::new(SMALL).unwrap();
     let velocity = Parameterisation::Velocity;
-    let inverter = Inverter::new(&dit, &parameters(&dit, 1), velocity, 3, 100).unwrap();
+    let inverter =
+        Inverter::new(&dit, &parameters(&dit, 1), velocity, 3, 100, Device::Cpu).unwrap();
     for threads in [1, 3] {
         on_threads(threads, || {
             for batch in [1, 8] {

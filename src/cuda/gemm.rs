@@ -28,7 +28,7 @@ unsafe impl Send for Gemm {}
 // SAFETY: as above.
 unsafe impl Sync for Gemm {}
 
-/// y (m, n) = x (m, k) · weight (n, k)ᵀ, all row-major, x and weight fp16.
+/// y (m, n) = x (m, k) · weight (n, k)ᵀ and what is added, all row-major, x and weight fp16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Product {
     pub m: usize,
@@ -40,6 +40,8 @@ pub(crate) struct Product {
     pub bias: bool,
     /// Whether GELU (tanh) follows.
     pub gelu: bool,
+    /// Whether a tensor like y is added.
+    pub skip: bool,
 }
 
 /// The addresses of a product.
@@ -48,6 +50,8 @@ pub(crate) struct Operands {
     pub x: u64,
     pub weight: u64,
     pub bias: u64,
+    /// What is added; y itself where nothing is.
+    pub skip: u64,
     pub y: u64,
 }
 
@@ -98,7 +102,7 @@ impl Gemm {
         let bytes = workspace.map_or(0, CudaSlice::len);
         let algorithm = plan.algorithm(self.handle, at, bytes).map_err(describe)?;
         let address = workspace.map_or(0, |w| w.device_ptr(context.main_stream()).0);
-        let (one, zero) = (1.0f32, 0.0f32);
+        let (one, of_skip) = (1.0f32, if product.skip { 1.0f32 } else { 0.0 });
         // SAFETY: the plan describes memory that the caller vouches for; the workspace is used by
         // this stream only.
         let queued = unsafe {
@@ -106,12 +110,12 @@ impl Gemm {
                 self.handle,
                 plan.product,
                 (&raw const one).cast(),
-                (&raw const zero).cast(),
+                (&raw const of_skip).cast(),
                 at.weight as *const c_void,
                 plan.weight,
                 at.x as *const c_void,
                 plan.x,
-                at.y as *const c_void,
+                at.skip as *const c_void,
                 plan.y,
                 at.y as *mut c_void,
                 plan.y,
@@ -185,8 +189,8 @@ impl Plan {
     ) -> Result<cublasLtMatmulAlgo_t, CublasError> {
         const MOST: u64 = 256;
         let alignment = |address: u64| (address | MOST) & (address | MOST).wrapping_neg();
-        let [weight, x, y] = [at.weight, at.x, at.y].map(alignment);
-        let key = weight | x << 16 | y << 32;
+        let [weight, x, skip, y] = [at.weight, at.x, at.skip, at.y].map(alignment);
+        let key = weight | x << 16 | skip << 32 | y << 48;
         if let Some(algorithm) = self.algorithms.get(&key) {
             return Ok(*algorithm);
         }
@@ -194,7 +198,7 @@ impl Plan {
         let attributes = [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, weight),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, skip),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y),
         ];
         // SAFETY: the descriptions are alive; the workspace's size is a usize, alignments are u32.

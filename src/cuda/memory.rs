@@ -18,6 +18,13 @@ pub(crate) struct Memory {
     data: Option<CudaSlice<u8>>,
 }
 
+/// Bytes on a GPU, owned: images on their way to a network.
+pub(crate) struct Bytes {
+    context: &'static Context,
+    data: Option<CudaSlice<u8>>,
+    len: usize,
+}
+
 /// Numbers on a GPU, to read.
 #[derive(Clone, Copy)]
 pub(crate) struct Slice<'a> {
@@ -81,6 +88,46 @@ pub(super) fn allocate(context: &Context, bytes: usize) -> Result<Option<CudaSli
     // SAFETY: nobody reads the memory before something has been written to it.
     let data = unsafe { context.main_stream().alloc::<u8>(bytes) };
     context.check_memory(bytes, data).map(Some)
+}
+
+impl Bytes {
+    /// Room for `len` bytes, of undefined content.
+    pub fn new(ordinal: usize, len: usize) -> Result<Self> {
+        let context = context(ordinal)?;
+        Ok(Self { context, data: allocate(context, len)?, len })
+    }
+
+    /// Copies bytes from the host; there is room for them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= self.len);
+        let (context, address) = (self.context, self.address());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        context.bind()?;
+        // SAFETY: there is room; from memory that is not pinned the driver has copied on return.
+        let copy = unsafe { result::memcpy_htod_async(address, bytes, context.stream()) };
+        context.check("copying to the GPU", copy)
+    }
+
+    pub fn address(&self) -> u64 {
+        use cudarc::driver::DevicePtr;
+        self.data.as_ref().map_or(0, |data| data.device_ptr(self.context.main_stream()).0)
+    }
+
+    pub fn device(&self) -> Device {
+        self.context.device()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes on {}", self.len, self.context.device())
+    }
 }
 
 impl<'a> Slice<'a> {

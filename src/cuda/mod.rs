@@ -27,7 +27,7 @@ pub use graph::Graph;
 pub use probe::{Gpu, Library, Probe, probe};
 
 pub(crate) use context::context;
-pub(crate) use memory::{Memory, Slice, SliceMut};
+pub(crate) use memory::{Bytes, Memory, Slice, SliceMut};
 
 /// A kernel's source.
 struct Source {

@@ -21,6 +21,73 @@ const OLDEST_GPU: (i32, i32) = (8, 0);
 
 type Version = (u32, u32);
 
+/// The functions that the backend calls: cudarc looks each up at its first call, and panics without.
+const DRIVER: &[&str] = &[
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphUpload",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemAlloc_v2",
+    "cuMemFreeAsync",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD16Async",
+    "cuMemsetD32Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+const NVRTC: &[&str] = &[
+    "nvrtcCompileProgram",
+    "nvrtcCreateProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetCUBIN",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetPTX",
+    "nvrtcGetPTXSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetProgramLogSize",
+];
+const CUBLASLT: &[&str] = &[
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
+
 /// What was found of CUDA.
 #[derive(Clone, Debug)]
 pub struct Probe {
@@ -118,7 +185,7 @@ fn search() -> Probe {
     let mut gpus = Vec::new();
     if let Some(open) = open(&["cuda", "nvcuda"], &[], &[], cuda_is_present) {
         driver.version = driver_version(open);
-        driver.examine(open, "libcuda.so", None);
+        driver.examine(open, "libcuda.so", DRIVER, None);
         if driver.problem.is_none() {
             match list_gpus(open) {
                 Ok(list) => gpus = list,
@@ -139,7 +206,7 @@ fn search() -> Probe {
     );
     if let Some(open) = open(&["nvrtc"], &folders, majors, nvrtc_is_present) {
         nvrtc.version = nvrtc_version(open);
-        nvrtc.examine(open, "libnvrtc.so", driver.version);
+        nvrtc.examine(open, "libnvrtc.so", NVRTC, driver.version);
     }
     let mut cublaslt = Library::new(
         "cuBLASLt",
@@ -147,7 +214,7 @@ fn search() -> Probe {
     );
     if let Some(open) = open(&["cublasLt"], &folders, majors, cublaslt_is_present) {
         cublaslt.version = cublaslt_version(open);
-        cublaslt.examine(open, "libcublasLt.so", driver.version);
+        cublaslt.examine(open, "libcublasLt.so", CUBLASLT, driver.version);
     }
     Probe { driver, nvrtc, cublaslt, gpus, places }
 }
@@ -174,8 +241,17 @@ impl Library {
     }
 
     /// Notes where the opened library is and whether its version can be used.
-    fn examine(&mut self, _: &libloading::Library, file: &str, driver: Option<Version>) {
+    fn examine(
+        &mut self,
+        library: &libloading::Library,
+        file: &str,
+        functions: &[&str],
+        driver: Option<Version>,
+    ) {
         self.path = mapped(file);
+        // SAFETY: the functions are looked up and not called.
+        let has = |name: &&&str| unsafe { library.get::<unsafe extern "C" fn()>(**name) }.is_ok();
+        let lacking = functions.iter().find(|name| !has(name));
         self.problem = match (self.version, driver) {
             (None, _) => Some("does not have the functions expected of it".into()),
             (Some(v), _) if v < OLDEST => {
@@ -186,7 +262,7 @@ impl Library {
                 words(v),
                 words(driver)
             )),
-            _ => None,
+            _ => lacking.map(|function| format!("lacks the function {function}")),
         };
     }
 }

@@ -4,8 +4,8 @@ use super::{Activation, expect_shape};
 use crate::cpu::{self, gemm};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
-use crate::tensor::{DType, Device, Tensor};
-use crate::tensor::{TensorView, TensorViewMut};
+use crate::tensor::{DType, Tensor};
+use crate::tensor::{Device, TensorView, TensorViewMut};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
 pub struct PackedWeight(Packed, [usize; 2]);
@@ -18,19 +18,29 @@ enum Packed {
 }
 
 impl PackedWeight {
-    /// Packs a weight of shape (N, K), f32 on the CPU, rounded to f16 on a GPU.
+    /// Packs a weight of shape (N, K) for the device it is on.
     ///
     /// # Errors
     /// [`Error::Shape`] if `weight` has not two axes.
     pub fn new<'a>(weight: impl Into<TensorView<'a>>) -> Result<Self> {
+        let weight = weight.into();
+        Self::on(weight.device(), weight)
+    }
+
+    /// Packs a weight of shape (N, K) for a device: as f32 for the CPU, rounded to f16 for a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `weight` has not two axes; [`Error::Device`] if it is on a GPU and wanted
+    /// elsewhere; [`Error::OutOfMemory`] if a GPU has not enough memory.
+    pub fn on<'a>(device: Device, weight: impl Into<TensorView<'a>>) -> Result<Self> {
         const OP: &str = "PackedWeight::new";
         let weight = weight.into();
         let [n, k] = matrix(OP, "weight", weight.shape())?;
-        on_gpu!(weight, {
-            let mut half = Tensor::zeros(&[n, k], DType::F16, weight.device())?;
-            half.view_mut().copy_from_slice(&weight.to_vec_f32())?;
-            Ok(Self(Packed::Cuda(half), [n, k]))
-        });
+        #[cfg(feature = "cuda")]
+        if device != Device::Cpu {
+            return Ok(Self(Packed::Cuda(weight.copied_to(device, DType::F16)?), [n, k]));
+        }
+        device.require()?;
         let data = weight.f32s(OP, "weight")?;
         Ok(Self(Packed::Cpu(gemm::Packed::new(gemm::Mat::new(data, n, k).t())), [n, k]))
     }
@@ -106,7 +116,7 @@ pub fn linear<'a>(
                 return Err(Error::Device { op: OP, arg: "weight", expected, got });
             }
         };
-        crate::cuda::ops::linear(x, weight, bias, activation, y, (m, k, n))
+        crate::cuda::ops::linear(x, weight, bias, activation, None, y, (m, k, n))
     });
     let rhs = match &weight {
         Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(OP, "weight")?, n, k).t()),

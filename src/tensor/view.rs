@@ -142,6 +142,24 @@ impl<'a> TensorView<'a> {
         Ok(())
     }
 
+    /// A copy on a device, with elements of a type.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory; [`Error::Cuda`] if a GPU fails.
+    pub fn copied_to(&self, device: Device, dtype: DType) -> Result<Tensor> {
+        let mut copy = Tensor::zeros(self.shape(), dtype, device)?;
+        match self.data {
+            Data::CpuF32(v) => copy.view_mut().copy_from_slice(v)?,
+            _ => {
+                let mut numbers = vec![0.0; self.len()];
+                self.copy_to_slice(&mut numbers)?;
+                copy.view_mut().copy_from_slice(&numbers)?;
+            }
+        }
+        Ok(copy)
+    }
+
     /// The elements on the host, for the CPU's implementation of `op`.
     pub(crate) fn f32s(&self, op: &'static str, arg: &'static str) -> Result<&'a [f32]> {
         match self.data {

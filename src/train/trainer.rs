@@ -65,6 +65,7 @@ impl Trainer {
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
     /// configuration is out of range; [`Error::Unavailable`] if the device cannot be used.
     pub fn new(config: TrainingConfig, features: Tensor, device: Device) -> Result<Self> {
+        device.require_training()?;
         check(&config, &features)?;
         let dit = Dit::new(config.denoiser)?;
         let hash = hash(&features)?;

@@ -2,9 +2,14 @@
 
 mod cache;
 #[allow(dead_code)]
+#[path = "../flows/common.rs"]
+mod common;
+#[allow(dead_code)]
 #[path = "../emulator/mod.rs"]
 mod emulator;
+mod features;
 mod graph;
+mod inversion;
 mod memory;
 #[allow(dead_code)]
 #[path = "../ops/common.rs"]

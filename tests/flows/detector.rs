@@ -6,7 +6,7 @@ use invad::checkpoint::{Checkpoint, ImageStats, Moments};
 use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
-use invad::{Detector, Error, Tensor, ops};
+use invad::{Detector, Device, Error, Tensor, ops};
 use tempfile::tempdir;
 
 use crate::common::*;
@@ -144,6 +144,7 @@ fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 4], Vec<u32>) {
         recipe.parameterisation,
         recipe.inversion_steps,
         recipe.single_timestep,
+        Device::Cpu,
     )
     .unwrap();
     inverter.invert(&mut x, &mut inverter.workspace(1).unwrap()).unwrap();

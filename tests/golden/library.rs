@@ -202,7 +202,7 @@ pub fn q_sample(x: &[f32], noise: &[f32], t: &[usize]) -> Result<Vec<f32>> {
 
 fn inverter(c: &Config, steps: usize) -> Result<Inverter> {
     let (dit, parameters) = denoiser(c)?;
-    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0).map_err(text)
+    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0, Device::Cpu).map_err(text)
 }
 
 pub fn inversion(c: &Config, steps: usize, x: &[f32]) -> Result<Inversion> {

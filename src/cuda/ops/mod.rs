@@ -10,23 +10,29 @@ use crate::tensor::{DType, Device, TensorView, TensorViewMut};
 mod adaln_zero;
 mod add_position;
 mod attention;
+mod depthwise_conv2d;
+mod gather_features;
 mod inversion_step;
 mod linear;
 mod patchify;
 mod resize_bilinear;
 mod score;
 mod silu;
+mod stem_conv;
 mod timestep_embedding;
 
 pub(crate) use adaln_zero::adaln_zero;
 pub(crate) use add_position::add_position;
 pub(crate) use attention::attention;
+pub(crate) use depthwise_conv2d::depthwise_conv2d;
+pub(crate) use gather_features::gather_features;
 pub(crate) use inversion_step::inversion_step;
 pub(crate) use linear::linear;
 pub(crate) use patchify::{patchify, unpatchify};
 pub(crate) use resize_bilinear::resize_bilinear;
 pub(crate) use score::score;
 pub(crate) use silu::silu;
+pub(crate) use stem_conv::stem_conv;
 pub(crate) use timestep_embedding::timestep_embedding;
 
 /// The sets of constants that the operations compile a kernel with.
@@ -37,21 +43,10 @@ pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
         "add_position" => flag("STREAM_F16"),
         "attention" => attention::defines(),
         "attention_tiled" => attention::defines_tiled(),
-        "depthwise_conv" => {
-            let mut sets = Vec::new();
-            for (size, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-                for activation in [1, 2] {
-                    sets.push(vec![
-                        ("KERNEL_SIZE", size),
-                        ("STRIDE", stride),
-                        ("ACTIVATION", activation),
-                    ]);
-                }
-            }
-            sets
-        }
+        "depthwise_conv" => depthwise_conv2d::defines(),
         "gather_features" => flag("FEATURES_F16"),
         "silu" => flag("INPUT_F16"),
+        "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),
         _ => vec![vec![]],
     }
 }
