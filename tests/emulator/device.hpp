@@ -59,9 +59,11 @@ struct alignas(16) Operand {
 };
 
 // Meets the other lanes of `mask`; the last to arrive runs `leader`, which fills every lane's output. `orders_memory`
-// says whether what lanes wrote before is seen by the others after, for ThreadSanitizer.
+// says whether what lanes wrote before is seen by the others after, for ThreadSanitizer. The result is the calling lane's
+// until its next collective.
 using Leader = void (*)(const Operand* inputs, Operand* outputs, uint32_t mask);
-Operand collective(const char* name, uint32_t mask, const Operand& input, Leader leader, bool orders_memory = false);
+const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader,
+                          bool orders_memory = false);
 
 void lead_nothing(const Operand*, Operand*, uint32_t);
 void lead_shuffle(const Operand*, Operand*, uint32_t);
@@ -199,8 +201,7 @@ static inline T emulated_shuffle(const char* name, uint32_t mask, T value, int s
     emulator::Operand operand{};
     memcpy(operand.word, &value, sizeof value);
     operand.word[2] = uint32_t(source);
-    operand = emulator::collective(name, mask, operand, emulator::lead_shuffle);
-    memcpy(&value, operand.word, sizeof value);
+    memcpy(&value, emulator::collective(name, mask, operand, emulator::lead_shuffle).word, sizeof value);
     return value;
 }
 
@@ -303,10 +304,9 @@ DEVICE void cp_async_wait() {
 DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     emulator::Operand operand{};
     memcpy(operand.word, a, 16);
-    memcpy(operand.word + 4, b, 8);
-    memcpy(operand.word + 6, d, 16);
-    operand = emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16);
-    memcpy(d, operand.word, 16);
+    memcpy(operand.word + 4, d, 16);
+    memcpy(operand.word + 8, b, 8);
+    memcpy(d, emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16).word, 16);
 }
 
 // Lanes that are not asked for a row bring none.
@@ -319,8 +319,7 @@ DEVICE void emulated_ldmatrix(const char* name, uint32_t (&r)[N], const void* ro
         memcpy(operand.word, halves, 8);
         memcpy(operand.word + 2, halves + 1, 8);
     }
-    operand = emulator::collective(name, 0xffffffffu, operand, leader);
-    memcpy(r, operand.word, 4 * N);
+    memcpy(r, emulator::collective(name, 0xffffffffu, operand, leader).word, 4 * N);
 }
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
     emulated_ldmatrix("ldmatrix.x4", r, row, emulator::lead_ldmatrix);
