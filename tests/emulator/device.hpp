@@ -1,6 +1,7 @@
-// The host's side of kernels/include: force-included before a kernel that is compiled as C++17 for the emulated device.
-// It gives CUDA's words a meaning and holds the host twins of all inline PTX. What it declares in `emulator` without
-// defining lives in runtime.cpp, in the stand-in libcuda.so.1. It includes little, so that kernels compile quickly.
+// The host's side of kernels/include: force-included before a kernel that is compiled as C++17 for the
+// emulated device. It gives CUDA's words a meaning and holds the host twins of all inline PTX. What it
+// declares in `emulator` without defining lives in runtime.cpp, in the stand-in libcuda.so.1. It includes
+// little, so that kernels compile quickly.
 #pragma once
 #define INVAD_EMULATED_DEVICE 1
 
@@ -58,9 +59,9 @@ struct alignas(16) Operand {
     uint32_t word[12];
 };
 
-// Meets the other lanes of `mask`; the last to arrive runs `leader`, which fills every lane's output. `orders_memory`
-// says whether what lanes wrote before is seen by the others after, for ThreadSanitizer. The result is the calling lane's
-// until its next collective.
+// Meets the other lanes of `mask`; the last to arrive runs `leader`, which fills every lane's output.
+// `orders_memory` says whether what lanes wrote before is seen by the others after, for ThreadSanitizer. The
+// result is the calling lane's until its next collective.
 using Leader = void (*)(const Operand* inputs, Operand* outputs, uint32_t mask);
 const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader,
                           bool orders_memory = false);
@@ -71,8 +72,8 @@ void lead_mma_m16n8k16(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix_trans(const Operand*, Operand*, uint32_t);
 
-// Asynchronous copies wait in a list of their thread. They are carried out by `copy`, which is the kernel's code so that
-// sanitizers see it, and only in the wait that needs them.
+// Asynchronous copies wait in a list of their thread. They are carried out by `copy`, which is the kernel's
+// code so that sanitizers see it, and only in the wait that needs them.
 struct AsyncCopy {
     void* shared;
     const void* global;  // null: zeros
@@ -114,8 +115,12 @@ struct Entry {
 struct Registration {
     template <class... P>
     Registration(const char* name, void (*entry)(P...)) {
-        register_kernel({name, &Entry<P...>::call, reinterpret_cast<void (*)()>(entry), int(sizeof...(P)),
-                         {uint32_t(sizeof(P))...}, {is_pointer<P>...}});
+        register_kernel({name,
+                         &Entry<P...>::call,
+                         reinterpret_cast<void (*)()>(entry),
+                         int(sizeof...(P)),
+                         {uint32_t(sizeof(P))...},
+                         {is_pointer<P>...}});
     }
 };
 
@@ -146,7 +151,7 @@ inline uint16_t round_to_half(double x) {
     uint64_t kept = significand >> dropped, rest = significand & ((uint64_t(1) << dropped) - 1);
     uint64_t half = uint64_t(1) << (dropped - 1);
     if (rest > half || (rest == half && (kept & 1))) ++kept;
-    // `kept` holds the hidden bit (or, carried into it, a subnormal's first), which adds one to the exponent field.
+    // The hidden bit in `kept` (which a subnormal can also be rounded up to) adds one to the exponent field.
     return sign | uint16_t(kept + (exponent < -14 ? 0 : uint64_t(exponent + 14) << 10));
 }
 
@@ -184,9 +189,7 @@ inline float half_to_float(uint16_t h) {
 // ---- CUDA's own
 
 // One default argument tells divergent barriers apart.
-static inline void __syncthreads(int line = __builtin_LINE()) {
-    emulator::barrier(line);
-}
+static inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
 
 static inline void __syncwarp(uint32_t mask = 0xffffffffu) {
     emulator::collective("__syncwarp", mask, {}, emulator::lead_nothing, true);
@@ -220,7 +223,8 @@ static inline T __shfl_down_sync(uint32_t mask, T value, unsigned distance, int 
 }
 template <class T>
 static inline T __shfl_up_sync(uint32_t mask, T value, unsigned distance, int width = 32) {
-    return emulated_shuffle("__shfl_up_sync", mask, value, int(emulator::current->lane) - int(distance), width);
+    return emulated_shuffle("__shfl_up_sync", mask, value, int(emulator::current->lane) - int(distance),
+                            width);
 }
 
 static inline uint32_t __float_as_uint(float x) { return emulator::bit_cast<uint32_t>(x); }
@@ -253,7 +257,8 @@ DEVICE void unpack(h16x2 x, float& lo, float& hi) {
 }
 
 DEVICE h16 emulated_fma(h16 a, h16 b, h16 c) {
-    // The product is exact. If the sum is not, its last bit is made odd, so that the second rounding sees no false tie.
+    // The product is exact. If the sum is not, its last bit is made odd, so that the second rounding sees no
+    // false tie.
     double product = double(to_f32(a)) * double(to_f32(b)), addend = to_f32(c), sum = product + addend;
     double back = sum - product, error = (product - (sum - back)) + (addend - back);
     uint64_t bits = emulator::bit_cast<uint64_t>(sum);
@@ -306,7 +311,8 @@ DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
     memcpy(operand.word, a, 16);
     memcpy(operand.word + 4, d, 16);
     memcpy(operand.word + 8, b, 8);
-    memcpy(d, emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16).word, 16);
+    memcpy(d, emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16).word,
+           16);
 }
 
 // Lanes that are not asked for a row bring none.

@@ -1,5 +1,5 @@
-// Runs the threads of a block as fibers on one OS thread. A fiber runs until it meets others: at a barrier, in a warp
-// collective, or at its end. Blocks run one after the other.
+// Runs the threads of a block as fibers on one OS thread. A fiber runs until it meets others: at a barrier,
+// in a warp collective, or at its end. Blocks run one after the other.
 #include "runtime.hpp"
 
 #include <sys/mman.h>
@@ -16,7 +16,8 @@
 #include <ucontext.h>
 #endif
 
-// The sanitizers' interfaces, absent unless their runtime is loaded first (LD_PRELOAD or a sanitized executable).
+// The sanitizers' interfaces, absent unless their runtime is loaded first (LD_PRELOAD or a sanitized
+// executable).
 #define OPTIONAL extern "C" __attribute__((weak))
 OPTIONAL void __sanitizer_start_switch_fiber(void** save, const void* bottom, size_t size);
 OPTIONAL void __sanitizer_finish_switch_fiber(void* saved, const void** old_bottom, size_t* old_size);
@@ -175,7 +176,8 @@ void switch_to(Fiber* to) {
     Fiber* from = self();
     switched_from = from;
     current = to;
-    if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&from->asan_stack, to->stack, to->stack_size);
+    if (__sanitizer_start_switch_fiber)
+        __sanitizer_start_switch_fiber(&from->asan_stack, to->stack, to->stack_size);
     if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(to->tsan, 1 /* implies no order */);
 #ifdef INVAD_EMULATOR_UCONTEXT
     swapcontext(&from->context, &to->context);
@@ -212,8 +214,9 @@ void start(Fiber& fiber) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
 #else
-    // As invad_emulator_switch leaves it: six registers, fiber_main to return to, and no one for that to return to.
-    // Stacks begin at different places of a page, or their tops would compete for the same lines of the cache.
+    // As invad_emulator_switch leaves it: six registers, fiber_main to return to, and no one for that to
+    // return to. Stacks begin at different places of a page, or their tops would compete for the same lines
+    // of the cache.
     size_t offset = size_t(&fiber - fibers) % warp_size * 128;
     void** top = reinterpret_cast<void**>(fiber.stack + stack_bytes - offset);
     *--top = nullptr;
@@ -225,7 +228,8 @@ void start(Fiber& fiber) {
 
 // ---- scheduling
 
-// The first ready warp keeps running until all its threads wait at the barrier: the furthest that it can be ahead.
+// The first ready warp keeps running until all its threads wait at the barrier: the furthest that it can be
+// ahead.
 Fiber* next_ready() {
     if (!ready_warps) return &scheduler;
     unsigned w = warp_order.pick(ready_warps);
@@ -301,7 +305,8 @@ void run_block(size_t shared_bytes) {
         make_ready(first / warp_size, warp.lanes);
     }
     for (unsigned i = 0; i < threads; ++i) {
-        fibers[i].index = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
+        fibers[i].index = {i % block_size.x, i / block_size.x % block_size.y,
+                           i / block_size.x / block_size.y};
         fibers[i].lane = i % warp_size;
         fibers[i].warp = i / warp_size;
         fibers[i].exited = false;
@@ -325,7 +330,8 @@ std::vector<Kernel>& registered() {
 void widen(const h16* from, float* to, size_t count) {
 #ifdef __F16C__
     for (size_t i = 0; i < count; i += 8) {
-        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+        _mm256_storeu_ps(to + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
     }
 #else
     for (size_t i = 0; i < count; ++i) to[i] = to_f32(from[i]);
@@ -352,7 +358,8 @@ Outcome run_grid(const Kernel& kernel_, void** parameters_, Index grid, Index bl
     failure = {};
     random_state = seed * 0x9e3779b97f4a7c15;
     void* memory = nullptr;
-    if (shared_bytes && posix_memalign(&memory, 16, shared_bytes) != 0) return {2, "no memory for shared memory"};
+    if (shared_bytes && posix_memalign(&memory, 16, shared_bytes) != 0)
+        return {2, "no memory for shared memory"};
     shared = static_cast<char*>(memory);
     for (unsigned i = 0; i < threads; ++i) {
         if (!fibers[i].stack) start(fibers[i]);
@@ -390,8 +397,8 @@ void barrier(int line) {
     if (exited) fail(launch_failed, "divergent __syncthreads: other threads of the block have exited");
     if (!at_barrier) barrier_line = line;
     if (line != barrier_line) {
-        std::string what = "divergent __syncthreads: this thread at line " + std::to_string(line) + ", others at line " +
-                           std::to_string(barrier_line);
+        std::string what = "divergent __syncthreads: this thread at line " + std::to_string(line) +
+                           ", others at line " + std::to_string(barrier_line);
         fail(launch_failed, what.c_str());
     }
     char& tag = barrier_tags[int(barrier_generation)];
@@ -421,7 +428,8 @@ static Meeting& meeting_of(Warp& warp, const char* name, uint32_t mask) {
     return meeting;
 }
 
-const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader, bool orders_memory) {
+const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader,
+                          bool orders_memory) {
     Fiber* me = self();
     Warp& warp = warps[me->warp];
     unsigned lane = me->lane;
@@ -491,7 +499,8 @@ void lead_mma_m16n8k16(const Operand* inputs, Operand* outputs, uint32_t mask) {
     }
 }
 
-// Lane 8i + r brings row r of matrix i. All four matrices are there to be read; ldmatrix.x2 has no use for the last two.
+// Lane 8i + r brings row r of matrix i. All four matrices are there to be read; ldmatrix.x2 has no use for
+// the last two.
 void lead_ldmatrix(const Operand* inputs, Operand* outputs, uint32_t mask) {
     require_full_warp(mask);
     for (unsigned lane = 0; lane < warp_size; ++lane) {
@@ -518,7 +527,8 @@ void async_commit() { ++self()->open_group; }
 void async_wait(int pending_groups, void (*copy)(AsyncCopy)) {
     auto& copies = self()->copies;
     size_t done = 0;
-    while (done < copies.size() && copies[done].second < self()->open_group - pending_groups) copy(copies[done++].first);
+    while (done < copies.size() && copies[done].second < self()->open_group - pending_groups)
+        copy(copies[done++].first);
     copies.erase(copies.begin(), copies.begin() + done);
 }
 
