@@ -13,7 +13,7 @@ typedef long long int64_t;
 
 // An entry point: KERNEL void LAUNCH_BOUNDS(threads, blocks) name(...) { ... } REGISTER_KERNEL(name)
 #define KERNEL extern "C" __global__
-#define DEVICE static __device__ __forceinline__
+#define DEVICE __device__ __forceinline__
 #define LAUNCH_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define REGISTER_KERNEL(name)
 
