@@ -274,7 +274,7 @@ void probe_fma2(Driver& driver) {
         b.push_back(uint16_t(random_numbers()));
         c.push_back(uint16_t(random_numbers()));
     }
-    // Sums that lie so close to a tie that rounding them twice goes wrong.
+    // Sums of very different terms.
     for (uint16_t tiny : {0x0001, 0x8001, 0x0003, 0x03ff, 0x0400, 0x1001}) {
         for (uint16_t large : {0x3c01, 0x3c00, 0x6401, 0xe401, 0x7bff}) {
             a.insert(a.end(), {tiny, 0x3e01});
