@@ -19,6 +19,4 @@ DEVICE float log2_approx(float x) {
 #endif
 
 // 1/√x, correctly rounded twice, where rsqrt.approx is 2 ulp off.
-DEVICE float rsqrt_accurate(float x) {
-    return 1.0f / sqrtf(x);
-}
+DEVICE float rsqrt_accurate(float x) { return 1.0f / sqrtf(x); }

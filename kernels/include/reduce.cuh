@@ -10,18 +10,20 @@ DEVICE float warp_sum(float x) {
 // A NaN is passed over, as fmaxf and fminf do.
 DEVICE float warp_max(float x) {
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    for (int distance = 16; distance > 0; distance /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
     return x;
 }
 
 DEVICE float warp_min(float x) {
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) x = fminf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+    for (int distance = 16; distance > 0; distance /= 2)
+        x = fminf(x, __shfl_xor_sync(0xffffffffu, x, distance));
     return x;
 }
 
-// Of a one-dimensional block of WARPS full warps, through `scratch` in shared memory. A barrier must stand between two
-// uses of the same scratch.
+// Of a one-dimensional block of WARPS full warps, through `scratch` in shared memory. A barrier must stand
+// between two uses of the same scratch.
 template <int WARPS>
 DEVICE float block_sum(float x, float (&scratch)[WARPS]) {
     x = warp_sum(x);

@@ -21,7 +21,8 @@ DEVICE int tile_at(int row, int unit) {
 // from `rows` on and columns from `columns` on are filled with zeros and not read.
 template <int ROWS, int WIDTH, int THREADS, bool MASKED>
 DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, int columns) {
-    const int ACROSS = WIDTH == 16 ? 2 : 4, DOWN = THREADS / ACROSS;
+    // So many that eight neighbouring threads write to eight different groups of banks.
+    const int ACROSS = WIDTH % 64 == 0 ? 8 : WIDTH == 16 ? 2 : 4, DOWN = THREADS / ACROSS;
     static_assert(ROWS % DOWN == 0, "every thread copies as many units");
     const int first_row = threadIdx.x / ACROSS, first_unit = threadIdx.x % ACROSS;
     const h16* from = source + (uint32_t)(first_row * stride + first_unit * 8);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # build.sh OUT [FLAGS...]: makes the stand-in libcuda.so.1, libnvrtc.so.12 and libcublasLt.so.12 in OUT.
-# FLAGS go to the C++ compiler, for example -DINVAD_EMULATOR_UCONTEXT. Sanitizers need no flags here: the libraries
-# notice when a sanitizer's runtime is loaded before them.
+# FLAGS go to the C++ compiler, for example -DINVAD_EMULATOR_UCONTEXT. Sanitizers need no flags here: the
+# libraries notice when a sanitizer's runtime is loaded before them.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1

@@ -1,5 +1,5 @@
-// The stand-in libcublasLt: matrix products of halves and floats with f32 accumulation and the epilogues that invad uses.
-// Anything else is CUBLAS_STATUS_NOT_SUPPORTED. As in cuBLAS all matrices are column-major.
+// The stand-in libcublasLt: matrix products of halves and floats with f32 accumulation and the epilogues that
+// invad uses. Anything else is CUBLAS_STATUS_NOT_SUPPORTED. As in cuBLAS all matrices are column-major.
 #include <stdlib.h>
 
 #include <algorithm>
@@ -25,7 +25,9 @@ struct Layout {
 
     size_t element() const { return type == F16 ? 2 : 4; }
     size_t bytes() const {
-        return rows && columns ? size_t((batch - 1) * stride + int64_t(columns - 1) * ld + int64_t(rows)) * element() : 0;
+        return rows && columns
+                   ? size_t((batch - 1) * stride + int64_t(columns - 1) * ld + int64_t(rows)) * element()
+                   : 0;
     }
 };
 
@@ -82,7 +84,8 @@ void pack(float* to, size_t count, size_t depth, At at) {
     }
 }
 
-void multiply_tile(const float* a, const float* b, size_t depth, float* c, size_t ld, size_t rows, size_t columns) {
+void multiply_tile(const float* a, const float* b, size_t depth, float* c, size_t ld, size_t rows,
+                   size_t columns) {
     typedef float Vector __attribute__((vector_size(32)));
     Vector sum[tile_n][2] = {};
     for (size_t k = 0; k < depth; ++k, a += tile_m, b += tile_n) {
@@ -102,20 +105,24 @@ void multiply_tile(const float* a, const float* b, size_t depth, float* c, size_
     }
 }
 
-void multiply(const Operand& a, const Operand& b, size_t m, size_t first_column, size_t end_column, size_t k, float* c) {
+void multiply(const Operand& a, const Operand& b, size_t m, size_t first_column, size_t end_column, size_t k,
+              float* c) {
     std::vector<float> packed_a(block_m * block_k), packed_b((block_n + tile_n) * block_k);
     for (size_t jc = first_column; jc < end_column; jc += block_n) {
         size_t columns = std::min(block_n, end_column - jc);
         for (size_t pc = 0; pc < k; pc += block_k) {
             size_t depth = std::min(block_k, k - pc);
-            pack<tile_n>(packed_b.data(), columns, depth, [&](size_t j, size_t p) { return b.at(pc + p, jc + j); });
+            pack<tile_n>(packed_b.data(), columns, depth,
+                         [&](size_t j, size_t p) { return b.at(pc + p, jc + j); });
             for (size_t ic = 0; ic < m; ic += block_m) {
                 size_t rows = std::min(block_m, m - ic);
-                pack<tile_m>(packed_a.data(), rows, depth, [&](size_t i, size_t p) { return a.at(ic + i, pc + p); });
+                pack<tile_m>(packed_a.data(), rows, depth,
+                             [&](size_t i, size_t p) { return a.at(ic + i, pc + p); });
                 for (size_t j = 0; j < columns; j += tile_n) {
                     for (size_t i = 0; i < rows; i += tile_m) {
-                        multiply_tile(&packed_a[i * depth], &packed_b[j * depth], depth, &c[(jc + j) * m + ic + i], m,
-                                      std::min(tile_m, rows - i), std::min(tile_n, columns - j));
+                        multiply_tile(&packed_a[i * depth], &packed_b[j * depth], depth,
+                                      &c[(jc + j) * m + ic + i], m, std::min(tile_m, rows - i),
+                                      std::min(tile_n, columns - j));
                     }
                 }
             }
@@ -152,20 +159,29 @@ struct Matmul {
     int check() const {
         for (auto* layout : {&a, &b, &c, &d}) {
             if (layout->type != F16 && layout->type != F32) return NOT_SUPPORTED;
-            if (layout->ld < int64_t(layout->rows) || layout->batch != d.batch || layout->batch < 1) return INVALID_VALUE;
+            if (layout->ld < int64_t(layout->rows) || layout->batch != d.batch || layout->batch < 1)
+                return INVALID_VALUE;
         }
         int epilogue = description.epilogue & ~BIAS;
-        if (epilogue != 0 && epilogue != DEFAULT && epilogue != RELU && epilogue != GELU) return NOT_SUPPORTED;
-        if (description.compute != 68 && description.compute != 77) return NOT_SUPPORTED;  // f32, or f32 by TF32
-        if (description.scale != F32 || a.type != b.type || (bias_type() != F16 && bias_type() != F32)) return NOT_SUPPORTED;
-        uint64_t m = description.transpose_a ? a.columns : a.rows, k = description.transpose_a ? a.rows : a.columns;
-        uint64_t n = description.transpose_b ? b.rows : b.columns, k_of_b = description.transpose_b ? b.columns : b.rows;
-        if (k != k_of_b || m != d.rows || n != d.columns || m != c.rows || n != c.columns) return INVALID_VALUE;
+        if (epilogue != 0 && epilogue != DEFAULT && epilogue != RELU && epilogue != GELU)
+            return NOT_SUPPORTED;
+        if (description.compute != 68 && description.compute != 77)
+            return NOT_SUPPORTED;  // f32, or f32 by TF32
+        if (description.scale != F32 || a.type != b.type || (bias_type() != F16 && bias_type() != F32))
+            return NOT_SUPPORTED;
+        uint64_t m = description.transpose_a ? a.columns : a.rows,
+                 k = description.transpose_a ? a.rows : a.columns;
+        uint64_t n = description.transpose_b ? b.rows : b.columns,
+                 k_of_b = description.transpose_b ? b.columns : b.rows;
+        if (k != k_of_b || m != d.rows || n != d.columns || m != c.rows || n != c.columns)
+            return INVALID_VALUE;
         return SUCCESS;
     }
 
     Outcome run() const {
-        auto outside = [](const char* what) { return Outcome{700, std::string("cublasLtMatmul: ") + what + " is not within device memory"}; };
+        auto outside = [](const char* what) {
+            return Outcome{700, std::string("cublasLtMatmul: ") + what + " is not within device memory"};
+        };
         if (!emulator::on_device(pa, a.bytes())) return outside("A");
         if (!emulator::on_device(pb, b.bytes())) return outside("B");
         if (beta != 0 && !emulator::on_device(pc, c.bytes())) return outside("C");
@@ -173,7 +189,8 @@ struct Matmul {
         size_t m = d.rows, n = d.columns, k = description.transpose_a ? a.rows : a.columns;
         const char* bias = static_cast<const char*>(description.bias);
         size_t bias_element = bias_type() == F16 ? 2 : 4;
-        if (description.has_bias() && !emulator::on_device(bias, ((d.batch - 1) * description.bias_stride + m) * bias_element)) {
+        if (description.has_bias() &&
+            !emulator::on_device(bias, ((d.batch - 1) * description.bias_stride + m) * bias_element)) {
             return outside("the bias");
         }
         std::vector<float> product(m * n);
@@ -183,14 +200,16 @@ struct Matmul {
             in_parallel(n, 2.0 * m * n * k, [&](size_t first, size_t end) {
                 std::fill(product.begin() + first * m, product.begin() + end * m, 0.0f);
                 multiply(left, right, m, first, end, k, product.data());
-                finish(product.data(), first, end, pc + batch * c.stride * c.element(), pd + batch * d.stride * d.element(),
+                finish(product.data(), first, end, pc + batch * c.stride * c.element(),
+                       pd + batch * d.stride * d.element(),
                        bias + batch * description.bias_stride * bias_element);
             });
         }
         return {};
     }
 
-    void finish(const float* product, size_t first, size_t end, const char* from, char* to, const char* bias) const {
+    void finish(const float* product, size_t first, size_t end, const char* from, char* to,
+                const char* bias) const {
         for (size_t j = first; j < end; ++j) {
             for (size_t i = 0; i < d.rows; ++i) {
                 float value = alpha * product[j * d.rows + i];
@@ -287,20 +306,22 @@ API cublasLtMatmulPreferenceCreate(void** preference) { return cublasLtCreate(pr
 API cublasLtMatmulPreferenceDestroy(void* preference) { return cublasLtDestroy(preference); }
 API cublasLtMatmulPreferenceSetAttribute(void*, int, const void*, size_t) { return SUCCESS; }
 
-API cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, Layout* b, Layout* c, Layout* d, void*,
-                                   int requested, Heuristic* results, int* found) {
+API cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, Layout* b, Layout* c,
+                                   Layout* d, void*, int requested, Heuristic* results, int* found) {
     *found = 0;
     if (requested < 1) return INVALID_VALUE;
-    if (int status = Matmul{*description, *a, *b, *c, *d, 1, 0, nullptr, nullptr, nullptr, nullptr}.check()) return status;
+    if (int status = Matmul{*description, *a, *b, *c, *d, 1, 0, nullptr, nullptr, nullptr, nullptr}.check())
+        return status;
     *results = {};
     *found = 1;
     return SUCCESS;
 }
 
-API cublasLtMatmul(void*, Description* description, const float* alpha, const char* pa, Layout* a, const char* pb, Layout* b,
-                   const float* beta, const char* pc, Layout* c, char* pd, Layout* d, const void*, void*, size_t,
-                   void* stream) {
-    auto matmul = std::make_shared<Matmul>(Matmul{*description, *a, *b, *c, *d, *alpha, *beta, pa, pb, pc, pd});
+API cublasLtMatmul(void*, Description* description, const float* alpha, const char* pa, Layout* a,
+                   const char* pb, Layout* b, const float* beta, const char* pc, Layout* c, char* pd,
+                   Layout* d, const void*, void*, size_t, void* stream) {
+    auto matmul =
+        std::make_shared<Matmul>(Matmul{*description, *a, *b, *c, *d, *alpha, *beta, pa, pb, pc, pd});
     if (int status = matmul->check()) return status;
     if (matmul->description.has_bias() && !matmul->description.bias) return INVALID_VALUE;
     return emulator::enqueue(stream, [matmul] { return matmul->run(); }) ? EXECUTION_FAILED : SUCCESS;

@@ -1,6 +1,7 @@
-// The host's side of kernels/include: force-included before a kernel that is compiled as C++17 for the emulated device.
-// It gives CUDA's words a meaning and holds the host twins of all inline PTX. What it declares in `emulator` without
-// defining lives in runtime.cpp, in the stand-in libcuda.so.1. It includes little, so that kernels compile quickly.
+// The host's side of kernels/include: force-included before a kernel that is compiled as C++17 for the
+// emulated device. It gives CUDA's words a meaning and holds the host twins of all inline PTX. What it
+// declares in `emulator` without defining lives in runtime.cpp, in the stand-in libcuda.so.1. It includes
+// little, so that kernels compile quickly.
 #pragma once
 #define INVAD_EMULATED_DEVICE 1
 
@@ -58,10 +59,12 @@ struct alignas(16) Operand {
     uint32_t word[12];
 };
 
-// Meets the other lanes of `mask`; the last to arrive runs `leader`, which fills every lane's output. `orders_memory`
-// says whether what lanes wrote before is seen by the others after, for ThreadSanitizer.
+// Meets the other lanes of `mask`; the last to arrive runs `leader`, which fills every lane's output.
+// `orders_memory` says whether what lanes wrote before is seen by the others after, for ThreadSanitizer. The
+// result is the calling lane's until its next collective.
 using Leader = void (*)(const Operand* inputs, Operand* outputs, uint32_t mask);
-Operand collective(const char* name, uint32_t mask, const Operand& input, Leader leader, bool orders_memory = false);
+const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader,
+                          bool orders_memory = false);
 
 void lead_nothing(const Operand*, Operand*, uint32_t);
 void lead_shuffle(const Operand*, Operand*, uint32_t);
@@ -69,8 +72,8 @@ void lead_mma_m16n8k16(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix_trans(const Operand*, Operand*, uint32_t);
 
-// Asynchronous copies wait in a list of their thread. They are carried out by `copy`, which is the kernel's code so that
-// sanitizers see it, and only in the wait that needs them.
+// Asynchronous copies wait in a list of their thread. They are carried out by `copy`, which is the kernel's
+// code so that sanitizers see it, and only in the wait that needs them.
 struct AsyncCopy {
     void* shared;
     const void* global;  // null: zeros
@@ -112,8 +115,12 @@ struct Entry {
 struct Registration {
     template <class... P>
     Registration(const char* name, void (*entry)(P...)) {
-        register_kernel({name, &Entry<P...>::call, reinterpret_cast<void (*)()>(entry), int(sizeof...(P)),
-                         {uint32_t(sizeof(P))...}, {is_pointer<P>...}});
+        register_kernel({name,
+                         &Entry<P...>::call,
+                         reinterpret_cast<void (*)()>(entry),
+                         int(sizeof...(P)),
+                         {uint32_t(sizeof(P))...},
+                         {is_pointer<P>...}});
     }
 };
 
@@ -144,7 +151,7 @@ inline uint16_t round_to_half(double x) {
     uint64_t kept = significand >> dropped, rest = significand & ((uint64_t(1) << dropped) - 1);
     uint64_t half = uint64_t(1) << (dropped - 1);
     if (rest > half || (rest == half && (kept & 1))) ++kept;
-    // `kept` holds the hidden bit (or, carried into it, a subnormal's first), which adds one to the exponent field.
+    // The hidden bit in `kept` (which a subnormal can also be rounded up to) adds one to the exponent field.
     return sign | uint16_t(kept + (exponent < -14 ? 0 : uint64_t(exponent + 14) << 10));
 }
 
@@ -182,9 +189,7 @@ inline float half_to_float(uint16_t h) {
 // ---- CUDA's own
 
 // One default argument tells divergent barriers apart.
-static inline void __syncthreads(int line = __builtin_LINE()) {
-    emulator::barrier(line);
-}
+static inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
 
 static inline void __syncwarp(uint32_t mask = 0xffffffffu) {
     emulator::collective("__syncwarp", mask, {}, emulator::lead_nothing, true);
@@ -199,8 +204,7 @@ static inline T emulated_shuffle(const char* name, uint32_t mask, T value, int s
     emulator::Operand operand{};
     memcpy(operand.word, &value, sizeof value);
     operand.word[2] = uint32_t(source);
-    operand = emulator::collective(name, mask, operand, emulator::lead_shuffle);
-    memcpy(&value, operand.word, sizeof value);
+    memcpy(&value, emulator::collective(name, mask, operand, emulator::lead_shuffle).word, sizeof value);
     return value;
 }
 
@@ -219,7 +223,8 @@ static inline T __shfl_down_sync(uint32_t mask, T value, unsigned distance, int 
 }
 template <class T>
 static inline T __shfl_up_sync(uint32_t mask, T value, unsigned distance, int width = 32) {
-    return emulated_shuffle("__shfl_up_sync", mask, value, int(emulator::current->lane) - int(distance), width);
+    return emulated_shuffle("__shfl_up_sync", mask, value, int(emulator::current->lane) - int(distance),
+                            width);
 }
 
 static inline uint32_t __float_as_uint(float x) { return emulator::bit_cast<uint32_t>(x); }
@@ -251,13 +256,10 @@ DEVICE void unpack(h16x2 x, float& lo, float& hi) {
     hi = to_f32(h16(x >> 16));
 }
 
+// The product is exact in a double. The sum is not where the terms are more than 2^31 apart, but then what is
+// lost lies far below a tie between halves.
 DEVICE h16 emulated_fma(h16 a, h16 b, h16 c) {
-    // The product is exact. If the sum is not, its last bit is made odd, so that the second rounding sees no false tie.
-    double product = double(to_f32(a)) * double(to_f32(b)), addend = to_f32(c), sum = product + addend;
-    double back = sum - product, error = (product - (sum - back)) + (addend - back);
-    uint64_t bits = emulator::bit_cast<uint64_t>(sum);
-    if (error == error && error != 0 && !(bits & 1)) bits += (error > 0) == (sum > 0) ? 1 : -1;
-    return emulator::round_to_half(emulator::bit_cast<double>(bits));
+    return emulator::round_to_half(double(to_f32(a)) * double(to_f32(b)) + double(to_f32(c)));
 }
 DEVICE h16x2 fma2(h16x2 a, h16x2 b, h16x2 c) {
     return emulated_fma(h16(a), h16(b), h16(c)) |
@@ -303,10 +305,10 @@ DEVICE void cp_async_wait() {
 DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     emulator::Operand operand{};
     memcpy(operand.word, a, 16);
-    memcpy(operand.word + 4, b, 8);
-    memcpy(operand.word + 6, d, 16);
-    operand = emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16);
-    memcpy(d, operand.word, 16);
+    memcpy(operand.word + 4, d, 16);
+    memcpy(operand.word + 8, b, 8);
+    memcpy(d, emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16).word,
+           16);
 }
 
 // Lanes that are not asked for a row bring none.
@@ -319,8 +321,7 @@ DEVICE void emulated_ldmatrix(const char* name, uint32_t (&r)[N], const void* ro
         memcpy(operand.word, halves, 8);
         memcpy(operand.word + 2, halves + 1, 8);
     }
-    operand = emulator::collective(name, 0xffffffffu, operand, leader);
-    memcpy(r, operand.word, 4 * N);
+    memcpy(r, emulator::collective(name, 0xffffffffu, operand, leader).word, 4 * N);
 }
 DEVICE void ldmatrix_x4(uint32_t (&r)[4], const void* row) {
     emulated_ldmatrix("ldmatrix.x4", r, row, emulator::lead_ldmatrix);

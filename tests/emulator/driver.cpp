@@ -1,5 +1,6 @@
-// The stand-in libcuda.so.1: what cudarc calls of the driver API, over host memory. A module's image is a shared library
-// that the stand-in NVRTC made. Work on streams waits until something needs it: the latest that is legal.
+// The stand-in libcuda.so.1: what cudarc calls of the driver API, over host memory. A module's image is a
+// shared library that the stand-in NVRTC made. Work on streams waits until something needs it: the latest
+// that is legal.
 #include <dlfcn.h>
 #include <elf.h>
 #include <stdio.h>
@@ -123,7 +124,8 @@ bool pinned(const void* p, size_t bytes) {
 
 char* bytes_at(DevicePointer p) { return reinterpret_cast<char*>(p); }
 
-// AddressSanitizer has its own guards, and sees the first byte behind an allocation only if ours are not there.
+// AddressSanitizer has its own guards, and sees the first byte behind an allocation only if ours are not
+// there.
 size_t guard_size() { return emulator::address_sanitizer() ? 0 : guard_bytes; }
 
 // How far behind its end an allocation was written first, or 0.
@@ -140,7 +142,9 @@ int allocate(DevicePointer* p, size_t bytes);
 void release(DevicePointer p) {
     Allocation allocation = device_memory.find(p);
     if (size_t behind = overrun(allocation)) {
-        fprintf(stderr, "emulated device: byte %zu behind the allocation of %zu bytes at %#lx was written; found when freed\n",
+        fprintf(stderr,
+                "emulated device: byte %zu behind the allocation of %zu bytes at %#lx was written; found "
+                "when freed\n",
                 behind, allocation->second, (unsigned long)p);
         abort();
     }
@@ -200,7 +204,8 @@ std::shared_ptr<T> lookup(const std::vector<std::shared_ptr<T>>& list, void* han
 
 template <class T>
 void forget(std::vector<std::shared_ptr<T>>& list, void* handle) {
-    list.erase(std::remove_if(list.begin(), list.end(), [=](auto& item) { return item.get() == handle; }), list.end());
+    list.erase(std::remove_if(list.begin(), list.end(), [=](auto& item) { return item.get() == handle; }),
+               list.end());
 }
 
 std::shared_ptr<Stream> stream_of(void* handle) {
@@ -223,7 +228,8 @@ int drain(Stream& stream, uint64_t position) {
 }
 int drain(Stream& stream) { return drain(stream, stream.enqueued); }
 
-// Streams without a dependency may finish in any order. The youngest first finds the most where nothing is drawn.
+// Streams without a dependency may finish in any order. The youngest first finds the most where nothing is
+// drawn.
 int drain_all() {
     auto list = streams;
     list.insert(list.begin(), null_stream);
@@ -277,7 +283,8 @@ Outcome run_graph(const Graph& graph) {
         std::vector<size_t> ready;
         for (size_t i = 0; i < done.size(); ++i) {
             auto& after = graph.nodes[i].after;
-            if (!done[i] && std::all_of(after.begin(), after.end(), [&](size_t j) { return done[j]; })) ready.push_back(i);
+            if (!done[i] && std::all_of(after.begin(), after.end(), [&](size_t j) { return done[j]; }))
+                ready.push_back(i);
         }
         draw = draw * 6364136223846793005 + 1442695040888963407;
         size_t next = seed() ? ready[(draw >> 33) % ready.size()] : ready.back();
@@ -296,7 +303,8 @@ int allocate(DevicePointer* p, size_t bytes) {
                                          std::to_string(memory_limit() - device_bytes) + " free");
     }
     void* memory;
-    if (posix_memalign(&memory, 256, bytes + guard_size()) != 0) return refuse(OUT_OF_MEMORY, "the host has no more");
+    if (posix_memalign(&memory, 256, bytes + guard_size()) != 0)
+        return refuse(OUT_OF_MEMORY, "the host has no more");
     memset(memory, poison, bytes);
     memset(static_cast<char*>(memory) + bytes, guard, guard_size());
     *p = reinterpret_cast<DevicePointer>(memory);
@@ -337,14 +345,17 @@ int load_module(const void* image, Module& module) {
     const char* directory = getenv("TMPDIR");
     std::string path = std::string(directory ? directory : "/tmp") + "/invad-emulator-XXXXXX.so";
     int file = mkstemps(path.data(), 3);
-    if (file < 0 || write(file, image, bytes) != ssize_t(bytes)) return refuse(INVALID_IMAGE, "cannot write " + path);
+    if (file < 0 || write(file, image, bytes) != ssize_t(bytes))
+        return refuse(INVALID_IMAGE, "cannot write " + path);
     close(file);
     make_symbols_global();
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     std::string reason = library ? "" : dlerror();
-    // A sanitizer's report reads line numbers from the file. It stays loaded, so that a report can name it at any time.
+    // A sanitizer's report reads line numbers from the file. It stays loaded, so that a report can name it at
+    // any time.
     if (!emulator::address_sanitizer() && !emulator::thread_sanitizer()) unlink(path.c_str());
-    for (const Kernel& kernel : emulator::take_registered()) module.functions[kernel.name] = {kernel, shared_default};
+    for (const Kernel& kernel : emulator::take_registered())
+        module.functions[kernel.name] = {kernel, shared_default};
     return library ? int(SUCCESS) : refuse(INVALID_IMAGE, reason);
 }
 
@@ -364,7 +375,8 @@ struct Launch {
             memcpy(&p, values[i].data(), sizeof p);
             if (!p || pinned(bytes_at(p), 0)) continue;
             if (!on_device(p, 0)) {
-                return {ILLEGAL_ADDRESS, argument(int(i)) + " is no address of device memory (never was, or freed by now)"};
+                return {ILLEGAL_ADDRESS,
+                        argument(int(i)) + " is no address of device memory (never was, or freed by now)"};
             }
             pointers.push_back({int(i), p});
         }
@@ -374,7 +386,8 @@ struct Launch {
         for (auto [i, p] : pointers) {
             size_t behind = overrun(find(device_memory, p, 0));
             if (behind) {
-                return {ILLEGAL_ADDRESS, argument(i) + ": byte " + std::to_string(behind) + " behind its allocation was written"};
+                return {ILLEGAL_ADDRESS, argument(i) + ": byte " + std::to_string(behind) +
+                                             " behind its allocation was written"};
             }
         }
         return {};
@@ -405,21 +418,23 @@ int emulator::enqueue(void* handle, std::function<Outcome()> work) {
     return stream ? ::enqueue(*stream, std::move(work)) : int(INVALID_HANDLE);
 }
 
-bool emulator::on_device(const void* p, size_t bytes) { return ::on_device(reinterpret_cast<DevicePointer>(p), bytes); }
+bool emulator::on_device(const void* p, size_t bytes) {
+    return ::on_device(reinterpret_cast<DevicePointer>(p), bytes);
+}
 
 // ---- the driver API
 
 #define API extern "C" __attribute__((visibility("default"))) int
-#define ENTER                                           \
-    std::lock_guard<std::recursive_mutex> lock(mutex);  \
+#define ENTER                                          \
+    std::lock_guard<std::recursive_mutex> lock(mutex); \
     if (sticky.code) return sticky.code
-#define ENTER_WITH_STREAM(handle)      \
-    ENTER;                             \
-    auto stream = stream_of(handle);   \
+#define ENTER_WITH_STREAM(handle)    \
+    ENTER;                           \
+    auto stream = stream_of(handle); \
     if (!stream) return INVALID_HANDLE
-#define ENTER_WITH_EVENT(handle)          \
-    ENTER;                                \
-    auto event = lookup(events, handle);  \
+#define ENTER_WITH_EVENT(handle)         \
+    ENTER;                               \
+    auto event = lookup(events, handle); \
     if (!event) return INVALID_HANDLE
 
 API cuInit(unsigned) { return SUCCESS; }
@@ -483,24 +498,28 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
 API cuDeviceGetAttribute(int* value, int attribute, int) {
     int arch = int(environment("INVAD_EMULATOR_ARCH", 89));
     switch (attribute) {
-        case 1: case 2: case 3: *value = max_block; break;      // threads of a block, its x and y
+        case 1:
+        case 2:
+        case 3: *value = max_block; break;  // threads of a block, its x and y
         case 4: *value = max_block_z; break;
-        case 5: *value = 0x7fffffff; break;                     // grid x
-        case 6: case 7: *value = max_grid_yz; break;
+        case 5: *value = 0x7fffffff; break;  // grid x
+        case 6:
+        case 7: *value = max_grid_yz; break;
         case 8: *value = shared_default; break;
-        case 9: *value = 64 << 10; break;                       // constant memory
-        case 10: *value = 32; break;                            // warp
-        case 12: case 82: *value = 64 << 10; break;             // registers of a block, of a multiprocessor
-        case 16: *value = 128; break;                           // multiprocessors
-        case 38: *value = 72 << 20; break;                      // L2
+        case 9: *value = 64 << 10; break;  // constant memory
+        case 10: *value = 32; break;       // warp
+        case 12:
+        case 82: *value = 64 << 10; break;  // registers of a block, of a multiprocessor
+        case 16: *value = 128; break;       // multiprocessors
+        case 38: *value = 72 << 20; break;  // L2
         case 39: *value = threads_per_multiprocessor; break;
-        case 41: *value = 1; break;                             // unified addressing
+        case 41: *value = 1; break;  // unified addressing
         case 75: *value = arch / 10; break;
         case 76: *value = arch % 10; break;
         case 81: *value = shared_per_multiprocessor; break;
         case 97: *value = shared_limit; break;
         case 106: *value = blocks_per_multiprocessor; break;
-        case 115: *value = 1; break;                            // memory pools, hence asynchronous allocation
+        case 115: *value = 1; break;  // memory pools, hence asynchronous allocation
         default: *value = 0;
     }
     return SUCCESS;
@@ -608,7 +627,8 @@ API cuMemFreeHost(void* p) {
     return code;
 }
 
-// From pinned memory the copy is made when its turn comes; from other memory the driver first takes a copy of its own.
+// From pinned memory the copy is made when its turn comes; from other memory the driver first takes a copy of
+// its own.
 API cuMemcpyHtoDAsync_v2(DevicePointer to, const void* from, size_t bytes, void* handle) {
     ENTER_WITH_STREAM(handle);
     if (!on_device(to, bytes)) return INVALID_VALUE;
@@ -811,7 +831,8 @@ API cuEventQuery(void* handle) {
 API cuEventElapsedTime(float* milliseconds, void* first, void* second) {
     ENTER;
     auto begin = lookup(events, first), end = lookup(events, second);
-    if (!begin || !end || !begin->timed || !end->timed || !begin->stream || !end->stream) return INVALID_HANDLE;
+    if (!begin || !end || !begin->timed || !end->timed || !begin->stream || !end->stream)
+        return INVALID_HANDLE;
     for (auto& event : {begin, end}) {
         if (event->capture) return CAPTURED_EVENT;
         if (event->stream->done < event->position) return NOT_READY;
@@ -923,7 +944,8 @@ API cuModuleGetFunction(void** function, void* handle, const char* name) {
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
     ENTER;
     if (attribute != 8) return SUCCESS;
-    if (value < 0 || value > shared_limit) return refuse(INVALID_VALUE, "more dynamic shared memory than a block can have");
+    if (value < 0 || value > shared_limit)
+        return refuse(INVALID_VALUE, "more dynamic shared memory than a block can have");
     static_cast<Function*>(handle)->max_dynamic_shared = std::max(value, shared_default);
     return SUCCESS;
 }
@@ -934,7 +956,8 @@ API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     int arch = int(environment("INVAD_EMULATOR_ARCH", 89));
     switch (attribute) {
         case 0: *value = max_block; break;
-        case 5: case 6: *value = arch; break;  // PTX and binary version
+        case 5:
+        case 6: *value = arch; break;  // PTX and binary version
         case 8: *value = static_cast<Function*>(handle)->max_dynamic_shared; break;
         default: *value = 0;
     }
@@ -943,7 +966,8 @@ API cuFuncGetAttribute(int* value, int attribute, void* handle) {
 
 API cuFuncSetCacheConfig(void*, int) { return SUCCESS; }
 
-API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void*, int block, size_t shared_bytes, unsigned) {
+API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void*, int block, size_t shared_bytes,
+                                                         unsigned) {
     if (block <= 0 || block > max_block) return INVALID_VALUE;
     int by_threads = threads_per_multiprocessor / ((block + 31) / 32 * 32);
     int by_memory = int(shared_per_multiprocessor / (shared_bytes + 1024));
@@ -955,8 +979,9 @@ API cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void* function, int
     return cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, function, block, shared_bytes, 0);
 }
 
-API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                   unsigned block_z, unsigned shared_bytes, void* stream_handle, void** parameters, void** extra) {
+API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream_handle,
+                   void** parameters, void** extra) {
     ENTER_WITH_STREAM(stream_handle);
     auto& function = *static_cast<Function*>(handle);
     const Kernel& kernel = function.kernel;
@@ -970,7 +995,8 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
         return refuse(INVALID_VALUE, name + ": block out of range");
     }
     if (shared_bytes > unsigned(function.max_dynamic_shared)) {
-        return refuse(INVALID_VALUE, name + ": " + std::to_string(shared_bytes) + " bytes of dynamic shared memory, " +
+        return refuse(INVALID_VALUE, name + ": " + std::to_string(shared_bytes) +
+                                         " bytes of dynamic shared memory, " +
                                          std::to_string(function.max_dynamic_shared) + " are allowed");
     }
     if (extra || (kernel.parameters && !parameters)) return refuse(INVALID_VALUE, name + ": no parameters");

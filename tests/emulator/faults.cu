@@ -77,7 +77,7 @@ REGISTER_KERNEL(pending_copy_at_exit)
 
 KERNEL void global_overflow(const float* x, float* out) {
     int t = threadIdx.x;
-    out[t + 1 REPAIR(- 1)] = x[t];
+    out[t + 1 REPAIR(-1)] = x[t];
 }
 REGISTER_KERNEL(global_overflow)
 
@@ -86,14 +86,14 @@ struct Hidden {
 };
 KERNEL void hidden_overflow(const float* x, Hidden hidden) {
     int t = threadIdx.x;
-    hidden.out[t + 1 REPAIR(- 1)] = x[t];
+    hidden.out[t + 1 REPAIR(-1)] = x[t];
 }
 REGISTER_KERNEL(hidden_overflow)
 
 KERNEL void static_shared_overflow(const float* x, float* out) {
     SHARED(float, tile[256]);
     int t = threadIdx.x;
-    tile[t + 1 REPAIR(- 1)] = x[t];
+    tile[t + 1 REPAIR(-1)] = x[t];
     __syncthreads();
     out[t] = tile[t];
 }
@@ -102,7 +102,7 @@ REGISTER_KERNEL(static_shared_overflow)
 KERNEL void dynamic_shared_overflow(const float* x, float* out) {
     DYNAMIC_SHARED(float, tile);
     int t = threadIdx.x;
-    tile[t + 3 * 256 + 1 REPAIR(- 1)] = x[t];
+    tile[t + 3 * 256 + 1 REPAIR(-1)] = x[t];
     __syncthreads();
     out[t] = tile[t + 3 * 256];
 }
@@ -110,7 +110,7 @@ REGISTER_KERNEL(dynamic_shared_overflow)
 
 KERNEL void misaligned_vector(const float* x, float* out) {
     int t = threadIdx.x;
-    if (t < 32) store16(out + 4 * t, load16(x + 4 * t + 1 REPAIR(- 1)));
+    if (t < 32) store16(out + 4 * t, load16(x + 4 * t + 1 REPAIR(-1)));
 }
 REGISTER_KERNEL(misaligned_vector)
 
@@ -119,7 +119,7 @@ KERNEL void misaligned_pair(const float* x, float* out) {
         float a, b;
     };
     int t = threadIdx.x;
-    if (t < 32) out[t] = reinterpret_cast<const Pair*>(x + 2 * t + 1 REPAIR(- 1))->a;
+    if (t < 32) out[t] = reinterpret_cast<const Pair*>(x + 2 * t + 1 REPAIR(-1))->a;
 }
 REGISTER_KERNEL(misaligned_pair)
 
@@ -159,12 +159,8 @@ KERNEL void divergent_shuffle(const float* x, float* out) {
 }
 REGISTER_KERNEL(divergent_shuffle)
 
-KERNEL void plain_copy(const float* x, float* out) {
-    out[threadIdx.x] = x[threadIdx.x];
-}
+KERNEL void plain_copy(const float* x, float* out) { out[threadIdx.x] = x[threadIdx.x]; }
 REGISTER_KERNEL(plain_copy)
 
-KERNEL void plain_add_one(float* x, float* unused) {
-    x[threadIdx.x] += 1.0f;
-}
+KERNEL void plain_add_one(float* x, float* unused) { x[threadIdx.x] += 1.0f; }
 REGISTER_KERNEL(plain_add_one)

@@ -1,5 +1,5 @@
-// The stand-in libnvrtc: hands a program to the machine's C++ compiler. What it calls a cubin is a shared library for the
-// stand-in driver.
+// The stand-in libnvrtc: hands a program to the machine's C++ compiler. What it calls a cubin is a shared
+// library for the stand-in driver.
 #include <fcntl.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -19,7 +19,14 @@
 
 namespace {
 
-enum Result : int { SUCCESS = 0, INVALID_INPUT = 3, INVALID_PROGRAM = 4, INVALID_OPTION = 5, COMPILATION = 6, INTERNAL = 11 };
+enum Result : int {
+    SUCCESS = 0,
+    INVALID_INPUT = 3,
+    INVALID_PROGRAM = 4,
+    INVALID_OPTION = 5,
+    COMPILATION = 6,
+    INTERNAL = 11
+};
 
 struct Program {
     std::string source, name, log, cubin;
@@ -46,9 +53,10 @@ bool translate(int count, const char* const* options, std::vector<std::string>& 
         } else if (starts_with(option, "--gpu-architecture=sm_")) {
             for (const char* known : architectures) architecture |= option.substr(22) == known;
         } else if (option != "--std=c++17" && option != "-std=c++17" && option != "-lineinfo" &&
-                   option != "--generate-line-info" && option != "-default-device" && option != "--use_fast_math" &&
-                   !starts_with(option, "--ptxas-options=") && !starts_with(option, "--fmad=") &&
-                   !starts_with(option, "--maxrregcount=") && !starts_with(option, "--diag-suppress=")) {
+                   option != "--generate-line-info" && option != "-default-device" &&
+                   option != "--use_fast_math" && !starts_with(option, "--ptxas-options=") &&
+                   !starts_with(option, "--fmad=") && !starts_with(option, "--maxrregcount=") &&
+                   !starts_with(option, "--diag-suppress=")) {
             log = "nvrtc: error: unknown option " + option + "\n";
             return false;
         }
@@ -57,8 +65,8 @@ bool translate(int count, const char* const* options, std::vector<std::string>& 
     return architecture;
 }
 
-// Runs a program with its output in `log`; -1 if it cannot be started. Sanitizers that are loaded into this process have
-// no business in the compiler.
+// Runs a program with its output in `log`; -1 if it cannot be started. Sanitizers that are loaded into this
+// process have no business in the compiler.
 int run(const std::vector<std::string>& arguments, const std::string& log) {
     std::vector<char*> argv, environment;
     for (auto& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -87,9 +95,11 @@ std::string read(const std::string& path) {
 int compile(Program& program, int count, const char* const* options) {
     const char* compiler = getenv("CXX");
     std::vector<std::string> arguments = words(compiler && *compiler ? compiler : "c++");
-    // Contraction off, so that results do not depend on the host; a kernel's tiles are seen as halves and as words.
-    for (const char* flag : {"-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-x", "c++", "-ffp-contract=off", "-fno-strict-aliasing",
-                             "-fno-gnu-unique", "-fvisibility=hidden", "-Wall", "-Wno-unknown-pragmas", "-Wno-unused",
+    // Contraction off, so that results do not depend on the host; a kernel's tiles are seen as halves and as
+    // words.
+    for (const char* flag : {"-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-x", "c++", "-ffp-contract=off",
+                             "-fno-strict-aliasing", "-fno-gnu-unique", "-fvisibility=hidden", "-Wall",
+                             "-Wno-unknown-pragmas", "-Wno-unused",
 #ifdef __x86_64__
                              "-mavx2", "-mfma", "-mf16c",
 #endif
@@ -102,13 +112,15 @@ int compile(Program& program, int count, const char* const* options) {
     const char* temporary = getenv("TMPDIR");
     std::string directory = std::string(temporary ? temporary : "/tmp") + "/invad-nvrtc-XXXXXX";
     if (!mkdtemp(directory.data())) return INTERNAL;
-    std::string source = directory + "/" + program.name, library = directory + "/cubin", log = directory + "/log";
+    std::string source = directory + "/" + program.name, library = directory + "/cubin",
+                log = directory + "/log";
     std::ofstream(source) << program.source;
     // Messages and debug information name the program, not where it happened to lie.
     arguments.insert(arguments.end(), {"-ffile-prefix-map=" + directory + "/=", source, "-o", library});
     int status = run(arguments, log);
     program.log = read(log);
-    for (size_t at; (at = program.log.find(directory + "/")) != std::string::npos;) program.log.erase(at, directory.size() + 1);
+    for (size_t at; (at = program.log.find(directory + "/")) != std::string::npos;)
+        program.log.erase(at, directory.size() + 1);
     if (status == -1) program.log = "nvrtc: error: cannot run the C++ compiler " + arguments[0] + "\n";
     if (status == 0) program.cubin = read(library);
     for (auto& path : {source, library, log}) unlink(path.c_str());
@@ -150,8 +162,8 @@ API int nvrtcGetSupportedArchs(int* list) {
 }
 
 // Sources come with their includes expanded: headers are not taken.
-API int nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers, const char* const*,
-                           const char* const*) {
+API int nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers,
+                           const char* const*, const char* const*) {
     if (!source || headers) return INVALID_INPUT;
     std::string file = name && *name ? name : "default_program";
     size_t slash = file.rfind('/');

@@ -1,5 +1,5 @@
-// One small kernel for each instruction and collective that kernels/include wraps. selftest.cpp compares what they do with
-// formulas of its own, on the emulated device and on a real one.
+// One small kernel for each instruction and collective that kernels/include wraps. selftest.cpp compares what
+// they do with formulas of its own, on the emulated device and on a real one.
 #include "../../kernels/include/device.cuh"
 
 KERNEL void probe_to_h16(const float* x, h16* out, int n) {
@@ -44,7 +44,8 @@ KERNEL void probe_mma(const uint32_t* a, const uint32_t* b, float* d) {
 }
 REGISTER_KERNEL(probe_mma)
 
-// The address of lane l is row[l] in 2048 halves of shared memory; out[12l..] gets x4, x4 transposed, x2, x2 transposed.
+// The address of lane l is row[l] in 2048 halves of shared memory; out[12l..] gets x4, x4 transposed, x2, x2
+// transposed.
 KERNEL void probe_ldmatrix(const h16* x, const int* row, uint32_t* out) {
     DYNAMIC_SHARED(h16, tile);
     int lane = threadIdx.x;
@@ -62,7 +63,8 @@ KERNEL void probe_ldmatrix(const h16* x, const int* row, uint32_t* out) {
 }
 REGISTER_KERNEL(probe_ldmatrix)
 
-// Two groups: the first is needed while the second is under way. Threads from `valid` on copy zeros in the second.
+// Two groups: the first is needed while the second is under way. Threads from `valid` on copy zeros in the
+// second.
 KERNEL void probe_cp_async(const float* x, float* first, float* both, int valid) {
     DYNAMIC_SHARED(float, tile);
     int t = threadIdx.x, n = blockDim.x;

@@ -1,8 +1,11 @@
-// Runs the threads of a block as fibers on one OS thread. A fiber runs until it meets others: at a barrier, in a warp
-// collective, or at its end. Blocks run one after the other.
+// Runs the threads of a block as fibers on one OS thread. A fiber runs until it meets others: at a barrier,
+// in a warp collective, or at its end. Blocks run one after the other.
 #include "runtime.hpp"
 
 #include <sys/mman.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 #include <map>
 
@@ -13,7 +16,8 @@
 #include <ucontext.h>
 #endif
 
-// The sanitizers' interfaces, absent unless their runtime is loaded first (LD_PRELOAD or a sanitized executable).
+// The sanitizers' interfaces, absent unless their runtime is loaded first (LD_PRELOAD or a sanitized
+// executable).
 #define OPTIONAL extern "C" __attribute__((weak))
 OPTIONAL void __sanitizer_start_switch_fiber(void** save, const void* bottom, size_t size);
 OPTIONAL void __sanitizer_finish_switch_fiber(void* saved, const void** old_bottom, size_t* old_size);
@@ -39,19 +43,20 @@ namespace {
 constexpr unsigned max_threads = 1024, warp_size = 32;
 constexpr size_t stack_bytes = 256 << 10, guard_bytes = 4096;
 
-struct Fiber : Thread {
+// What every switch touches comes first, in one line of the cache.
+struct alignas(64) Fiber : Thread {
+    const char* waits_for = "";
+    int waits_at_line = 0;
+    bool exited = true;
 #ifdef INVAD_EMULATOR_UCONTEXT
     ucontext_t context;
 #else
     void* stack_pointer = nullptr;
 #endif
-    char* stack = nullptr;      // its lowest address
+    char* stack = nullptr;  // its lowest address
     size_t stack_size = 0;
     void* asan_stack = nullptr;  // AddressSanitizer's own stack of a fiber that is not running
     void* tsan = nullptr;
-    bool exited = true;
-    const char* waits_for = "";
-    int waits_at_line = 0;
     std::vector<std::pair<AsyncCopy, int>> copies;  // with their group, in order
     int open_group = 0;
 };
@@ -68,10 +73,10 @@ struct Order {
     }
 };
 
-struct Collective {
+// A meeting of lanes in a warp collective.
+struct Meeting {
     const char* name;
-    uint32_t mask = 0, arrived = 0;
-    Operand inputs[warp_size], outputs[warp_size];
+    uint32_t mask, arrived;
     char generation = 0, tags[2];  // addresses that ThreadSanitizer's clocks hang on
 };
 
@@ -79,7 +84,9 @@ struct Warp {
     uint32_t lanes = 0;  // those that exist
     uint32_t ready = 0;
     Order order;
-    Collective collectives[4];  // at most as many disjoint masks at a time
+    uint32_t open = 0;  // which of the meetings have arrivals; there can be several with disjoint masks
+    Meeting meetings[4];
+    Operand inputs[warp_size], outputs[warp_size];
 };
 
 const Kernel* kernel;
@@ -169,7 +176,8 @@ void switch_to(Fiber* to) {
     Fiber* from = self();
     switched_from = from;
     current = to;
-    if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&from->asan_stack, to->stack, to->stack_size);
+    if (__sanitizer_start_switch_fiber)
+        __sanitizer_start_switch_fiber(&from->asan_stack, to->stack, to->stack_size);
     if (__tsan_switch_to_fiber) __tsan_switch_to_fiber(to->tsan, 1 /* implies no order */);
 #ifdef INVAD_EMULATOR_UCONTEXT
     swapcontext(&from->context, &to->context);
@@ -206,8 +214,11 @@ void start(Fiber& fiber) {
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
 #else
-    // As invad_emulator_switch leaves it: six registers, fiber_main to return to, and no one for that to return to.
-    void** top = reinterpret_cast<void**>(fiber.stack + stack_bytes);
+    // As invad_emulator_switch leaves it: six registers, fiber_main to return to, and no one for that to
+    // return to. Stacks begin at different places of a page, or their tops would compete for the same lines
+    // of the cache.
+    size_t offset = size_t(&fiber - fibers) % warp_size * 128;
+    void** top = reinterpret_cast<void**>(fiber.stack + stack_bytes - offset);
     *--top = nullptr;
     *--top = reinterpret_cast<void*>(fiber_main);
     for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -217,7 +228,8 @@ void start(Fiber& fiber) {
 
 // ---- scheduling
 
-// The first ready warp keeps running until all its threads wait at the barrier: the furthest that it can be ahead.
+// The first ready warp keeps running until all its threads wait at the barrier: the furthest that it can be
+// ahead.
 Fiber* next_ready() {
     if (!ready_warps) return &scheduler;
     unsigned w = warp_order.pick(ready_warps);
@@ -289,11 +301,12 @@ void run_block(size_t shared_bytes) {
         Warp& warp = warps[first / warp_size];
         warp.lanes = count == 32 ? 0xffffffffu : (1u << count) - 1;
         warp.ready = 0;
-        for (Collective& collective : warp.collectives) collective.arrived = 0;
+        warp.open = 0;
         make_ready(first / warp_size, warp.lanes);
     }
     for (unsigned i = 0; i < threads; ++i) {
-        fibers[i].index = {i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y};
+        fibers[i].index = {i % block_size.x, i / block_size.x % block_size.y,
+                           i / block_size.x / block_size.y};
         fibers[i].lane = i % warp_size;
         fibers[i].warp = i / warp_size;
         fibers[i].exited = false;
@@ -311,6 +324,18 @@ void run_block(size_t shared_bytes) {
 std::vector<Kernel>& registered() {
     static std::vector<Kernel> list;
     return list;
+}
+
+// Of halves, eight at a time where the processor can.
+void widen(const h16* from, float* to, size_t count) {
+#ifdef __F16C__
+    for (size_t i = 0; i < count; i += 8) {
+        _mm256_storeu_ps(to + i,
+                         _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+    }
+#else
+    for (size_t i = 0; i < count; ++i) to[i] = to_f32(from[i]);
+#endif
 }
 
 void require_full_warp(uint32_t mask) {
@@ -333,7 +358,8 @@ Outcome run_grid(const Kernel& kernel_, void** parameters_, Index grid, Index bl
     failure = {};
     random_state = seed * 0x9e3779b97f4a7c15;
     void* memory = nullptr;
-    if (shared_bytes && posix_memalign(&memory, 16, shared_bytes) != 0) return {2, "no memory for shared memory"};
+    if (shared_bytes && posix_memalign(&memory, 16, shared_bytes) != 0)
+        return {2, "no memory for shared memory"};
     shared = static_cast<char*>(memory);
     for (unsigned i = 0; i < threads; ++i) {
         if (!fibers[i].stack) start(fibers[i]);
@@ -371,8 +397,8 @@ void barrier(int line) {
     if (exited) fail(launch_failed, "divergent __syncthreads: other threads of the block have exited");
     if (!at_barrier) barrier_line = line;
     if (line != barrier_line) {
-        std::string what = "divergent __syncthreads: this thread at line " + std::to_string(line) + ", others at line " +
-                           std::to_string(barrier_line);
+        std::string what = "divergent __syncthreads: this thread at line " + std::to_string(line) +
+                           ", others at line " + std::to_string(barrier_line);
         fail(launch_failed, what.c_str());
     }
     char& tag = barrier_tags[int(barrier_generation)];
@@ -387,41 +413,47 @@ void barrier(int line) {
     acquire(tag);
 }
 
-Operand collective(const char* name, uint32_t mask, const Operand& input, Leader leader, bool orders_memory) {
+static Meeting& meeting_of(Warp& warp, const char* name, uint32_t mask) {
+    for (uint32_t left = warp.open; left; left &= left - 1) {
+        Meeting& meeting = warp.meetings[__builtin_ctz(left)];
+        if (meeting.mask == mask) return meeting;
+    }
+    unsigned i = __builtin_ctz(~warp.open);
+    if (i == std::size(warp.meetings)) fail(launch_failed, "too many warp collectives at a time");
+    warp.open |= 1u << i;
+    Meeting& meeting = warp.meetings[i];
+    meeting.name = name;
+    meeting.mask = mask;
+    meeting.arrived = 0;
+    return meeting;
+}
+
+const Operand& collective(const char* name, uint32_t mask, const Operand& input, Leader leader,
+                          bool orders_memory) {
     Fiber* me = self();
     Warp& warp = warps[me->warp];
     unsigned lane = me->lane;
     mask &= warp.lanes;
     if (!(mask >> lane & 1)) fail(launch_failed, "a warp collective whose mask leaves out the calling lane");
-    Collective* meeting = nullptr;
-    for (Collective& other : warp.collectives) {
-        if (other.arrived && other.mask == mask) {
-            meeting = &other;
-            break;
-        }
-        if (!other.arrived && !meeting) meeting = &other;
+    Meeting& meeting = meeting_of(warp, name, mask);
+    if (meeting.name != name && strcmp(meeting.name, name) != 0) {
+        fail(launch_failed, "the lanes of a warp meet in different collectives");
     }
-    if (!meeting) fail(launch_failed, "too many warp collectives at a time");
-    if (!meeting->arrived) {
-        meeting->name = name;
-        meeting->mask = mask;
-    }
-    if (meeting->name != name && strcmp(meeting->name, name) != 0) fail(launch_failed, "the lanes of a warp meet in different collectives");
-    meeting->inputs[lane] = input;
-    char& tag = meeting->tags[int(meeting->generation)];
+    warp.inputs[lane] = input;
+    char& tag = meeting.tags[int(meeting.generation)];
     if (orders_memory) release(tag);
-    meeting->arrived |= 1u << lane;
-    if (meeting->arrived == mask) {
-        leader(meeting->inputs, meeting->outputs, mask);
-        meeting->arrived = 0;
-        meeting->generation ^= 1;
+    meeting.arrived |= 1u << lane;
+    if (meeting.arrived == mask) {
+        leader(warp.inputs, warp.outputs, mask);
+        warp.open &= ~(1u << (&meeting - warp.meetings));
+        meeting.generation ^= 1;
         make_ready(me->warp, mask);
         // Now and then another warp gets its turn in between.
         if (random_state && random_bits() >> 60 == 0) warp_order = draw_order();
     }
     wait(name);
     if (orders_memory) acquire(tag);
-    return meeting->outputs[lane];
+    return warp.outputs[lane];
 }
 
 void lead_nothing(const Operand*, Operand*, uint32_t) {}
@@ -438,30 +470,37 @@ void lead_shuffle(const Operand* inputs, Operand* outputs, uint32_t mask) {
 
 void lead_mma_m16n8k16(const Operand* inputs, Operand* outputs, uint32_t mask) {
     require_full_warp(mask);
-    float a[16][16], b[16][8], d[16][8];
+    typedef float Row __attribute__((vector_size(32)));
+    alignas(32) h16 a_bits[16][16], b_bits[16][8];
+    float a[16][16];
+    Row b[16], d[16];
     for (unsigned lane = 0; lane < warp_size; ++lane) {
         unsigned g = lane / 4, t = lane % 4;
         const uint32_t* word = inputs[lane].word;
-        for (unsigned i = 0; i < 4; ++i) unpack(word[i], a[g + i % 2 * 8][2 * t + i / 2 * 8], a[g + i % 2 * 8][2 * t + i / 2 * 8 + 1]);
-        for (unsigned i = 0; i < 2; ++i) unpack(word[4 + i], b[2 * t + i * 8][g], b[2 * t + i * 8 + 1][g]);
-        memcpy(&d[g][2 * t], word + 6, 8);
-        memcpy(&d[g + 8][2 * t], word + 8, 8);
-    }
-    for (unsigned row = 0; row < 16; ++row) {
-        float sum[8] = {};
-        for (unsigned k = 0; k < 16; ++k) {
-            for (unsigned column = 0; column < 8; ++column) sum[column] += a[row][k] * b[k][column];
+        for (unsigned i = 0; i < 4; ++i) memcpy(&a_bits[g + i % 2 * 8][2 * t + i / 2 * 8], &word[i], 4);
+        memcpy(reinterpret_cast<float*>(&d[g]) + 2 * t, &word[4], 8);
+        memcpy(reinterpret_cast<float*>(&d[g + 8]) + 2 * t, &word[6], 8);
+        for (unsigned i = 0; i < 2; ++i) {
+            b_bits[2 * t + i * 8][g] = h16(word[8 + i]);
+            b_bits[2 * t + i * 8 + 1][g] = h16(word[8 + i] >> 16);
         }
-        for (unsigned column = 0; column < 8; ++column) d[row][column] += sum[column];
+    }
+    widen(&a_bits[0][0], &a[0][0], 256);
+    widen(&b_bits[0][0], reinterpret_cast<float*>(b), 128);
+    for (unsigned row = 0; row < 16; ++row) {
+        Row sum = a[row][0] * b[0];
+        for (unsigned k = 1; k < 16; ++k) sum += a[row][k] * b[k];
+        d[row] += sum;
     }
     for (unsigned lane = 0; lane < warp_size; ++lane) {
         unsigned g = lane / 4, t = lane % 4;
-        memcpy(outputs[lane].word, &d[g][2 * t], 8);
-        memcpy(outputs[lane].word + 2, &d[g + 8][2 * t], 8);
+        memcpy(outputs[lane].word, reinterpret_cast<float*>(&d[g]) + 2 * t, 8);
+        memcpy(outputs[lane].word + 2, reinterpret_cast<float*>(&d[g + 8]) + 2 * t, 8);
     }
 }
 
-// Lane 8i + r brings row r of matrix i. All four matrices are there to be read; ldmatrix.x2 has no use for the last two.
+// Lane 8i + r brings row r of matrix i. All four matrices are there to be read; ldmatrix.x2 has no use for
+// the last two.
 void lead_ldmatrix(const Operand* inputs, Operand* outputs, uint32_t mask) {
     require_full_warp(mask);
     for (unsigned lane = 0; lane < warp_size; ++lane) {
@@ -488,7 +527,8 @@ void async_commit() { ++self()->open_group; }
 void async_wait(int pending_groups, void (*copy)(AsyncCopy)) {
     auto& copies = self()->copies;
     size_t done = 0;
-    while (done < copies.size() && copies[done].second < self()->open_group - pending_groups) copy(copies[done++].first);
+    while (done < copies.size() && copies[done].second < self()->open_group - pending_groups)
+        copy(copies[done++].first);
     copies.erase(copies.begin(), copies.begin() + done);
 }
 

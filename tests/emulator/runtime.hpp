@@ -14,9 +14,10 @@ struct Outcome {
     std::string message;
 };
 
-// Runs a kernel to its end on the calling thread; one launch at a time. `parameters` are addresses of their values. The
-// order of the threads follows from `seed`; 0 runs them by number.
-Outcome run_grid(const Kernel& kernel, void** parameters, Index grid, Index block, size_t shared_bytes, uint64_t seed);
+// Runs a kernel to its end on the calling thread; one launch at a time. `parameters` are addresses of their
+// values. The order of the threads follows from `seed`; 0 runs them by number.
+Outcome run_grid(const Kernel& kernel, void** parameters, Index grid, Index block, size_t shared_bytes,
+                 uint64_t seed);
 
 // The kernels registered since the last call: those of a library that was just loaded.
 std::vector<Kernel> take_registered();
@@ -25,7 +26,8 @@ std::vector<Kernel> take_registered();
 bool address_sanitizer();
 bool thread_sanitizer();
 
-// Puts `work` into the order of a driver's stream, or into the graph it captures. Returns the driver's error code.
+// Puts `work` into the order of a driver's stream, or into the graph it captures. Returns the driver's error
+// code.
 int enqueue(void* stream, std::function<Outcome()> work);
 
 // Whether [p, p + bytes) lies in one allocation of device memory.
