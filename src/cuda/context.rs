@@ -68,7 +68,7 @@ impl Context {
     }
 
     /// The context of a stream.
-    fn on(stream: Arc<CudaStream>) -> Result<Self> {
+    pub fn on(stream: Arc<CudaStream>) -> Result<Self> {
         let context = stream.context();
         let device = Device::Cuda(context.ordinal());
         let attribute = |attribute| {

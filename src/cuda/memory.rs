@@ -70,12 +70,11 @@ impl Memory {
         use cudarc::driver::DevicePtr;
         let stream = self.context.main_stream();
         let address = self.data.as_ref().map_or(0, |data| data.device_ptr(stream).0);
-        let Self { context, dtype, len, .. } = *self;
-        Slice { context, dtype, address, len, borrow: PhantomData }
+        Slice::new(self.context, self.dtype, address, self.len)
     }
 
     pub fn slice_mut(&mut self) -> SliceMut<'_> {
-        SliceMut(self.slice(), PhantomData)
+        SliceMut::new(self.slice())
     }
 }
 
@@ -131,6 +130,10 @@ impl std::fmt::Debug for Bytes {
 }
 
 impl<'a> Slice<'a> {
+    pub fn new(context: &'a Context, dtype: DType, address: u64, len: usize) -> Self {
+        Self { context, dtype, address, len, borrow: PhantomData }
+    }
+
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -183,6 +186,11 @@ impl<'a> Slice<'a> {
 }
 
 impl<'a> SliceMut<'a> {
+    /// The only way to `slice` while it lives.
+    pub fn new(slice: Slice<'a>) -> Self {
+        Self(slice, PhantomData)
+    }
+
     pub fn into_slice(self) -> Slice<'a> {
         self.0
     }

@@ -21,10 +21,13 @@ mod launch;
 mod memory;
 pub(crate) mod ops;
 mod probe;
+mod queue;
 
 pub use compile::{Compiled, Usage, compile};
+pub use cudarc;
 pub use graph::Graph;
 pub use probe::{Gpu, Library, Probe, probe};
+pub use queue::{Element, Queue};
 
 pub(crate) use context::context;
 pub(crate) use memory::{Bytes, Memory, Slice, SliceMut};

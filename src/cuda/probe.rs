@@ -431,6 +431,7 @@ fn list_gpus(library: &libloading::Library) -> Result<Vec<Gpu>, String> {
         .ok_or_else(missing)?;
     let attribute = symbol!(library, cuDeviceGetAttribute: fn(*mut c_int, c_int, c_int) -> c_int)
         .ok_or_else(missing)?;
+    let error = symbol!(library, cuGetErrorName: fn(c_int, *mut *const c_char) -> c_int);
     let memory = symbol!(library, cuDeviceTotalMem_v2: fn(*mut usize, c_int) -> c_int);
     // SAFETY: the calls initialise the driver and then ask it for numbers and a text, each written
     // to a variable of its type and size.
@@ -438,7 +439,16 @@ fn list_gpus(library: &libloading::Library) -> Result<Vec<Gpu>, String> {
         match init(0) {
             0 => {}
             100 => return Ok(Vec::new()),
-            code => return Err(format!("cannot be started (error {code})")),
+            code => {
+                let mut name = std::ptr::null();
+                let known = error.is_some_and(|get| get(code, &mut name) == 0 && !name.is_null());
+                return Err(match known {
+                    true => {
+                        format!("cannot be started: {}", CStr::from_ptr(name).to_string_lossy())
+                    }
+                    false => format!("cannot be started: error {code}"),
+                });
+            }
         }
         let mut gpus = Vec::new();
         let mut n = 0;

@@ -44,7 +44,7 @@ impl<'a> TensorView<'a> {
         Self { shape, data: Data::CpuF16(data) }
     }
 
-    pub(super) fn cuda(shape: Shape, data: cuda::Slice<'a>) -> Self {
+    pub(crate) fn cuda(shape: Shape, data: cuda::Slice<'a>) -> Self {
         Self { shape, data: Data::Cuda(data) }
     }
 
@@ -188,7 +188,7 @@ impl<'a> TensorViewMut<'a> {
         Self { shape, data: DataMut::CpuF16(data) }
     }
 
-    pub(super) fn cuda(shape: Shape, data: cuda::SliceMut<'a>) -> Self {
+    pub(crate) fn cuda(shape: Shape, data: cuda::SliceMut<'a>) -> Self {
         Self { shape, data: DataMut::Cuda(data) }
     }
 

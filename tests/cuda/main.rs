@@ -15,3 +15,4 @@ mod memory;
 #[path = "../ops/common.rs"]
 mod numbers;
 mod probe;
+mod queue;

@@ -82,8 +82,13 @@ impl<'a> Op<'a> {
         let (op, expected) = (self.name, self.context.device());
         match slice {
             Some(slice) if slice.device() == expected => match slice.dtype() {
-                got if got == dtype => Ok(slice.address()),
-                got => Err(Error::DType { op, arg, expected: dtype, got }),
+                got if got != dtype => Err(Error::DType { op, arg, expected: dtype, got }),
+                // Work on another stream would not be in order with this.
+                _ if !std::ptr::eq(slice.context(), self.context) => {
+                    let expected = "on the stream of the other arguments";
+                    Err(Error::argument(op, arg, expected, "memory of another stream"))
+                }
+                _ => Ok(slice.address()),
             },
             _ => {
                 let got = slice.map_or(Device::Cpu, |slice| slice.device());
