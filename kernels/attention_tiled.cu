@@ -5,7 +5,7 @@
 // out:  fp16 (B, N, H·d)
 // lse:  f32 (B, H, N), the natural logarithm of each softmax's denominator, ln Σ_j exp(scale · q·k_j);
 //       may be null
-// Sizes: tokens = N, heads = H, head_size = d; scale is 1/√d as a rule.
+// Sizes: tokens = N, heads = H, head_size = d; scale is above 0, 1/√d as a rule.
 //
 // Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 2·HEAD_SIZE·(64 + 2·KEYS) bytes, where KEYS is 32 for
 // a HEAD_SIZE above 128 and 64 otherwise.
