@@ -64,7 +64,7 @@ pub struct Variant {
     pub defines: Vec<(&'static str, i64)>,
 }
 
-/// Every kernel in every variant that the operations use.
+/// Every kernel in the variants that the operations use; of the widths of `adaln_zero` a choice.
 pub fn variants() -> Vec<Variant> {
     let with =
         |kernel| ops::defines(kernel).into_iter().map(move |defines| Variant { kernel, defines });

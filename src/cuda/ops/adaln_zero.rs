@@ -12,9 +12,10 @@ const WIDEST: usize = 8192;
 const WARP_WIDTH: usize = 2048;
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
-    let widths = [64, 128, 256, 384, 768, 1024, 2048, 4096, 8192];
-    let of = |width| [0, 1].map(|half| vec![("WIDTH", width), ("STREAM_F16", half)]);
-    widths.into_iter().flat_map(of).collect()
+    let f32_stream = [64, 128, 384, 1024, 2048, 4096, 8192].map(|width| (width, 0));
+    let f16_stream = [1024, 2048, 8192].map(|width| (width, 1));
+    let of = |(width, half)| vec![("WIDTH", width), ("STREAM_F16", half)];
+    f32_stream.into_iter().chain(f16_stream).map(of).collect()
 }
 
 /// AdaLN-Zero of a stream in f32 or f16 and a branch in f16 to an output in f16.
