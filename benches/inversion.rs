@@ -19,7 +19,8 @@ fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
     let dit = Dit::new(Preset::Base.config(272, 16)).unwrap();
     let parameters = normal(&[dit.len()], 0.02, 0);
-    let inverter = Inverter::new(&dit, &parameters, Parameterisation::Epsilon, 3, 100).unwrap();
+    let inverter =
+        Inverter::new(&dit, &parameters, Parameterisation::Epsilon, 3, 100, Device::Cpu).unwrap();
     drop(parameters);
     for batch in [1, 4] {
         let mut latent = normal(&[batch, 16, 16, 272], 1.0, 1);

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
 fn evaluate(options: Options) -> Result<ExitCode> {
     options.device.require()?;
     let dataset = Dataset::open(&options.data, &options.category)?;
-    let detector = Detector::load(&options.detector)?;
+    let detector = Detector::load(&options.detector)?.to_device(options.device)?;
     let out = &options.out;
     create_folder(out)?;
     let mut images = Jsonl::create(&out.join("images.jsonl"))?;

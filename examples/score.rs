@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 fn score(options: Options) -> Result<ExitCode> {
     options.device.require()?;
     let (images, unusable) = inputs(&options)?;
-    let detector = Detector::load(&options.detector)?;
+    let detector = Detector::load(&options.detector)?.to_device(options.device)?;
     let scoring = options.judging.options(options.category.clone());
     let out = &options.out;
     create_folder(out)?;

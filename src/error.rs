@@ -67,6 +67,43 @@ pub enum Error {
         /// Why it cannot be had, and what to do.
         why: String,
     },
+    /// A device has not enough free memory.
+    #[error(
+        "{device}: {} asked for, {} of {} free; lower the batch size",
+        megabytes(*asked), megabytes(*free), megabytes(*total)
+    )]
+    OutOfMemory {
+        /// The device.
+        device: Device,
+        /// Bytes asked for.
+        asked: usize,
+        /// Bytes that were free.
+        free: usize,
+        /// Bytes that the device has.
+        total: usize,
+    },
+    /// A CUDA library returned an error.
+    #[error("{device}: {call}: {reason}")]
+    Cuda {
+        /// The device.
+        device: Device,
+        /// What was being done.
+        call: String,
+        /// What the library said.
+        reason: String,
+    },
+    /// A kernel does not compile.
+    #[error("kernel {kernel} does not compile for sm_{arch} with {compiler}: {log}")]
+    Compile {
+        /// The kernel.
+        kernel: String,
+        /// The architecture.
+        arch: u32,
+        /// The compiler and its version.
+        compiler: String,
+        /// What the compiler said.
+        log: String,
+    },
     /// Reading or writing failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -151,4 +188,8 @@ impl Error {
     ) -> Self {
         Error::Argument { op, arg, expected: expected.into(), got: got.to_string() }
     }
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -122,6 +122,9 @@ pub fn fit(
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
     options.device.require()?;
+    if let Err(why) = options.device.require_training() {
+        log::warn!("{why}");
+    }
     // Before the long work of computing features.
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
@@ -177,8 +180,8 @@ pub fn fit(
         recipe,
     };
     let mut trainer = match saved {
-        Some(state) => Trainer::resume(state, &config, features, options.device)?,
-        None => Trainer::new(config, features, options.device)?,
+        Some(state) => Trainer::resume(state, &config, features, Device::Cpu)?,
+        None => Trainer::new(config, features, Device::Cpu)?,
     };
 
     let save = |trainer: &Trainer| match &options.state {

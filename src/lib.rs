@@ -3,6 +3,10 @@
 
 pub mod checkpoint;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda/absent.rs"]
 mod cuda;
 pub mod data;
 pub mod detect;

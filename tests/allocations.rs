@@ -69,7 +69,8 @@ fn inversion() {
     let _alone = alone();
     let dit = Dit::new(SMALL).unwrap();
     let velocity = Parameterisation::Velocity;
-    let inverter = Inverter::new(&dit, &parameters(&dit, 1), velocity, 3, 100).unwrap();
+    let inverter =
+        Inverter::new(&dit, &parameters(&dit, 1), velocity, 3, 100, Device::Cpu).unwrap();
     for threads in [1, 3] {
         on_threads(threads, || {
             for batch in [1, 8] {
@@ -77,7 +78,7 @@ fn inversion() {
                 let mut space = inverter.workspace(batch).unwrap();
                 let name = format!("inversion of {batch} on {threads} threads");
                 assert_few(&name, LISTS, || {
-                    z.view_mut().fill(0.5);
+                    z.view_mut().fill(0.5).unwrap();
                     inverter.invert(&mut z, &mut space).unwrap();
                 });
             }

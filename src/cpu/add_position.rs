@@ -2,11 +2,12 @@
 
 use super::for_parts;
 
-pub(crate) fn add_position(x: &mut [f32], position: &[f32]) {
-    for x in x.chunks_exact_mut(position.len()) {
+pub(crate) fn add_position(tokens: &[f32], position: &[f32], x: &mut [f32]) {
+    let n = position.len();
+    for (tokens, x) in tokens.chunks_exact(n).zip(x.chunks_exact_mut(n)) {
         for_parts(x, |start, x| {
-            for (x, p) in x.iter_mut().zip(&position[start..]) {
-                *x += p;
+            for ((x, t), p) in x.iter_mut().zip(&tokens[start..]).zip(&position[start..]) {
+                *x = t + p;
             }
         });
     }

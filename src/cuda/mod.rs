@@ -1,18 +1,79 @@
-//! The CUDA backend. Only this module names cudarc.
+//! The CUDA backend: the kernels of `kernels/`, compiled for the GPU at hand by NVRTC, and cuBLASLt
+//! for matrix products.
+//!
+//! Nothing of CUDA is needed to build the crate. Driver, NVRTC and cuBLASLt are looked up at run
+//! time ([`probe`]), of CUDA 12 or 13. Written for and tested on Linux; on Windows the libraries
+//! are found where the loader finds them, and nothing there has been tested.
+//!
+//! | variable | effect |
+//! |---|---|
+//! | `INVAD_KERNEL_CACHE` | folder of compiled kernels in place of the user's cache folder; empty: none are kept |
+//! | `CUDA_PATH`, `VIRTUAL_ENV` | where libraries are looked for, after the loader's own path |
 
-/// Why no CUDA device can be used, and what to do about it.
-#[cfg(feature = "cuda")]
-pub(crate) fn why_unavailable() -> String {
-    // SAFETY: the probe only opens and closes the library; no symbol of it is called.
-    if unsafe { cudarc::driver::sys::is_culib_present() } {
-        "this version of invad computes on the CPU only; use the device `cpu`".into()
-    } else {
-        "no NVIDIA driver was found (libcuda.so.1); use the device `cpu`".into()
-    }
+use std::fmt;
+
+mod cache;
+mod compile;
+mod context;
+mod gemm;
+mod graph;
+mod launch;
+mod memory;
+pub(crate) mod ops;
+mod probe;
+mod queue;
+
+pub use compile::{Compiled, Usage, compile};
+pub use cudarc;
+pub use graph::Graph;
+pub use probe::{Gpu, Library, Probe, probe};
+pub use queue::{Element, Queue};
+
+pub(crate) use context::context;
+pub(crate) use memory::{Bytes, Memory, Slice, SliceMut};
+
+/// A kernel's source.
+struct Source {
+    name: &'static str,
+    hash: &'static str,
+    text: &'static str,
 }
 
-/// Why no CUDA device can be used, and what to do about it.
-#[cfg(not(feature = "cuda"))]
-pub(crate) fn why_unavailable() -> String {
-    "invad was built without its `cuda` feature; use the device `cpu`".into()
+static SOURCES: &[Source] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
+/// The names of all kernels.
+pub fn kernels() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|source| source.name)
+}
+
+/// The CUDA C++ of a kernel, its includes expanded.
+pub fn source(kernel: &str) -> Option<&'static str> {
+    find(kernel).map(|source| source.text)
+}
+
+fn find(kernel: &str) -> Option<&'static Source> {
+    SOURCES.iter().find(|source| source.name == kernel)
+}
+
+/// A kernel with one set of the constants it can be compiled with.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// The constants and their values.
+    pub defines: Vec<(&'static str, i64)>,
+}
+
+/// Every kernel in the variants that the operations use; of the widths of `adaln_zero` a choice.
+pub fn variants() -> Vec<Variant> {
+    let with =
+        |kernel| ops::defines(kernel).into_iter().map(move |defines| Variant { kernel, defines });
+    kernels().flat_map(with).collect()
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kernel)?;
+        self.defines.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
 }

@@ -14,7 +14,7 @@ use crate::cpu;
 use crate::data::load_image;
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
-use crate::nn::{Backbone, Dit, features};
+use crate::nn::{Backbone, Dit, Whitening, features, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Tensor, TensorView};
 
@@ -103,6 +103,8 @@ pub struct Scored {
 pub struct Detector {
     checkpoint: Checkpoint,
     backbone: Backbone,
+    /// The checkpoint's, on the device.
+    whitening: Option<Whitening>,
     inverter: Inverter,
     spaces: Mutex<Vec<Space>>,
 }
@@ -148,21 +150,49 @@ impl Detector {
                 return Err(Error::argument("Detector", arg, expected, got));
             }
         }
-        let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
+        let denoiser = &checkpoint.config.denoiser;
         if (denoiser.channels, denoiser.grid) != (backbone.channels(), backbone.grid()) {
             let expected =
                 format!("{} channels on a grid of {}", backbone.channels(), backbone.grid());
             let got = format!("{} on {}", denoiser.channels, denoiser.grid);
             return Err(Error::argument("Detector", "denoiser", expected, got));
         }
-        let inverter = Inverter::new(
+        let inverter = Self::inverter(&checkpoint, Device::Cpu)?;
+        let whitening = checkpoint.whitening.as_ref().map(|w| w.on(Device::Cpu)).transpose()?;
+        Ok(Self { checkpoint, backbone, whitening, inverter, spaces: Mutex::default() })
+    }
+
+    /// The same detector, computing on a device; images are decoded and resized on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory.
+    pub fn to_device(self, device: Device) -> Result<Self> {
+        if device == self.device() {
+            return Ok(self);
+        }
+        let Self { checkpoint, backbone, .. } = self;
+        let backbone = backbone.to_device(device)?;
+        let inverter = Self::inverter(&checkpoint, device)?;
+        let whitening = checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?;
+        Ok(Self { checkpoint, backbone, whitening, inverter, spaces: Mutex::default() })
+    }
+
+    /// Where the detector computes.
+    pub fn device(&self) -> Device {
+        self.inverter.device()
+    }
+
+    fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
+        let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
+        Inverter::new(
             &Dit::new(*denoiser)?,
             &checkpoint.ema,
             recipe.parameterisation,
             recipe.inversion_steps,
             recipe.single_timestep,
-        )?;
-        Ok(Self { checkpoint, backbone, inverter, spaces: Mutex::default() })
+            device,
+        )
     }
 
     /// What a detector's file says of this backbone.
@@ -358,11 +388,15 @@ impl Detector {
         }
         drop(spaces);
         let (grid, channels) = (self.backbone.grid(), self.backbone.channels());
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, Device::Cpu);
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, self.device());
+        let shape = [batch, grid, grid, channels];
         Ok(Space {
             batch,
-            features: zeros(&[batch, grid, grid, channels])?,
-            latent: zeros(&[batch, grid, grid, channels])?,
+            features: match self.whitening {
+                Some(_) => Tensor::zeros(&shape, stored(self.device()), self.device())?,
+                None => zeros(&shape)?,
+            },
+            latent: zeros(&shape)?,
             map: zeros(&[batch, grid * grid])?,
             stats: zeros(&[batch, ops::SCORE_STATS])?,
             backbone: features::Workspace::default(),
@@ -379,7 +413,7 @@ impl Detector {
         let Space { batch, features, latent, map, stats, backbone, inverter } = space;
         let side = self.backbone.grid();
         self.backbone.extract(images, &mut *features, backbone)?;
-        let x = match &self.checkpoint.whitening {
+        let x = match &self.whitening {
             Some(whitening) => {
                 whitening.apply(&*features, &mut *latent)?;
                 latent
@@ -390,7 +424,10 @@ impl Detector {
         let tokens: TensorView =
             x.view().part(0, &[*batch, side * side, self.backbone.channels()])?;
         ops::score(tokens, &mut *map, &mut *stats)?;
-        let (maps, rows) = (map.to_vec_f32(), stats.to_vec_f32());
+        let mut maps = vec![0.0; map.len()];
+        let mut rows = vec![0.0; stats.len()];
+        map.view().copy_to_slice(&mut maps)?;
+        stats.view().copy_to_slice(&mut rows)?;
         for (map, row) in maps.chunks_exact(side * side).zip(rows.chunks_exact(ops::SCORE_STATS)) {
             let [max, _, abs, top5, nll] = row.try_into().expect("five statistics");
             let stats = ImageStats { max, abs, top5, nll };

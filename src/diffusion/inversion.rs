@@ -1,11 +1,16 @@
 //! From features to the latent they are inverted to.
 
+#[cfg(feature = "cuda")]
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::Graph;
 use crate::error::{Error, Result};
-use crate::nn::{Activations, Dit, PackedDit};
+use crate::nn::{Activations, Dit, PackedDit, stored};
 use crate::ops;
-use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
 
 /// A network ready to invert features in a fixed number of steps.
 pub struct Inverter {
@@ -15,27 +20,47 @@ pub struct Inverter {
     device: Device,
     /// √ᾱ_t by which the features are scaled first, where the inversion is a single evaluation.
     single: Option<f64>,
+    /// What tells it from all others.
+    #[cfg(feature = "cuda")]
+    id: u64,
 }
+
+#[cfg(feature = "cuda")]
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The buffers of an inversion of a fixed number of images.
 pub struct Workspace {
     acts: Activations,
     output: Tensor,
+    #[cfg(feature = "cuda")]
+    recorded: Option<Recorded>,
+}
+
+/// An inversion as a GPU repeats it.
+#[cfg(feature = "cuda")]
+struct Recorded {
+    graph: Graph,
+    /// The inverter it is of.
+    inverter: u64,
+    /// Where the features are.
+    x: u64,
 }
 
 impl Inverter {
-    /// `steps` evaluations of the network F. One step is the single evaluation ε̂(√ᾱ_t·x, t) at
+    /// `steps` evaluations of the network F on a device; its `parameters` are on the CPU. One step is the single evaluation ε̂(√ᾱ_t·x, t) at
     /// t = `single_timestep`; more are the timesteps of [`Schedule::respaced`].
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
-    /// [`Error::Shape`] if `parameters` is not of this network.
+    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::Unavailable`] if the device
+    /// cannot be used; [`Error::OutOfMemory`] if it has not enough memory.
     pub fn new(
         dit: &Dit,
         parameters: &Tensor,
         parameterisation: Parameterisation,
         steps: usize,
         single_timestep: usize,
+        device: Device,
     ) -> Result<Self> {
         if single_timestep >= TIMESTEPS {
             let expected = format!("below {TIMESTEPS}");
@@ -48,8 +73,23 @@ impl Inverter {
         } else {
             (schedule.respaced(steps)?, None)
         };
-        let network = PackedDit::new(dit, parameters, &respaced.timesteps)?;
-        Ok(Self { network, respaced, parameterisation, device: parameters.device(), single })
+        let network = PackedDit::new(dit, parameters, &respaced.timesteps, device)?;
+        #[cfg(feature = "cuda")]
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            network,
+            respaced,
+            parameterisation,
+            device,
+            single,
+            #[cfg(feature = "cuda")]
+            id,
+        })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The timesteps of the evaluations.
@@ -66,24 +106,57 @@ impl Inverter {
         let c = dit.config();
         Ok(Workspace {
             acts: Activations::for_inference(dit, batch, self.device)?,
-            output: Tensor::zeros(&[batch, c.grid, c.grid, c.channels], DType::F32, self.device)?,
+            output: Tensor::zeros(
+                &[batch, c.grid, c.grid, c.channels],
+                stored(self.device),
+                self.device,
+            )?,
+            #[cfg(feature = "cuda")]
+            recorded: None,
         })
     }
 
-    /// Inverts features to their latent, in place.
+    /// Inverts features to their latent, in place. On a GPU the work is recorded the first time, and
+    /// again when it is called with another `x`; else it is one call to the driver.
     ///
-    /// `x`: (B, G, G, C), B the workspace's.
+    /// `x`: (B, G, G, C), B the workspace's; f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit the network or the workspace.
+    /// [`Error::Shape`] if the shapes do not fit the network or the workspace; [`Error::Device`] if
+    /// they are elsewhere; [`Error::Cuda`] if a GPU fails.
     pub fn invert<'a>(&self, x: impl Into<TensorViewMut<'a>>, space: &mut Workspace) -> Result<()> {
         let mut x = x.into();
-        cpu::in_pool(|| {
-            for i in 0..self.respaced.timesteps.len() {
-                self.step(i, x.reborrow(), space)?;
+        #[cfg(feature = "cuda")]
+        if self.device != Device::Cpu {
+            return self.invert_recorded(x, space);
+        }
+        cpu::in_pool(|| self.steps(&mut x, space))
+    }
+
+    fn steps(&self, x: &mut TensorViewMut, space: &mut Workspace) -> Result<()> {
+        for i in 0..self.respaced.timesteps.len() {
+            self.step(i, x.reborrow(), space)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda")]
+    fn invert_recorded(&self, mut x: TensorViewMut, space: &mut Workspace) -> Result<()> {
+        let at = x.view().on_cuda().map_or(0, |slice| slice.address());
+        match &mut space.recorded {
+            Some(r) if (r.inverter, r.x) == (self.id, at) => {
+                ops::expect_shape("invert", "x", x.shape(), space.output.shape())?;
+                r.graph.run()
             }
-            Ok(())
-        })
+            recorded => {
+                *recorded = None;
+                // SAFETY: the graph is run again only where all it uses is alive: this inverter, the
+                // buffers of this workspace, and an `x` of this shape at this place.
+                let graph = unsafe { Graph::record(self.device, || self.steps(&mut x, space)) }?;
+                space.recorded = Some(Recorded { graph, inverter: self.id, x: at });
+                Ok(())
+            }
+        }
     }
 
     /// Step i of [`Inverter::invert`]: evaluates F at timestep i and moves `x` to the next noise
@@ -97,10 +170,10 @@ impl Inverter {
         mut x: TensorViewMut,
         space: &'s mut Workspace,
     ) -> Result<TensorView<'s>> {
-        let Workspace { acts, output } = space;
+        let Workspace { acts, output, .. } = space;
         if let Some(scale) = self.single {
             // x ← √ᾱ_t·x; the old output only takes part with the factor 0.
-            output.view_mut().fill(0.0);
+            output.view_mut().fill(0.0)?;
             ops::inversion_step(x.reborrow(), &*output, scale as f32, 0.0)?;
         }
         self.network.forward(x.view(), i, acts, &mut *output)?;
@@ -131,7 +204,7 @@ impl Inverter {
             return Err(Error::argument("reconstruct", "noise_step", expected, noise_step));
         }
         for i in (0..noise_step).rev() {
-            let Workspace { acts, output } = &mut *space;
+            let Workspace { acts, output, .. } = &mut *space;
             self.network.forward(x.view(), i, acts, &mut *output)?;
             let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_prev(i));
             let (a, b) = self.parameterisation.ddim_factors(from, to);

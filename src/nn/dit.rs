@@ -307,8 +307,10 @@ impl Dit {
         ops::expect_shape("Dit", "out", out.shape(), &grid)?;
         let chunk = |index| Chunk { table, index };
         ops::patchify(x, &mut acts.patches, c.patch, PatchOrder::ChannelsFirst)?;
-        source.linear(&self.embed, acts.patches.view(), acts.stream[0].view_mut())?;
-        ops::add_position(&mut acts.stream[0], source.position(self)?)?;
+        // The first site's output is not needed before the site is reached.
+        let tokens = slot(&mut acts.sites, 0);
+        source.linear(&self.embed, acts.patches.view(), tokens.view_mut())?;
+        ops::add_position(&*tokens, source.position(self)?, &mut acts.stream[0])?;
         for k in 0..=2 * c.depth {
             let (shift, scale) = site_chunks(k);
             let h = slot(&mut acts.sites, k);
@@ -392,7 +394,7 @@ impl Dit {
         ops::patchify(dout, &mut *patches, c.patch, PatchOrder::ChannelsLast)?;
         let last = 2 * c.depth;
         plain_backward(&self.output, parameters, patches, &acts.sites[last], Some(dh), dp)?;
-        dstream.view_mut().fill(0.0);
+        dstream.view_mut().fill(0.0)?;
         for k in (0..=last).rev() {
             // dh holds the gradient of site k's output.
             let (shift, scale) = site_chunks(k);
@@ -575,19 +577,25 @@ pub struct PackedDit {
 }
 
 impl PackedDit {
-    /// Packs `parameters` for evaluations at `timesteps`.
+    /// Packs `parameters`, which are on the CPU, for evaluations at `timesteps` on a device.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `parameters` is not of this network.
-    pub fn new(dit: &Dit, parameters: &Tensor, timesteps: &[usize]) -> Result<Self> {
+    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::Unavailable`] if the device
+    /// cannot be used; [`Error::OutOfMemory`] if it has not enough memory.
+    pub fn new(
+        dit: &Dit,
+        parameters: &Tensor,
+        timesteps: &[usize],
+        device: Device,
+    ) -> Result<Self> {
         ops::expect_shape("PackedDit::new", "parameters", parameters.shape(), &[dit.len])?;
         let c = &dit.config;
-        let copy = |v: TensorView| Tensor::from_f32(v.to_vec_f32(), v.shape(), v.device());
         let mut layers = HashMap::new();
         let blocks = dit.blocks.iter().flat_map(|b| [b.qkv, b.proj, b.fc1, b.fc2]);
         for layer in [dit.embed, dit.output].into_iter().chain(blocks) {
-            let weight = PackedWeight::new(layer.weight(parameters)?)?;
-            layers.insert(layer.offset, (weight, copy(layer.bias(parameters)?)?));
+            let weight = PackedWeight::on(device, layer.weight(parameters)?)?;
+            let bias = layer.bias(parameters)?.copied_to(device, stored(device))?;
+            layers.insert(layer.offset, (weight, bias));
         }
         let mut acts = TimestepActivations::new(c.width, 1, parameters.device())?;
         let mut tables = Vec::new();
@@ -595,9 +603,13 @@ impl PackedDit {
             let mut table = zeros(&[1, c.chunks() * c.width], parameters.device())?;
             let t = Tensor::from_f32(vec![t as f32], &[1], parameters.device())?;
             dit.modulation_table(parameters, &t, &mut acts, &mut table)?;
-            tables.push(table);
+            tables.push(match device {
+                Device::Cpu => table,
+                gpu => table.view().copied_to(gpu, DType::F32)?,
+            });
         }
-        let position = copy(parameters.view().part(dit.position, &[c.tokens(), c.width])?)?;
+        let position = parameters.view().part(dit.position, &[c.tokens(), c.width])?;
+        let position = position.copied_to(device, DType::F32)?;
         Ok(Self { dit: dit.clone(), layers, position, tables })
     }
 
@@ -676,8 +688,9 @@ impl Activations {
     /// Buffers for a forward pass over `batch` images that a backward pass follows.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used.
+    /// [`Error::Unavailable`] if the device cannot be used; GPUs cannot be trained on yet.
     pub fn for_training(dit: &Dit, batch: usize, device: Device) -> Result<Self> {
+        device.require_training()?;
         let c = &dit.config;
         let mut acts = Self::new(c, batch, device, [2 * c.depth + 1, 2 * c.depth, c.depth])?;
         acts.stats = tensors(2 * c.depth + 1, &[batch, c.tokens(), 2], device)?;
@@ -693,7 +706,7 @@ impl Activations {
     /// [`Error::Unavailable`] if the device cannot be used.
     pub fn for_inference(dit: &Dit, batch: usize, device: Device) -> Result<Self> {
         let mut acts = Self::new(&dit.config, batch, device, [1, 1, 1])?;
-        acts.stream.push(acts.stream[0].clone());
+        acts.stream.push(acts.stream[0].try_clone()?);
         Ok(acts)
     }
 
@@ -710,19 +723,23 @@ impl Activations {
     ) -> Result<Self> {
         let n = c.tokens();
         let wide = [batch, n, c.width];
+        let between = |shape: &[usize]| Tensor::zeros(shape, stored(device), device);
+        let many = |count: usize, shape: &[usize]| -> Result<Vec<Tensor>> {
+            (0..count).map(|_| between(shape)).collect()
+        };
         Ok(Self {
             batch,
-            patches: zeros(&[batch, n, c.token_len()], device)?,
-            patches_out: zeros(&[batch, n, c.token_len()], device)?,
+            patches: between(&[batch, n, c.token_len()])?,
+            patches_out: between(&[batch, n, c.token_len()])?,
             stream: tensors(sites, &wide, device)?,
             stats: Vec::new(),
-            sites: tensors(sites, &wide, device)?,
-            branches: tensors(branches, &wide, device)?,
-            qkv: tensors(blocks, &[batch, n, 3, c.heads, c.width / c.heads], device)?,
+            sites: many(sites, &wide)?,
+            branches: many(branches, &wide)?,
+            qkv: many(blocks, &[batch, n, 3, c.heads, c.width / c.heads])?,
             lse: Vec::new(),
-            attended: tensors(blocks, &wide, device)?,
+            attended: many(blocks, &wide)?,
             hidden_pre: Vec::new(),
-            hidden: tensors(blocks, &[batch, n, MLP_RATIO * c.width], device)?,
+            hidden: many(blocks, &[batch, n, MLP_RATIO * c.width])?,
             timestep: TimestepActivations::new(c.width, batch, device)?,
             table: None,
         })
@@ -775,6 +792,14 @@ impl Gradients {
                 d: zeros(&[batch, c.width], device)?,
             },
         })
+    }
+}
+
+/// The type of what lies between operations, but for the residual stream, which is f32.
+pub(crate) fn stored(device: Device) -> DType {
+    match device {
+        Device::Cpu => DType::F32,
+        Device::Cuda(_) => DType::F16,
     }
 }
 

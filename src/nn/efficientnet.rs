@@ -3,6 +3,11 @@
 //! Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019. The Lite
 //! variants have no squeeze-excite and ReLU6 in place of swish.
 
+#[cfg(feature = "cuda")]
+mod on_gpu;
+
+#[cfg(feature = "cuda")]
+pub(super) use on_gpu::{EfficientNetOnGpu, Workspace as GpuWorkspace};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 
@@ -262,48 +267,94 @@ impl EfficientNet {
 
     /// Reads what `config` needs from a safetensors file; on failure says what is wrong with it.
     fn read(config: &Config, weights: &[u8]) -> Result<Self, String> {
-        let file = SafeTensors::deserialize(weights).map_err(|e| e.to_string())?;
-        let reader = Reader { file, eps: config.eps };
-        let mut size = [config.image_size; 2];
-        let mut channels = 0;
         let mut blocks = Vec::new();
-        for (i, block) in config.blocks.iter().enumerate() {
-            let names = |conv: &str, norm: &str| {
-                [format!("_blocks.{i}.{conv}"), format!("_blocks.{i}.{norm}")]
-            };
-            let expanded = block.expand * block.input;
-            let (expand, expand_names) = if i == 0 {
-                let window = Window::same(size, 3, 2);
-                (([3, config.stem], window), ["_conv_stem".into(), "_bn0".into()])
-            } else {
-                let window = Window::same(size, 1, 1);
-                (([block.input, expanded], window), names("_expand_conv", "_bn0"))
-            };
-            let expand = reader.conv(expand_names, expand.0, expand.1, config.activation)?;
-            let window = Window::same(expand.window.output, block.kernel, block.stride);
-            let depthwise = reader.depthwise(
-                names("_depthwise_conv", "_bn1"),
-                expanded,
-                window,
-                config.activation,
-            )?;
-            size = window.output;
-            let project = reader.conv(
-                names("_project_conv", "_bn2"),
-                [expanded, block.output],
-                Window::same(size, 1, 1),
-                Activation::None,
-            )?;
-            let tap = config.taps.contains(&i).then(|| {
-                let first_channel = channels;
-                channels += block.output;
-                Tap { resize: Taps::new(size[0], config.image_size / STRIDE), first_channel }
+        let mut channels = 0;
+        for block in read(config, weights)? {
+            let tap = block.tap.map(|first_channel| {
+                channels = first_channel + block.project.channels[1];
+                let from = block.depthwise.window.output[0];
+                Tap { resize: Taps::new(from, config.image_size / STRIDE), first_channel }
             });
-            let skip = i > 0 && block.stride == 1 && block.input == block.output;
-            blocks.push(Block { expand, depthwise, project, skip, tap });
+            blocks.push(Block {
+                expand: block.expand.packed(),
+                depthwise: block.depthwise,
+                project: block.project.packed(),
+                skip: block.skip,
+                tap,
+            });
         }
         Ok(Self { image_size: config.image_size, channels, blocks })
     }
+}
+
+/// A convolution as it is in a file, with the batch normalisation after it folded in; its weight is
+/// (kernel height · kernel width · input channels, output channels).
+struct ReadConv {
+    window: Window,
+    channels: [usize; 2],
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    activation: Activation,
+}
+
+impl ReadConv {
+    fn packed(self) -> ConvLayer {
+        let Self { window, channels, weight, bias, activation } = self;
+        let outputs = channels[1];
+        let weight = Packed::new(Mat::new(&weight, weight.len() / outputs, outputs));
+        ConvLayer { window, channels, weight, bias, activation }
+    }
+}
+
+/// A block as it is in a file.
+struct ReadBlock {
+    expand: ReadConv,
+    depthwise: DepthwiseLayer,
+    project: ReadConv,
+    skip: bool,
+    /// The first of its channels among the features.
+    tap: Option<usize>,
+}
+
+/// The blocks of a file.
+fn read(config: &Config, weights: &[u8]) -> Result<Vec<ReadBlock>, String> {
+    let file = SafeTensors::deserialize(weights).map_err(|e| e.to_string())?;
+    let reader = Reader { file, eps: config.eps };
+    let mut size = [config.image_size; 2];
+    let mut channels = 0;
+    let mut blocks = Vec::new();
+    for (i, block) in config.blocks.iter().enumerate() {
+        let names =
+            |conv: &str, norm: &str| [format!("_blocks.{i}.{conv}"), format!("_blocks.{i}.{norm}")];
+        let expanded = block.expand * block.input;
+        let (expand, expand_names) = if i == 0 {
+            let window = Window::same(size, 3, 2);
+            (([3, config.stem], window), ["_conv_stem".into(), "_bn0".into()])
+        } else {
+            let window = Window::same(size, 1, 1);
+            (([block.input, expanded], window), names("_expand_conv", "_bn0"))
+        };
+        let expand = reader.conv(expand_names, expand.0, expand.1, config.activation)?;
+        let window = Window::same(expand.window.output, block.kernel, block.stride);
+        let depthwise = reader.depthwise(
+            names("_depthwise_conv", "_bn1"),
+            expanded,
+            window,
+            config.activation,
+        )?;
+        size = window.output;
+        let project = reader.conv(
+            names("_project_conv", "_bn2"),
+            [expanded, block.output],
+            Window::same(size, 1, 1),
+            Activation::None,
+        )?;
+        let tap = config.taps.contains(&i).then_some(channels);
+        channels += if tap.is_some() { block.output } else { 0 };
+        let skip = i > 0 && block.stride == 1 && block.input == block.output;
+        blocks.push(ReadBlock { expand, depthwise, project, skip, tap });
+    }
+    Ok(blocks)
 }
 
 /// Takes layers from a file with the names of the PyTorch ports of EfficientNet, (`_conv_stem`,
@@ -329,7 +380,7 @@ impl Reader<'_> {
         [input, output]: [usize; 2],
         window: Window,
         activation: Activation,
-    ) -> Result<ConvLayer, String> {
+    ) -> Result<ReadConv, String> {
         let [kh, kw] = window.kernel;
         let by_output = self.tensor(&format!("{conv}.weight"), &[output, input, kh, kw])?;
         let taps = kh * kw;
@@ -339,8 +390,7 @@ impl Reader<'_> {
         });
         let mut weight: Vec<f32> = weight.collect();
         let bias = self.fold(norm, &mut weight, output)?;
-        let weight = Packed::new(Mat::new(&weight, taps * input, output));
-        Ok(ConvLayer { window, channels: [input, output], weight, bias, activation })
+        Ok(ReadConv { window, channels: [input, output], weight, bias, activation })
     }
 
     fn depthwise(

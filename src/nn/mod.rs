@@ -5,6 +5,7 @@ pub mod efficientnet;
 pub mod features;
 mod whitening;
 
+pub(crate) use dit::stored;
 pub use dit::{Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, TimestepActivations};
 pub use features::Backbone;
 pub use whitening::Whitening;

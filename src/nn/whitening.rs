@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::ops::{self, Activation, PackedWeight};
-use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
 
 /// Tokens whose sums are taken at once.
 const BLOCK: usize = 512;
@@ -77,6 +77,20 @@ impl Whitening {
         ops::expect_shape("Whitening", "weight", weight.shape(), &[c, c])?;
         let packed = PackedWeight::new(&weight)?;
         Ok(Self { weight, bias, packed })
+    }
+
+    /// The same whitening on a device; on a GPU its weight is rounded to f16, and it takes features in
+    /// f16 to f32.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory.
+    pub fn on(&self, device: Device) -> Result<Self> {
+        Ok(Self {
+            weight: self.weight.view().copied_to(device, DType::F32)?,
+            bias: self.bias.view().copied_to(device, DType::F32)?,
+            packed: PackedWeight::on(device, &self.weight)?,
+        })
     }
 
     /// The layer's weight (C, C) and bias (C).

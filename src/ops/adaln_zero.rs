@@ -16,6 +16,23 @@ pub struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
+    /// The table's rows and their length, if it has the chunk.
+    fn check(
+        &self,
+        op: &'static str,
+        arg: &'static str,
+        images: usize,
+        width: usize,
+    ) -> Result<[usize; 2]> {
+        let (shape, least) = (self.table.shape(), columns(self.index, width));
+        match *shape {
+            [rows, stride] if (rows == images || rows == 1) && least <= stride => {
+                Ok([rows, stride])
+            }
+            _ => Err(Error::shape(op, arg, format!("(1 or {images}, at least {least})"), shape)),
+        }
+    }
+
     fn per_image(
         &self,
         op: &'static str,
@@ -23,14 +40,9 @@ impl<'a> Chunk<'a> {
         images: usize,
         width: usize,
     ) -> Result<cpu::PerImage<'a>> {
-        let (shape, least) = (self.table.shape(), columns(self.index, width));
-        match *shape {
-            [rows, stride] if (rows == images || rows == 1) && least <= stride => {
-                let data = self.table.f32s(op, arg)?;
-                Ok(cpu::PerImage { data, rows, stride, start: self.index * width })
-            }
-            _ => Err(Error::shape(op, arg, format!("(1 or {images}, at least {least})"), shape)),
-        }
+        let [rows, stride] = self.check(op, arg, images, width)?;
+        let data = self.table.f32s(op, arg)?;
+        Ok(cpu::PerImage { data, rows, stride, start: self.index * width })
     }
 }
 
@@ -46,7 +58,8 @@ pub struct Residual<'a> {
 /// x_out = x + gate·y; out = LN(x_out)·(1 + scale) + shift, LN over D without affine, ε = 1e-6.
 ///
 /// `x`, `x_out`, `out`: (B, N, D). Without a `residual`, x_out is x and must not be passed.
-/// `stats`: (B, N, 2), receives mean and 1/σ of each row, which the backward pass needs.
+/// `stats`: (B, N, 2), receives mean and 1/σ of each row, which the backward pass needs. On a GPU
+/// `y` and `out` hold f16, `x` and `x_out` f32 or f16, and D is a multiple of 8 up to 8192.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together; [`Error::Argument`] if `x_out` is missing
@@ -73,19 +86,23 @@ pub fn adaln_zero<'a>(
             if residual.is_some() { "none" } else { "some" },
         ));
     }
-    let residual = match &residual {
-        Some(r) => {
-            expect_shape(OP, "y", r.y.shape(), x.shape())?;
-            Some((r.y.f32s(OP, "y")?, r.gate.per_image(OP, "gate", images, width)?))
-        }
-        None => None,
-    };
+    if let Some(r) = &residual {
+        expect_shape(OP, "y", r.y.shape(), x.shape())?;
+    }
     if let Some(x_out) = &x_out {
         expect_shape(OP, "x_out", x_out.shape(), x.shape())?;
     }
     if let Some(stats) = &stats {
         expect_shape(OP, "stats", stats.shape(), &[images, tokens, 2])?;
     }
+    shift.check(OP, "shift", images, width)?;
+    scale.check(OP, "scale", images, width)?;
+    residual.map_or(Ok([0; 2]), |r| r.gate.check(OP, "gate", images, width))?;
+    on_gpu!(x, crate::cuda::ops::adaln_zero(x, residual, shift, scale, x_out, out, stats));
+    let residual = match &residual {
+        Some(r) => Some((r.y.f32s(OP, "y")?, r.gate.per_image(OP, "gate", images, width)?)),
+        None => None,
+    };
     cpu::adaln_zero(
         x.f32s(OP, "x")?,
         residual,

@@ -1,23 +1,29 @@
 //! The positional embedding.
 
+use super::expect_shape;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// x ← x + position, for every image.
+/// x = tokens + position, for every image: the beginning of the residual stream.
 ///
-/// `x`: (B, N, D); `position`: (N, D).
+/// `tokens`, `x`: (B, N, D); `position`: (N, D). On a GPU `tokens` hold f16, `x` f32 or f16, and D is
+/// a multiple of 8.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
 pub fn add_position<'a>(
-    x: impl Into<TensorViewMut<'a>>,
+    tokens: impl Into<TensorView<'a>>,
     position: impl Into<TensorView<'a>>,
+    x: impl Into<TensorViewMut<'a>>,
 ) -> Result<()> {
     const OP: &str = "add_position";
-    let (x, position) = (x.into(), position.into());
-    check(OP, "x", x.shape(), position.shape())?;
-    cpu::add_position(x.into_f32s(OP, "x")?, position.f32s(OP, "position")?);
+    let (tokens, position, x) = (tokens.into(), position.into(), x.into());
+    check(OP, "tokens", tokens.shape(), position.shape())?;
+    expect_shape(OP, "x", x.shape(), tokens.shape())?;
+    on_gpu!(tokens, crate::cuda::ops::add_position(tokens, position, x));
+    let (tokens, position) = (tokens.f32s(OP, "tokens")?, position.f32s(OP, "position")?);
+    cpu::add_position(tokens, position, x.into_f32s(OP, "x")?);
     Ok(())
 }
 

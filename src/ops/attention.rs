@@ -8,7 +8,8 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// out = softmax(q·kᵀ / √d)·v, for each image and head.
 ///
 /// `qkv`: (B, N, 3, H, d), as a projection to 3·D leaves it; `out`: (B, N, H·d). `lse`: (B, H, N),
-/// receives the natural logarithm of each softmax's denominator, which the backward pass needs.
+/// receives the natural logarithm of each softmax's denominator, which the backward pass needs. On a GPU `qkv` and `out` hold f16, and d is
+/// a multiple of 8 up to 256.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -24,6 +25,7 @@ pub fn attention<'a>(
     if let Some(lse) = &lse {
         expect_shape(OP, "lse", lse.shape(), &[images, h.heads, h.tokens])?;
     }
+    on_gpu!(qkv, crate::cuda::ops::attention(qkv, out, lse));
     let lse = lse.map(|v| v.into_f32s(OP, "lse")).transpose()?;
     cpu::attention(qkv.f32s(OP, "qkv")?, out.into_f32s(OP, "out")?, lse, h);
     Ok(())

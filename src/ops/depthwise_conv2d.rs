@@ -1,6 +1,9 @@
 //! Convolution of each channel with a kernel of its own.
 
+#[cfg(feature = "cuda")]
+use super::Activation;
 use super::{Convolution, expect_axes, expect_shape};
+use crate::cpu::conv2d::Window;
 use crate::cpu::depthwise_conv2d::{DepthwiseConv, SUPPORTED};
 use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
@@ -9,7 +12,8 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// weight[k, l, c] over k and l, where x is zero outside the image.
 ///
 /// `x`: (B, H, W, C). `weight`: (K, K, C) with K 3 or 5. `bias`: (C). `y`: (B, H', W', C) with
-/// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2.
+/// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2. On a GPU `x` and
+/// `y` hold f16, C is a multiple of 8, and the activation none or ReLU6.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not agree; [`Error::Argument`] if the kernel does not fit or
@@ -23,10 +27,21 @@ pub fn depthwise_conv2d<'a>(
 ) -> Result<()> {
     const OP: &str = "depthwise_conv2d";
     let (x, weight, bias, y) = (x.into(), weight.into(), bias.into(), y.into());
-    let (conv, y_shape) = shapes(OP, x.shape(), weight, convolution)?;
+    let (window, y_shape) = shapes(OP, x.shape(), weight.shape(), convolution)?;
     expect_shape(OP, "bias", bias.shape(), &y_shape[3..])?;
     expect_shape(OP, "y", y.shape(), &y_shape)?;
-    let conv = DepthwiseConv { bias: bias.f32s(OP, "bias")?, ..conv };
+    let activation = convolution.activation;
+    on_gpu!(x, {
+        let activations = [Activation::None, activation];
+        crate::cuda::ops::depthwise_conv2d(x, weight, bias, window, activations, y)
+    });
+    let conv = DepthwiseConv {
+        window,
+        channels: y_shape[3],
+        weight: weight.f32s(OP, "weight")?,
+        bias: bias.f32s(OP, "bias")?,
+        activation,
+    };
     crate::cpu::depthwise_conv2d(&conv, x.f32s(OP, "x")?, y.into_f32s(OP, "y")?);
     Ok(())
 }
@@ -54,11 +69,18 @@ pub fn depthwise_conv2d_backward<'a>(
     const OP: &str = "depthwise_conv2d_backward";
     let (x, weight, dy) = (x.into(), weight.into(), dy.into());
     let (dx, dweight, dbias) = (dx.into(), dweight.into(), dbias.into());
-    let (conv, y_shape) = shapes(OP, x.shape(), weight, convolution)?;
+    let (window, y_shape) = shapes(OP, x.shape(), weight.shape(), convolution)?;
     expect_shape(OP, "dy", dy.shape(), &y_shape)?;
     expect_shape(OP, "dx", dx.shape(), x.shape())?;
     expect_shape(OP, "dweight", dweight.shape(), weight.shape())?;
     expect_shape(OP, "dbias", dbias.shape(), &y_shape[3..])?;
+    let conv = DepthwiseConv {
+        window,
+        channels: y_shape[3],
+        weight: weight.f32s(OP, "weight")?,
+        bias: &[],
+        activation: convolution.activation,
+    };
     crate::cpu::depthwise_conv2d_backward(
         &conv,
         x.f32s(OP, "x")?,
@@ -70,16 +92,16 @@ pub fn depthwise_conv2d_backward<'a>(
     Ok(())
 }
 
-/// The convolution, without a bias, and the shape of its output.
-fn shapes<'a>(
+/// How the kernel moves, and the shape of the output.
+fn shapes(
     op: &'static str,
     x: &[usize],
-    weight: TensorView<'a>,
+    weight: &[usize],
     convolution: Convolution,
-) -> Result<(DepthwiseConv<'a>, [usize; 4])> {
+) -> Result<(Window, [usize; 4])> {
     let x: [usize; 4] = expect_axes(op, "x", x, "(B, H, W, C)")?;
-    let [k, l, _] = expect_axes(op, "weight", weight.shape(), "(K, K, C)")?;
-    expect_shape(op, "weight", weight.shape(), &[k, k, x[3]])?;
+    let [k, l, _] = expect_axes(op, "weight", weight, "(K, K, C)")?;
+    expect_shape(op, "weight", weight, &[k, k, x[3]])?;
     if !SUPPORTED.contains(&(k, convolution.stride)) {
         return Err(Error::argument(
             op,
@@ -89,12 +111,5 @@ fn shapes<'a>(
         ));
     }
     let window = convolution.window(op, x, [k, l])?;
-    let conv = DepthwiseConv {
-        window,
-        channels: x[3],
-        weight: weight.f32s(op, "weight")?,
-        bias: &[],
-        activation: convolution.activation,
-    };
-    Ok((conv, [x[0], window.output[0], window.output[1], x[3]]))
+    Ok((window, [x[0], window.output[0], window.output[1], x[3]]))
 }

@@ -9,7 +9,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 ///
 /// With ε-prediction, a = √(ᾱ′/ᾱ) and b = √(1−ᾱ′) − √ᾱ′·√(1/ᾱ − 1) take x from noise level ᾱ to ᾱ′;
 /// [`ddim_factors`](crate::diffusion::Parameterisation::ddim_factors) gives the factors of
-/// either parameterisation. `x`, `output`: any shape, the same.
+/// either parameterisation. `x`, `output`: any shape, the same. On a GPU `output` holds f16.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
@@ -22,6 +22,7 @@ pub fn inversion_step<'a>(
     const OP: &str = "inversion_step";
     let (x, output) = (x.into(), output.into());
     expect_shape(OP, "output", output.shape(), x.shape())?;
+    on_gpu!(x, crate::cuda::ops::inversion_step(x, output, a, b));
     cpu::inversion_step(x.into_f32s(OP, "x")?, output.f32s(OP, "output")?, a, b);
     Ok(())
 }

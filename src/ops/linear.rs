@@ -3,22 +3,46 @@
 use super::{Activation, expect_shape};
 use crate::cpu::{self, gemm};
 use crate::error::{Error, Result};
-use crate::tensor::{TensorView, TensorViewMut};
+#[cfg(feature = "cuda")]
+use crate::tensor::{DType, Tensor};
+use crate::tensor::{Device, TensorView, TensorViewMut};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
-pub struct PackedWeight(gemm::Packed, [usize; 2]);
+pub struct PackedWeight(Packed, [usize; 2]);
+
+enum Packed {
+    Cpu(gemm::Packed),
+    /// As it is, in f16.
+    #[cfg(feature = "cuda")]
+    Cuda(Tensor),
+}
 
 impl PackedWeight {
-    /// Packs a weight of shape (N, K).
+    /// Packs a weight of shape (N, K) for the device it is on.
     ///
     /// # Errors
     /// [`Error::Shape`] if `weight` has not two axes.
     pub fn new<'a>(weight: impl Into<TensorView<'a>>) -> Result<Self> {
+        let weight = weight.into();
+        Self::on(weight.device(), weight)
+    }
+
+    /// Packs a weight of shape (N, K) for a device: as f32 for the CPU, rounded to f16 for a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `weight` has not two axes; [`Error::Device`] if it is on a GPU and wanted
+    /// elsewhere; [`Error::OutOfMemory`] if a GPU has not enough memory.
+    pub fn on<'a>(device: Device, weight: impl Into<TensorView<'a>>) -> Result<Self> {
         const OP: &str = "PackedWeight::new";
         let weight = weight.into();
         let [n, k] = matrix(OP, "weight", weight.shape())?;
+        #[cfg(feature = "cuda")]
+        if device != Device::Cpu {
+            return Ok(Self(Packed::Cuda(weight.copied_to(device, DType::F16)?), [n, k]));
+        }
+        device.require()?;
         let data = weight.f32s(OP, "weight")?;
-        Ok(Self(gemm::Packed::new(gemm::Mat::new(data, n, k).t()), [n, k]))
+        Ok(Self(Packed::Cpu(gemm::Packed::new(gemm::Mat::new(data, n, k).t())), [n, k]))
     }
 
     /// (N, K).
@@ -50,7 +74,9 @@ impl<'a> From<&'a PackedWeight> for Weight<'a> {
 /// y = activation(x · weightᵀ + bias).
 ///
 /// `x`: (…, K); `weight`: (N, K); `bias`: (N); `y`: (…, N). `before_activation`, shaped like `y`,
-/// receives x · weightᵀ + bias, which the backward pass of the activation needs.
+/// receives x · weightᵀ + bias, which the backward pass of the activation needs. On a GPU `x` and
+/// `weight` hold f16, `y` f16 or f32 and `bias` the same; there is no `before_activation` yet, and
+/// no activation but GELU.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -78,9 +104,28 @@ pub fn linear<'a>(
     if let Some(pre) = &before_activation {
         expect_shape(OP, "before_activation", pre.shape(), y.shape())?;
     }
+    on_gpu!(x, {
+        if before_activation.is_some() {
+            return Err(Error::argument(OP, "before_activation", "none on a GPU", "some"));
+        }
+        let weight = match &weight {
+            Weight::Plain(w) => *w,
+            Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => w.view(),
+            Weight::Packed(PackedWeight(Packed::Cpu(_), _)) => {
+                let (expected, got) = (x.device(), Device::Cpu);
+                return Err(Error::Device { op: OP, arg: "weight", expected, got });
+            }
+        };
+        crate::cuda::ops::linear(x, weight, bias, activation, None, y, (m, k, n))
+    });
     let rhs = match &weight {
         Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(OP, "weight")?, n, k).t()),
-        Weight::Packed(w) => gemm::Rhs::Packed(&w.0),
+        Weight::Packed(PackedWeight(Packed::Cpu(w), _)) => gemm::Rhs::Packed(w),
+        #[cfg(feature = "cuda")]
+        Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => {
+            let (expected, got) = (Device::Cpu, w.device());
+            return Err(Error::Device { op: OP, arg: "weight", expected, got });
+        }
     };
     cpu::linear(
         x.f32s(OP, "x")?,

@@ -8,6 +8,16 @@
 
 use crate::error::{Error, Result};
 
+/// Returns what the CUDA backend makes of an operation where its first argument is on a GPU.
+macro_rules! on_gpu {
+    ($first:expr, $call:expr) => {
+        #[cfg(feature = "cuda")]
+        if $first.device() != crate::tensor::Device::Cpu {
+            return $call;
+        }
+    };
+}
+
 mod adaln_zero;
 mod adamw;
 mod add_noise;

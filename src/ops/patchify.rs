@@ -16,7 +16,8 @@ pub enum PatchOrder {
 
 /// Rearranges a grid into patches.
 ///
-/// `grid`: (B, G, G, C); `patches`: (B, (G/p)², C·p²), p the side of a patch.
+/// `grid`: (B, G, G, C); `patches`: (B, (G/p)², C·p²), p the side of a patch. On a GPU `patches`
+/// hold f16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -30,6 +31,7 @@ pub fn patchify<'a>(
     let (grid, patches) = (grid.into(), patches.into());
     let (expected, sizes) = layout(OP, "grid", grid.shape(), patch)?;
     expect_shape(OP, "patches", patches.shape(), &expected)?;
+    on_gpu!(grid, crate::cuda::ops::patchify(grid, patches, patch, order));
     let (grid, patches) = (grid.f32s(OP, "grid")?, patches.into_f32s(OP, "patches")?);
     cpu::patchify(grid, patches, sizes, order);
     Ok(())
@@ -37,7 +39,7 @@ pub fn patchify<'a>(
 
 /// Rearranges patches into a grid: the inverse of [`patchify`] and its gradient.
 ///
-/// `patches`: (B, (G/p)², C·p²); `grid`: (B, G, G, C).
+/// `patches`: (B, (G/p)², C·p²); `grid`: (B, G, G, C). On a GPU both hold f16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -51,6 +53,7 @@ pub fn unpatchify<'a>(
     let (patches, grid) = (patches.into(), grid.into());
     let (expected, sizes) = layout(OP, "grid", grid.shape(), patch)?;
     expect_shape(OP, "patches", patches.shape(), &expected)?;
+    on_gpu!(patches, crate::cuda::ops::unpatchify(patches, grid, patch, order));
     let (patches, grid) = (patches.f32s(OP, "patches")?, grid.into_f32s(OP, "grid")?);
     cpu::unpatchify(patches, grid, sizes, order);
     Ok(())

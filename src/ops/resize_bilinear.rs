@@ -19,6 +19,7 @@ pub fn resize_bilinear<'a>(
     const OP: &str = "resize_bilinear";
     let (x, y) = (x.into(), y.into());
     let [input, output, [_, c]] = shapes(OP, ["x", "y"], x.shape(), y.shape())?;
+    on_gpu!(x, crate::cuda::ops::resize_bilinear(x, y));
     cpu::resize_bilinear(input, output, c, x.f32s(OP, "x")?, y.into_f32s(OP, "y")?);
     Ok(())
 }

@@ -31,6 +31,7 @@ pub fn score<'a>(
     }
     expect_shape(OP, "map", map.shape(), &[images, tokens])?;
     expect_shape(OP, "stats", stats.shape(), &[images, SCORE_STATS])?;
+    on_gpu!(latent, crate::cuda::ops::score(latent, map, stats));
     let (map, stats) = (map.into_f32s(OP, "map")?, stats.into_f32s(OP, "stats")?);
     cpu::score(latent.f32s(OP, "latent")?, map, stats, (tokens, channels));
     Ok(())

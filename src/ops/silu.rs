@@ -7,13 +7,14 @@ use crate::tensor::{TensorView, TensorViewMut};
 
 /// y = x · σ(x).
 ///
-/// `x` and `y`: any shape, the same.
+/// `x` and `y`: any shape, the same. On a GPU `y` holds f16, `x` f16 or f32.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
 pub fn silu<'a>(x: impl Into<TensorView<'a>>, y: impl Into<TensorViewMut<'a>>) -> Result<()> {
     let (x, y) = (x.into(), y.into());
     expect_shape("silu", "y", y.shape(), x.shape())?;
+    on_gpu!(x, crate::cuda::ops::silu(x, y));
     cpu::silu(x.f32s("silu", "x")?, y.into_f32s("silu", "y")?);
     Ok(())
 }

@@ -9,7 +9,7 @@ pub const TIMESTEP_FEATURES: usize = 256;
 
 /// out = (cos(t·f), sin(t·f)) with 128 frequencies f = 10000^(−i/128).
 ///
-/// `t`: (B), timesteps; `out`: (B, 256). The products are rounded to f32, as in the models this
+/// `t`: (B), timesteps; `out`: (B, 256), f16 on a GPU. The products are rounded to f32, as in the models this
 /// embedding is used with, and the frequencies are the f32 numbers those models were trained with:
 /// at t = 999 an ulp of a product moves the embedding by 3e-5.
 ///
@@ -23,6 +23,7 @@ pub fn timestep_embedding<'a>(
     let (t, out) = (t.into(), out.into());
     let [images] = *t.shape() else { return Err(Error::shape(OP, "t", "(B)", t.shape())) };
     expect_shape(OP, "out", out.shape(), &[images, TIMESTEP_FEATURES])?;
+    on_gpu!(t, crate::cuda::ops::timestep_embedding(t, &FREQUENCY_BITS, out));
     crate::cpu::timestep_embedding(t.f32s(OP, "t")?, &FREQUENCY_BITS, out.into_f32s(OP, "out")?);
     Ok(())
 }

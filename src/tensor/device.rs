@@ -31,13 +31,22 @@ impl Device {
     /// Whether the device can be used.
     ///
     /// # Errors
-    /// [`Error::Unavailable`], with the reason and what to do about it.
+    /// [`Error::Unavailable`], with the reason and what to do about it; [`Error::Cuda`] or
+    /// [`Error::OutOfMemory`] if a GPU fails.
     pub fn require(self) -> Result<()> {
         match self {
             Device::Cpu => Ok(()),
+            Device::Cuda(ordinal) => crate::cuda::context(ordinal).map(drop),
+        }
+    }
+
+    /// Whether networks can be trained on the device.
+    pub(crate) fn require_training(self) -> Result<()> {
+        match self {
+            Device::Cpu => Ok(()),
             Device::Cuda(_) => Err(Error::Unavailable {
-                what: self.to_string(),
-                why: crate::cuda::why_unavailable(),
+                what: format!("training on {self}"),
+                why: "this version of invad trains on the CPU; use the device `cpu`".into(),
             }),
         }
     }

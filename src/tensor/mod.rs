@@ -14,6 +14,7 @@ pub use view::{TensorView, TensorViewMut};
 
 use half::f16;
 
+use crate::cuda;
 use crate::error::{Error, Result};
 
 /// The type of a tensor's elements.
@@ -36,14 +37,15 @@ impl DType {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Storage {
     CpuF32(Vec<f32>),
     CpuF16(Vec<f16>),
+    Cuda(cuda::Memory),
 }
 
 /// An array of numbers: contiguous, row-major, on one device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Tensor {
     shape: Shape,
     storage: Storage,
@@ -53,14 +55,15 @@ impl Tensor {
     /// A tensor of zeros.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used.
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory.
     pub fn zeros(shape: &[usize], dtype: DType, device: Device) -> Result<Self> {
-        device.require()?;
         let shape = Shape::from(shape);
         let n = shape.elements();
-        let storage = match dtype {
-            DType::F32 => Storage::CpuF32(vec![0.0; n]),
-            DType::F16 => Storage::CpuF16(vec![f16::ZERO; n]),
+        let storage = match (device, dtype) {
+            (Device::Cpu, DType::F32) => Storage::CpuF32(vec![0.0; n]),
+            (Device::Cpu, DType::F16) => Storage::CpuF16(vec![f16::ZERO; n]),
+            (Device::Cuda(ordinal), _) => Storage::Cuda(cuda::Memory::zeros(ordinal, dtype, n)?),
         };
         Ok(Self { shape, storage })
     }
@@ -69,14 +72,31 @@ impl Tensor {
     ///
     /// # Errors
     /// [`Error::Shape`] if `data` has not as many elements as `shape`;
-    /// [`Error::Unavailable`] if the device cannot be used.
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory.
     pub fn from_f32(data: Vec<f32>, shape: &[usize], device: Device) -> Result<Self> {
-        device.require()?;
         let shape = Shape::from(shape);
         if data.len() != shape.elements() {
             return Err(Error::shape("from_f32", "data", format!("{shape:?}"), &[data.len()]));
         }
-        Ok(Self { shape, storage: Storage::CpuF32(data) })
+        let storage = match device {
+            Device::Cpu => Storage::CpuF32(data),
+            Device::Cuda(ordinal) => Storage::Cuda(cuda::Memory::from_f32(ordinal, &data)?),
+        };
+        Ok(Self { shape, storage })
+    }
+
+    /// A copy in memory of its own, on the same device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has not enough memory.
+    pub fn try_clone(&self) -> Result<Self> {
+        let storage = match &self.storage {
+            Storage::CpuF32(v) => Storage::CpuF32(v.clone()),
+            Storage::CpuF16(v) => Storage::CpuF16(v.clone()),
+            Storage::Cuda(memory) => Storage::Cuda(memory.try_clone()?),
+        };
+        Ok(Self { shape: self.shape, storage })
     }
 
     /// The lengths of the axes.
@@ -109,6 +129,7 @@ impl Tensor {
         match &self.storage {
             Storage::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+            Storage::Cuda(memory) => TensorView::cuda(self.shape, memory.slice()),
         }
     }
 
@@ -117,10 +138,14 @@ impl Tensor {
         match &mut self.storage {
             Storage::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+            Storage::Cuda(memory) => TensorViewMut::cuda(self.shape, memory.slice_mut()),
         }
     }
 
     /// The numbers as f32 on the host, in row-major order.
+    ///
+    /// # Panics
+    /// If a GPU fails; [`TensorView::copy_to_slice`] returns the error.
     pub fn to_vec_f32(&self) -> Vec<f32> {
         self.view().to_vec_f32()
     }
@@ -136,5 +161,13 @@ impl Tensor {
         }
         self.shape = shape;
         Ok(self)
+    }
+}
+
+impl Clone for Tensor {
+    /// # Panics
+    /// If a GPU has not enough memory; [`Tensor::try_clone`] returns the error.
+    fn clone(&self) -> Self {
+        self.try_clone().unwrap_or_else(|e| panic!("{e}"))
     }
 }

@@ -4,18 +4,21 @@ use half::f16;
 
 use super::{DType, Device, Shape, Tensor};
 use crate::cpu;
+use crate::cuda;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug)]
 enum Data<'a> {
     CpuF32(&'a [f32]),
     CpuF16(&'a [f16]),
+    Cuda(cuda::Slice<'a>),
 }
 
 #[derive(Debug)]
 enum DataMut<'a> {
     CpuF32(&'a mut [f32]),
     CpuF16(&'a mut [f16]),
+    Cuda(cuda::SliceMut<'a>),
 }
 
 /// A contiguous part of a tensor, to read.
@@ -39,6 +42,10 @@ impl<'a> TensorView<'a> {
 
     pub(super) fn cpu_f16(shape: Shape, data: &'a [f16]) -> Self {
         Self { shape, data: Data::CpuF16(data) }
+    }
+
+    pub(crate) fn cuda(shape: Shape, data: cuda::Slice<'a>) -> Self {
+        Self { shape, data: Data::Cuda(data) }
     }
 
     /// A view of numbers on the host.
@@ -73,6 +80,7 @@ impl<'a> TensorView<'a> {
         match self.data {
             Data::CpuF32(_) => DType::F32,
             Data::CpuF16(_) => DType::F16,
+            Data::Cuda(v) => v.dtype(),
         }
     }
 
@@ -80,6 +88,7 @@ impl<'a> TensorView<'a> {
     pub fn device(&self) -> Device {
         match self.data {
             Data::CpuF32(_) | Data::CpuF16(_) => Device::Cpu,
+            Data::Cuda(v) => v.device(),
         }
     }
 
@@ -101,24 +110,71 @@ impl<'a> TensorView<'a> {
         Ok(match self.data {
             Data::CpuF32(v) => Self::cpu_f32(shape, &v[start..end]),
             Data::CpuF16(v) => Self::cpu_f16(shape, &v[start..end]),
+            Data::Cuda(v) => Self::cuda(shape, v.part(start, shape.elements())),
         })
     }
 
     /// The numbers as f32 on the host, in row-major order.
+    ///
+    /// # Panics
+    /// If a GPU fails; [`TensorView::copy_to_slice`] returns the error.
     pub fn to_vec_f32(&self) -> Vec<f32> {
-        match self.data {
-            Data::CpuF32(v) => v.to_vec(),
-            Data::CpuF16(v) => v.iter().map(|x| x.to_f32()).collect(),
+        let mut numbers = vec![0.0; self.len()];
+        self.copy_to_slice(&mut numbers).unwrap_or_else(|e| panic!("{e}"));
+        numbers
+    }
+
+    /// Copies the numbers to the host as f32, in row-major order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `out` has another number of elements; [`Error::Cuda`] if a GPU fails,
+    /// in this or in earlier work.
+    pub fn copy_to_slice(&self, out: &mut [f32]) -> Result<()> {
+        if out.len() != self.len() {
+            let expected = format!("{:?}", self.shape());
+            return Err(Error::shape("copy_to_slice", "out", expected, &[out.len()]));
         }
+        match self.data {
+            Data::CpuF32(v) => out.copy_from_slice(v),
+            Data::CpuF16(v) => out.iter_mut().zip(v).for_each(|(o, x)| *o = x.to_f32()),
+            Data::Cuda(v) => v.read(out)?,
+        }
+        Ok(())
+    }
+
+    /// A copy on a device, with elements of a type.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory; [`Error::Cuda`] if a GPU fails.
+    pub fn copied_to(&self, device: Device, dtype: DType) -> Result<Tensor> {
+        let mut copy = Tensor::zeros(self.shape(), dtype, device)?;
+        match self.data {
+            Data::CpuF32(v) => copy.view_mut().copy_from_slice(v)?,
+            _ => {
+                let mut numbers = vec![0.0; self.len()];
+                self.copy_to_slice(&mut numbers)?;
+                copy.view_mut().copy_from_slice(&numbers)?;
+            }
+        }
+        Ok(copy)
     }
 
     /// The elements on the host, for the CPU's implementation of `op`.
     pub(crate) fn f32s(&self, op: &'static str, arg: &'static str) -> Result<&'a [f32]> {
         match self.data {
             Data::CpuF32(v) => Ok(v),
-            Data::CpuF16(_) => {
-                Err(Error::DType { op, arg, expected: DType::F32, got: self.dtype() })
-            }
+            Data::CpuF16(_) => Err(Error::DType { op, arg, expected: DType::F32, got: DType::F16 }),
+            Data::Cuda(v) => Err(not_on_the_host(op, arg, v.device())),
+        }
+    }
+
+    /// The elements on a GPU, if they are there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_cuda(&self) -> Option<cuda::Slice<'a>> {
+        match self.data {
+            Data::Cuda(v) => Some(v),
+            _ => None,
         }
     }
 }
@@ -130,6 +186,10 @@ impl<'a> TensorViewMut<'a> {
 
     pub(super) fn cpu_f16(shape: Shape, data: &'a mut [f16]) -> Self {
         Self { shape, data: DataMut::CpuF16(data) }
+    }
+
+    pub(crate) fn cuda(shape: Shape, data: cuda::SliceMut<'a>) -> Self {
+        Self { shape, data: DataMut::Cuda(data) }
     }
 
     /// A view of numbers on the host.
@@ -164,6 +224,7 @@ impl<'a> TensorViewMut<'a> {
         match &self.data {
             DataMut::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+            DataMut::Cuda(v) => TensorView::cuda(self.shape, v.as_slice()),
         }
     }
 
@@ -172,6 +233,7 @@ impl<'a> TensorViewMut<'a> {
         match &mut self.data {
             DataMut::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+            DataMut::Cuda(v) => TensorViewMut::cuda(self.shape, v.reborrow()),
         }
     }
 
@@ -209,13 +271,17 @@ impl<'a> TensorViewMut<'a> {
                 let (a, b) = v.split_at_mut(n);
                 (Self::cpu_f16(shape, a), Self::cpu_f16(rest, b))
             }
+            DataMut::Cuda(v) => {
+                let (a, b) = v.split(n);
+                (Self::cuda(shape, a), Self::cuda(rest, b))
+            }
         })
     }
 
-    /// Copies from numbers on the host.
+    /// Copies from numbers on the host, rounding where the elements are of a smaller type.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `data` has another number of elements.
+    /// [`Error::Shape`] if `data` has another number of elements; [`Error::Cuda`] if a GPU fails.
     pub fn copy_from_slice(&mut self, data: &[f32]) -> Result<()> {
         if data.len() != self.len() {
             return Err(Error::shape(
@@ -228,16 +294,22 @@ impl<'a> TensorViewMut<'a> {
         match &mut self.data {
             DataMut::CpuF32(v) => v.copy_from_slice(data),
             DataMut::CpuF16(v) => v.iter_mut().zip(data).for_each(|(v, &x)| *v = f16::from_f32(x)),
+            DataMut::Cuda(v) => v.write(data)?,
         }
         Ok(())
     }
 
     /// Sets every element.
-    pub fn fill(&mut self, value: f32) {
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if a GPU fails.
+    pub fn fill(&mut self, value: f32) -> Result<()> {
         match &mut self.data {
             DataMut::CpuF32(v) => cpu::fill(v, value),
             DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
+            DataMut::Cuda(v) => v.fill(value)?,
         }
+        Ok(())
     }
 
     /// The elements on the host, for the CPU's implementation of `op`.
@@ -247,8 +319,32 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF16(_) => {
                 Err(Error::DType { op, arg, expected: DType::F32, got: DType::F16 })
             }
+            DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
         }
     }
+
+    /// The type of the elements.
+    pub fn dtype(&self) -> DType {
+        self.view().dtype()
+    }
+
+    /// Where the elements are.
+    pub fn device(&self) -> Device {
+        self.view().device()
+    }
+
+    /// The elements on a GPU, if they are there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn into_cuda(self) -> Option<cuda::Slice<'a>> {
+        match self.data {
+            DataMut::Cuda(v) => Some(v.into_slice()),
+            _ => None,
+        }
+    }
+}
+
+fn not_on_the_host(op: &'static str, arg: &'static str, got: Device) -> Error {
+    Error::Device { op, arg, expected: Device::Cpu, got }
 }
 
 impl<'a> From<&'a Tensor> for TensorView<'a> {

@@ -65,6 +65,7 @@ impl Trainer {
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
     /// configuration is out of range; [`Error::Unavailable`] if the device cannot be used.
     pub fn new(config: TrainingConfig, features: Tensor, device: Device) -> Result<Self> {
+        device.require_training()?;
         check(&config, &features)?;
         let dit = Dit::new(config.denoiser)?;
         let hash = hash(&features)?;
@@ -220,7 +221,7 @@ impl Trainer {
         };
         finite("the loss", loss)?;
         ops::mse_backward(&s.output, &s.target, &s.weight, &mut s.doutput)?;
-        s.gradients.parameters.view_mut().fill(0.0);
+        s.gradients.parameters.view_mut().fill(0.0)?;
         self.dit.backward(parameters, &s.acts, &s.doutput, &mut s.gradients, None)?;
         let gradient_norm = ops::global_norm(&s.gradients.parameters)?;
         finite("the gradient", gradient_norm)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use invad::checkpoint::{Checkpoint, TrainingState};
 use invad::diffusion::Inverter;
 use invad::nn::Dit;
-use invad::{Detector, Error};
+use invad::{Detector, Device, Error};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
@@ -161,6 +161,7 @@ fn used(checkpoint: Checkpoint) -> invad::Result<()> {
         recipe.parameterisation,
         recipe.inversion_steps,
         recipe.single_timestep,
+        Device::Cpu,
     )?;
     Ok(())
 }

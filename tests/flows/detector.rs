@@ -6,7 +6,7 @@ use invad::checkpoint::{Checkpoint, ImageStats, Moments};
 use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
-use invad::{Detector, Error, Tensor, ops};
+use invad::{Detector, Device, Error, Tensor, ops};
 use tempfile::tempdir;
 
 use crate::common::*;
@@ -144,6 +144,7 @@ fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 4], Vec<u32>) {
         recipe.parameterisation,
         recipe.inversion_steps,
         recipe.single_timestep,
+        Device::Cpu,
     )
     .unwrap();
     inverter.invert(&mut x, &mut inverter.workspace(1).unwrap()).unwrap();
@@ -368,7 +369,7 @@ fn categories_and_options_that_cannot_be_used() {
 fn an_overflow_is_no_score() {
     let [whitened, _] = recipes();
     let mut checkpoint = checkpoint(whitened, 1);
-    checkpoint.ema.view_mut().fill(1e30);
+    checkpoint.ema.view_mut().fill(1e30).unwrap();
     let stats = ImageStats { max: 1.0, abs: 1.0, top5: 1.0, nll: 1.0 };
     checkpoint.calibration.categories.insert("dots".into(), vec![stats; 3]);
     let mut detector = Detector::new(checkpoint).unwrap();

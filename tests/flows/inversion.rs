@@ -26,7 +26,8 @@ fn without_an_output_layer() {
     let x = features_of(&tiny(), 3, 1);
     for steps in [1, 2, 3, 5, 10] {
         for parameterisation in BOTH {
-            let inverter = Inverter::new(&dit, &fresh, parameterisation, steps, 100).unwrap();
+            let inverter =
+                Inverter::new(&dit, &fresh, parameterisation, steps, 100, Device::Cpu).unwrap();
             let mut space = inverter.workspace(3).unwrap();
             let mut z = x.clone();
             inverter.invert(&mut z, &mut space).unwrap();
@@ -56,7 +57,8 @@ fn steps_by_the_definition() {
     let parameters = parameters(&dit, 5);
     for steps in [2, 3, 5] {
         for parameterisation in BOTH {
-            let inverter = Inverter::new(&dit, &parameters, parameterisation, steps, 0).unwrap();
+            let inverter =
+                Inverter::new(&dit, &parameters, parameterisation, steps, 0, Device::Cpu).unwrap();
             let mut space = inverter.workspace(2).unwrap();
             let mut x = features_of(&tiny(), 2, 2);
             let times = inverter.timesteps().to_vec();
@@ -93,16 +95,17 @@ fn timesteps() {
         (3, vec![0, 500, 999]),
         (5, vec![0, 250, 500, 749, 999]),
     ] {
-        let inverter = Inverter::new(&dit, &parameters, BOTH[0], steps, 100).unwrap();
+        let inverter = Inverter::new(&dit, &parameters, BOTH[0], steps, 100, Device::Cpu).unwrap();
         assert_eq!(inverter.timesteps(), want);
     }
-    let refused = |steps, single| match Inverter::new(&dit, &parameters, BOTH[0], steps, single)
-        .err()
-        .unwrap()
-    {
-        Error::Argument { arg, .. } => arg,
-        other => panic!("{other}"),
-    };
+    let refused =
+        |steps, single| match Inverter::new(&dit, &parameters, BOTH[0], steps, single, Device::Cpu)
+            .err()
+            .unwrap()
+        {
+            Error::Argument { arg, .. } => arg,
+            other => panic!("{other}"),
+        };
     assert_eq!(refused(0, 100), "steps");
     assert_eq!(refused(1001, 100), "steps");
     assert_eq!(refused(1, 1000), "single_timestep");
@@ -121,7 +124,7 @@ fn packed_network() {
         let dit = Dit::new(denoiser).unwrap();
         let parameters = parameters(&dit, 9);
         let times = [0, 1, 123, 500, 999];
-        let packed = PackedDit::new(&dit, &parameters, &times).unwrap();
+        let packed = PackedDit::new(&dit, &parameters, &times, Device::Cpu).unwrap();
         for images in [1, 3] {
             let x = features_of(&denoiser, images, 4);
             let mut packed_acts = Activations::for_inference(&dit, images, Device::Cpu).unwrap();
@@ -146,7 +149,8 @@ fn packed_network() {
 fn images_do_not_see_each_other() {
     for denoiser in [tiny(), DitConfig { channels: 33, grid: 12, width: 72, heads: 3, ..tiny() }] {
         let dit = Dit::new(denoiser).unwrap();
-        let inverter = Inverter::new(&dit, &parameters(&dit, 5), BOTH[1], 3, 0).unwrap();
+        let inverter =
+            Inverter::new(&dit, &parameters(&dit, 5), BOTH[1], 3, 0, Device::Cpu).unwrap();
         let invert = |threads, images: usize| {
             on_threads(threads, || {
                 let x = features_of(&denoiser, 5, 6).to_vec_f32();
@@ -175,9 +179,9 @@ fn other_shapes_are_refused() {
     let dit = Dit::new(tiny()).unwrap();
     let fresh = dit.init(3, Device::Cpu).unwrap();
     let short = Tensor::from_f32(vec![0.0; dit.len() - 1], &[dit.len() - 1], Device::Cpu).unwrap();
-    let refused = Inverter::new(&dit, &short, BOTH[0], 3, 0).err().unwrap();
+    let refused = Inverter::new(&dit, &short, BOTH[0], 3, 0, Device::Cpu).err().unwrap();
     assert!(matches!(refused, Error::Shape { arg: "parameters", .. }), "{refused}");
-    let inverter = Inverter::new(&dit, &fresh, BOTH[0], 3, 0).unwrap();
+    let inverter = Inverter::new(&dit, &fresh, BOTH[0], 3, 0, Device::Cpu).unwrap();
     let mut space = inverter.workspace(2).unwrap();
     for shape in [[3, 4, 4, 5], [2, 4, 4, 6], [2, 4, 5, 5]] {
         let refused = inverter.invert(&mut tensor(1, &shape, 1.0), &mut space).unwrap_err();

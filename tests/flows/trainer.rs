@@ -110,7 +110,7 @@ fn a_number_that_is_not_finite_stops_before_it_spreads() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut x = features(30);
         let at = x.len() - 1;
-        x.view_mut().part(at, &[1]).unwrap().fill(bad);
+        x.view_mut().part(at, &[1]).unwrap().fill(bad).unwrap();
         let mut trainer = Trainer::new(config.clone(), x, Device::Cpu).unwrap();
         let mut before = state_bits(trainer.state());
         let error = loop {
@@ -141,7 +141,7 @@ fn a_number_that_is_not_finite_stops_before_it_spreads() {
 fn whitening_refuses_what_is_not_finite() {
     let [whitened, _] = recipes();
     let mut x = features(6);
-    x.view_mut().part(3, &[1]).unwrap().fill(f32::NAN);
+    x.view_mut().part(3, &[1]).unwrap().fill(f32::NAN).unwrap();
     let refused = Trainer::new(training(whitened, 5), x, Device::Cpu).err().unwrap();
     assert!(matches!(refused, Error::Argument { arg: "features", .. }), "{refused}");
 }

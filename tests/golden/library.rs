@@ -123,7 +123,7 @@ impl<'a> Passes<'a> {
         ops::mse(&*eps, noise, &weight, &mut losses).map_err(text)?;
         let mut deps = output(eps.shape())?;
         ops::mse_backward(&*eps, noise, &weight, &mut deps).map_err(text)?;
-        gradients.parameters.view_mut().fill(0.0);
+        gradients.parameters.view_mut().fill(0.0).unwrap();
         dit.backward(parameters, acts, &deps, gradients, Some(dx.view_mut())).map_err(text)?;
         let losses = losses.to_vec_f32();
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
@@ -202,7 +202,7 @@ pub fn q_sample(x: &[f32], noise: &[f32], t: &[usize]) -> Result<Vec<f32>> {
 
 fn inverter(c: &Config, steps: usize) -> Result<Inverter> {
     let (dit, parameters) = denoiser(c)?;
-    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0).map_err(text)
+    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0, Device::Cpu).map_err(text)
 }
 
 pub fn inversion(c: &Config, steps: usize, x: &[f32]) -> Result<Inversion> {

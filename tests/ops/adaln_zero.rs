@@ -310,3 +310,111 @@ fn refuses_other_arguments() {
         "adaln_zero: `scale` should have shape (1 or 2, at least 10), got [3, 30]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    /// Against the oracle, with `offset` added to every other row of x and taken from the others.
+    fn check(shape: [usize; 3], shared: bool, residual: bool, stream: DType, offset: f32) {
+        let Some(gpu) = gpu() else { return };
+        let case = format!("{shape:?} shared {shared} residual {residual} {stream:?} ± {offset}");
+        let [b, n, d] = shape;
+        let rows = if shared { 1 } else { b };
+        let indices = [4, 0, 2];
+        let mut x = halves(1, b * n * d, 2.0);
+        for (i, row) in x.chunks_exact_mut(d).enumerate() {
+            row.iter_mut().for_each(|v| {
+                let moved = *v + if i % 2 == 0 { offset } else { -offset };
+                *v = rounded(moved.into()) as f32;
+            });
+        }
+        let (y, table) = (halves(2, b * n * d, 1.5), uniform(3, rows * CHUNKS * d, 1.0));
+        let inputs = Inputs {
+            shape,
+            x: from(&x, &shape),
+            y: from(&y, &shape),
+            table: from(&table, &[rows, CHUNKS * d]),
+            indices,
+        };
+        let (mut want_x, mut want, mut want_stats, mut naive) = (vec![], vec![], vec![], vec![]);
+        for i in 0..b * n {
+            let row = inputs.row(i, residual);
+            let (x_out, out, mean, rstd) = super::forward(&row);
+            let [_, _, shift, scale, _] = &row;
+            naive.extend(
+                (0..d).map(|j| {
+                    rounded(rounded((x_out[j] - mean) * rstd) * (1.0 + scale[j]) + shift[j])
+                }),
+            );
+            want_x.extend(x_out);
+            want.extend(out);
+            want_stats.extend([mean, rstd]);
+        }
+        let (x, y) = (upload(&x, &shape, stream, gpu), upload(&y, &shape, DType::F16, gpu));
+        let table = upload(&table, &[rows, CHUNKS * d], DType::F32, gpu);
+        let chunk = |which: usize| Chunk { table: table.view(), index: indices[which] };
+        let mut x_out = Guarded::new(&shape, stream, gpu);
+        let mut out = Guarded::new(&shape, DType::F16, gpu);
+        let mut stats = Guarded::new(&[b, n, 2], DType::F32, gpu);
+        ops::adaln_zero(
+            &x,
+            residual.then(|| Residual { y: y.view(), gate: chunk(2) }),
+            chunk(0),
+            chunk(1),
+            residual.then(|| x_out.view_mut()),
+            out.view_mut(),
+            Some(stats.view_mut()),
+        )
+        .unwrap();
+        // In f32 the normalised row is off by half an ulp of mean/σ.
+        let floor = f64::from(offset) * 6e-8;
+        let naive: Vec<f64> = naive.iter().map(|v| v + 2.0 * floor).collect();
+        assert_as_good(&format!("{case}: out"), &out.f64s(), &want, &naive);
+        assert_close(&format!("{case}: stats"), &stats.f64s(), &want_stats, 2e-6);
+        if residual {
+            let tolerance = if stream == DType::F16 { 1.0 / 2048.0 } else { 2e-7 };
+            assert_close(&format!("{case}: x_out"), &x_out.f64s(), &want_x, tolerance);
+        }
+    }
+
+    #[test]
+    fn forward() {
+        for shape in [[1, 1, 8], [2, 3, 40], [3, 7, 64], [2, 65, 136], [1, 17, 1024]] {
+            for shared in [false, true] {
+                for residual in [false, true] {
+                    check(shape, shared, residual, DType::F32, 0.5);
+                }
+            }
+        }
+        check([2, 5, 136], false, true, DType::F16, 0.5);
+        check([1, 5, 2048], true, true, DType::F32, 0.5);
+        check([2, 3, 4096], false, true, DType::F32, 0.5);
+        check([1, 2, 8192], true, false, DType::F32, 0.5);
+    }
+
+    #[test]
+    fn means_far_above_sigma() {
+        check([2, 5, 200], false, true, DType::F32, 100.0);
+    }
+
+    #[test]
+    fn refuses_widths_it_has_no_kernel_for() {
+        let Some(gpu) = gpu() else { return };
+        for d in [12, 8200] {
+            let x = upload(&vec![0.0; d], &[1, 1, d], DType::F32, gpu);
+            let table = upload(&vec![0.0; 2 * d], &[1, 2 * d], DType::F32, gpu);
+            let chunk = |index| Chunk { table: table.view(), index };
+            let mut out = Guarded::new(&[1, 1, d], DType::F16, gpu);
+            assert_refused(
+                ops::adaln_zero(&x, None, chunk(0), chunk(1), None, out.view_mut(), None),
+                &format!(
+                    "adaln_zero: `x` should have shape (B, N, D) with D a multiple of 8 up to 8192 \
+                     on a GPU, got [1, 1, {d}]"
+                ),
+            );
+        }
+    }
+}

@@ -86,7 +86,7 @@ fn threads_do_not_matter() {
     let config = AdamW { learning_rate: 1e-2, weight_decay: 0.3, ..Default::default() };
     assert_threads_do_not_matter(|| {
         let (mut p, mut m, mut v) = (start.clone(), start.clone(), g.clone());
-        v.view_mut().fill(0.5);
+        v.view_mut().fill(0.5).unwrap();
         let norm = ops::global_norm(&g).unwrap();
         let clip = ops::clip_coefficient(norm, 1.0);
         ops::adamw(config, 3, clip, &mut p, &g, &mut m, &mut v).unwrap();

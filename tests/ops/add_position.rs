@@ -7,8 +7,8 @@ const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [2, 3, 5], [3, 17, 40], [1, 65, 130],
 fn forward() {
     for shape in SIZES {
         let (x, position) = (tensor(1, &shape, 2.0), tensor(2, &shape[1..], 1.0));
-        let mut got = x.clone();
-        ops::add_position(&mut got, &position).unwrap();
+        let mut got = poisoned(&shape);
+        ops::add_position(&x, &position, &mut got).unwrap();
         let position = f64s(&position);
         let n = position.len();
         let want: Vec<f64> =
@@ -35,8 +35,8 @@ fn backward_accumulates() {
 fn threads_do_not_matter() {
     let (x, position) = (tensor(1, &[3, 256, 100], 1.0), tensor(2, &[256, 100], 1.0));
     assert_threads_do_not_matter(|| {
-        let (mut y, mut dposition) = (x.clone(), position.clone());
-        ops::add_position(&mut y, &position).unwrap();
+        let (mut y, mut dposition) = (poisoned(&[3, 256, 100]), position.clone());
+        ops::add_position(&x, &position, &mut y).unwrap();
         ops::add_position_backward(&x, &mut dposition).unwrap();
         [y, dposition]
     });
@@ -44,13 +44,58 @@ fn threads_do_not_matter() {
 
 #[test]
 fn refuses_other_shapes() {
-    let (mut x, position) = (tensor(1, &[2, 3, 4], 1.0), tensor(1, &[4, 3], 1.0));
+    let (x, position) = (tensor(1, &[2, 3, 4], 1.0), tensor(1, &[4, 3], 1.0));
     assert_refused(
         ops::add_position_backward(&x, &mut position.clone()),
         "add_position_backward: `dx` should have shape (B, …) with … = [4, 3], got [2, 3, 4]",
     );
     assert_refused(
-        ops::add_position(&mut x, &position),
-        "add_position: `x` should have shape (B, …) with … = [4, 3], got [2, 3, 4]",
+        ops::add_position(&x, &position, &mut poisoned(&[2, 3, 4])),
+        "add_position: `tokens` should have shape (B, …) with … = [4, 3], got [2, 3, 4]",
     );
+    assert_refused(
+        ops::add_position(&x, &tensor(1, &[3, 4], 1.0), &mut poisoned(&[2, 4, 3])),
+        "add_position: `x` should have shape [2, 3, 4], got [2, 4, 3]",
+    );
+}
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        for shape in [[1, 1, 8], [2, 3, 40], [1, 65, 136], [3, 64, 64]] {
+            let [b, n, d] = shape;
+            let (tokens, position) = (halves(1, b * n * d, 2.0), uniform(2, n * d, 1.0));
+            let want: Vec<f64> = (0..b * n * d)
+                .map(|i| f64::from(tokens[i]) + f64::from(position[i % (n * d)]))
+                .collect();
+            let tokens = upload(&tokens, &shape, DType::F16, gpu);
+            let position = upload(&position, &[n, d], DType::F32, gpu);
+            for dtype in [DType::F32, DType::F16] {
+                let mut x = Guarded::new(&shape, dtype, gpu);
+                ops::add_position(&tokens, &position, x.view_mut()).unwrap();
+                let round = |x| if dtype == DType::F16 { rounded(x) } else { x as f32 as f64 };
+                let want: Vec<f64> = want.iter().map(|&x| round(x)).collect();
+                assert_close(&format!("{shape:?} {dtype:?}"), &x.f64s(), &want, 1e-7);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_odd_widths() {
+        let Some(gpu) = gpu() else { return };
+        let tokens = upload(&[0.0; 12], &[1, 2, 6], DType::F16, gpu);
+        let position = upload(&[0.0; 12], &[2, 6], DType::F32, gpu);
+        let mut x = Guarded::new(&[1, 2, 6], DType::F32, gpu);
+        assert_refused(
+            ops::add_position(&tokens, &position, x.view_mut()),
+            "add_position: `tokens` should have shape (B, N, D) with D a multiple of 8 on a GPU, \
+             got [1, 2, 6]",
+        );
+    }
 }

@@ -177,3 +177,99 @@ fn refuses_other_shapes() {
         "attention_backward: `dout` should have shape [2, 3, 8], got [2, 8, 3]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    /// Output (B, N, H·d) and log-sum-exp (B, H, N), and the output with scores and probabilities
+    /// stored in f16.
+    fn expected(qkv: &[f32], [b, n, h, d]: [usize; 4]) -> [Vec<f64>; 3] {
+        let mut out = vec![0.0; b * n * h * d];
+        let (mut naive, mut lse) = (out.clone(), Vec::new());
+        for image in 0..b {
+            for head in 0..h {
+                let part = |part: usize| -> Vec<f64> {
+                    let at = |i: usize| (((image * n + i / d) * 3 + part) * h + head) * d + i % d;
+                    (0..n * d).map(|i| qkv[at(i)].into()).collect()
+                };
+                let (q, k, v) = (part(0), part(1), part(2));
+                let [_, l, o] = forward(&q, &k, &v, n);
+                lse.extend(l);
+                let mut p = product(&q, &transposed(&k, n, d), [n, d, n]);
+                for row in p.chunks_exact_mut(n) {
+                    row.iter_mut().for_each(|s| *s = rounded(*s / (d as f64).sqrt()));
+                    let max = row.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+                    let sum: f64 = row.iter().map(|s| (s - max).exp()).sum();
+                    row.iter_mut().for_each(|s| *s = rounded((*s - max).exp() / sum));
+                }
+                let stored = product(&p, &v, [n, n, d]);
+                for i in 0..n * d {
+                    let at = ((image * n + i / d) * h + head) * d + i % d;
+                    (out[at], naive[at]) = (o[i], rounded(stored[i]));
+                }
+            }
+        }
+        [out, lse, naive]
+    }
+
+    fn check(shape: [usize; 4], scale: f32) {
+        let Some(gpu) = gpu() else { return };
+        let [b, n, h, d] = shape;
+        let case = format!("(B {b}, N {n}, H {h}, d {d}) × {scale}");
+        let qkv = halves(1, b * n * 3 * h * d, scale);
+        let [want, want_lse, naive] = expected(&qkv, shape);
+        let qkv = upload(&qkv, &[b, n, 3, h, d], DType::F16, gpu);
+        let mut out = Guarded::new(&[b, n, h * d], DType::F16, gpu);
+        let mut lse = Guarded::new(&[b, h, n], DType::F32, gpu);
+        ops::attention(&qkv, out.view_mut(), Some(lse.view_mut())).unwrap();
+        assert_as_good(&case, &out.f64s(), &want, &naive);
+        assert_close(&format!("{case}: lse"), &lse.f64s(), &want_lse, 3e-6);
+        let mut without = Guarded::new(&[b, n, h * d], DType::F16, gpu);
+        ops::attention(&qkv, without.view_mut(), None).unwrap();
+        assert_eq!(without.f64s(), out.f64s(), "{case}: without lse");
+    }
+
+    #[test]
+    fn up_to_256_tokens() {
+        for (i, tokens) in TOKENS.into_iter().enumerate() {
+            for (j, size) in HEAD_SIZES.into_iter().enumerate() {
+                // Every number of tokens and every size, each with two of the others.
+                if (i + j) % 3 == 0 || tokens == 256 {
+                    check([1 + (i + j) % 2, tokens, 1 + j % 2, size], 1.7);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_tokens() {
+        for shape in [[1, 257, 2, 32], [1, 300, 1, 72], [2, 333, 1, 128], [1, 321, 1, 256]] {
+            check(shape, 1.7);
+        }
+    }
+
+    #[test]
+    fn large_logits() {
+        check([1, 65, 2, 32], 12.0);
+        check([1, 256, 1, 64], 8.0);
+    }
+
+    #[test]
+    fn refuses_sizes_it_has_no_kernel_for() {
+        let Some(gpu) = gpu() else { return };
+        for size in [4, 12, 264] {
+            let qkv = upload(&vec![0.0; 6 * size], &[1, 2, 3, 1, size], DType::F16, gpu);
+            let mut out = Guarded::new(&[1, 2, size], DType::F16, gpu);
+            assert_refused(
+                ops::attention(&qkv, out.view_mut(), None),
+                &format!(
+                    "attention: `qkv` should have shape (B, N, 3, H, d) with d a multiple of 8 up \
+                     to 256 on a GPU, got [1, 2, 3, 1, {size}]"
+                ),
+            );
+        }
+    }
+}

@@ -109,3 +109,49 @@ fn refuses_other_kernels_and_strides() {
         );
     }
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        let mut cases = cases();
+        cases.retain(|(_, _, convolution)| convolution.activation != Activation::Gelu);
+        for (mut x_shape, kernel, convolution) in cases {
+            x_shape[3] = x_shape[3].next_multiple_of(8);
+            let naive = naive(x_shape, kernel, convolution);
+            let c = x_shape[3];
+            let x = halves(1, x_shape.iter().product(), 2.0);
+            let (weight, bias) = (uniform(2, kernel * kernel * c, 1.0), uniform(3, c, 1.0));
+            let x = upload(&x, &x_shape, DType::F16, gpu);
+            let weight = upload(&weight, &[kernel, kernel, c], DType::F32, gpu);
+            let bias = upload(&bias, &[c], DType::F32, gpu);
+            let mut y = Guarded::new(&naive.y, DType::F16, gpu);
+            ops::depthwise_conv2d(&x, &weight, &bias, convolution, y.view_mut()).unwrap();
+            let want = naive.forward(&f64s(&x), &diagonal(&f64s(&weight), c), &f64s(&bias));
+            let stored: Vec<f64> = want.iter().map(|&y| rounded(y)).collect();
+            let case = format!("{x_shape:?} {kernel} {convolution:?}");
+            assert_as_good(&case, &y.f64s(), &want, &stored);
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_has_no_kernel_for() {
+        let Some(gpu) = gpu() else { return };
+        let refused = |c: usize, activation| {
+            let x = upload(&vec![0.0; 9 * c], &[1, 3, 3, c], DType::F16, gpu);
+            let weight = upload(&vec![0.0; 9 * c], &[3, 3, c], DType::F32, gpu);
+            let bias = upload(&vec![0.0; c], &[c], DType::F32, gpu);
+            let mut y = Guarded::new(&[1, 1, 1, c], DType::F16, gpu);
+            let convolution = conv(1, [0; 4], activation);
+            let refused = ops::depthwise_conv2d(&x, &weight, &bias, convolution, y.view_mut());
+            refused.unwrap_err().to_string()
+        };
+        assert!(refused(12, Activation::None).contains("C a multiple of 8 on a GPU"));
+        assert!(refused(8, Activation::Gelu).contains("no activation or ReLU6 on a GPU"));
+    }
+}

@@ -40,3 +40,29 @@ fn refuses_other_shapes() {
         "inversion_step: `output` should have shape [2, 3], got [3, 2]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        for n in [0, 1, 3, 8, 17, 2047, 2048, 2049, 40_000] {
+            for (a, b) in [(1.02, -0.3), (0.0, 1.0), (157.2, -3.5)] {
+                let (start, output) = (uniform(1, n, 2.0), halves(2, n, 2.0));
+                let mut x = Guarded::new(&[n], DType::F32, gpu);
+                x.view_mut().copy_from_slice(&start).unwrap();
+                let at = upload(&output, &[n], DType::F16, gpu);
+                ops::inversion_step(x.view_mut(), &at, a, b).unwrap();
+                let pairs = start.iter().zip(&output);
+                let want: Vec<f64> = pairs
+                    .map(|(&x, &o)| f64::from(a) * f64::from(x) + f64::from(b) * f64::from(o))
+                    .collect();
+                assert_close(&format!("n {n} a {a} b {b}"), &x.f64s(), &want, 2e-7);
+            }
+        }
+    }
+}

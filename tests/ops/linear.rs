@@ -188,3 +188,81 @@ fn refuses_other_shapes() {
         "linear_backward_weight: `dy` should have shape (…, 5), got [4, 6]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        for [m, k, n] in [[1, 8, 8], [3, 31, 5], [33, 70, 45], [64, 272, 64], [150, 136, 96]] {
+            let (x, w) = (halves(1, m * k, 2.0), halves(2, n * k, 3.0 / (k as f32).sqrt()));
+            let bias = halves(3, n, 1.0);
+            let wide = |v: &[f32]| v.iter().map(|&v| v.into()).collect::<Vec<f64>>();
+            let xw = product(&wide(&x), &transposed(&wide(&w), n, k), [m, k, n]);
+            let x = upload(&x, &[m, k], DType::F16, gpu);
+            // A weight that is packed is rounded; this one needs no rounding.
+            let packed = PackedWeight::new(&upload(&w, &[n, k], DType::F32, gpu)).unwrap();
+            let w = upload(&w, &[n, k], DType::F16, gpu);
+            for variant in 0..8 {
+                let (with_bias, gelu, f32_out) =
+                    (variant & 1 > 0, variant & 2 > 0, variant & 4 > 0);
+                let (activation, dtype) = (
+                    if gelu { Activation::Gelu } else { Activation::None },
+                    if f32_out { DType::F32 } else { DType::F16 },
+                );
+                let case = format!("[{m}, {k}, {n}] bias {with_bias} {activation:?} {dtype:?}");
+                let plus = |i: usize| if with_bias { f64::from(bias[i % n]) } else { 0.0 };
+                let want: Vec<f64> =
+                    (0..m * n).map(|i| activated(activation, xw[i] + plus(i))).collect();
+                let naive: Vec<f64> = (0..m * n)
+                    .map(|i| rounded(activated(activation, rounded(rounded(xw[i]) + plus(i)))))
+                    .collect();
+                let bias = upload(&bias, &[n], dtype, gpu);
+                for pack in [false, true] {
+                    let mut y = Guarded::new(&[m, n], dtype, gpu);
+                    let bias = with_bias.then(|| bias.view());
+                    if pack {
+                        ops::linear(&x, &packed, bias, activation, None, y.view_mut()).unwrap();
+                    } else {
+                        ops::linear(&x, &w, bias, activation, None, y.view_mut()).unwrap();
+                    }
+                    match dtype {
+                        DType::F16 => assert_as_good(&case, &y.f64s(), &want, &naive),
+                        _ => assert_close(&case, &y.f64s(), &want, 2e-6),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_do() {
+        let Some(gpu) = gpu() else { return };
+        let x = upload(&[0.0; 8], &[1, 8], DType::F16, gpu);
+        let w = upload(&[0.0; 64], &[8, 8], DType::F16, gpu);
+        let bias = upload(&[0.0; 8], &[8], DType::F32, gpu);
+        let mut y = Guarded::new(&[1, 8], DType::F16, gpu);
+        let mut run = |x: &invad::Tensor, bias, activation| {
+            ops::linear(x, &w, bias, activation, None, y.view_mut())
+        };
+        assert_refused(
+            run(&x, Some(bias.view()), Activation::None),
+            "linear: `bias` should hold F16, got F32",
+        );
+        assert_refused(
+            run(&x, None, Activation::Relu6),
+            "linear: `activation` should be none or GELU on a GPU, got Relu6",
+        );
+        let wide = upload(&[0.0; 8], &[1, 8], DType::F32, gpu);
+        assert_refused(run(&wide, None, Activation::None), "linear: `x` should hold F16, got F32");
+        let packed = PackedWeight::new(&tensor(1, &[8, 8], 1.0)).unwrap();
+        assert_refused(
+            ops::linear(&x, &packed, None, Activation::None, None, y.view_mut()),
+            "linear: `weight` should be on cuda:0, got cpu",
+        );
+    }
+}

@@ -9,8 +9,14 @@ mod common;
 mod conv2d;
 mod depthwise_conv2d;
 mod ema;
+#[cfg(feature = "cuda")]
+#[allow(dead_code)]
+#[path = "../emulator/mod.rs"]
+mod emulator;
 mod fold_batch_norm;
 mod gelu;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod inversion_step;
 mod linear;
 mod mse;

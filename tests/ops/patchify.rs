@@ -75,3 +75,33 @@ fn refuses_other_shapes() {
         "unpatchify: `patches` should have shape [1, 4, 12], got [1, 12, 4]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn as_on_the_cpu_and_back() {
+        let Some(gpu) = gpu() else { return };
+        for [b, g, c, p] in SIZES {
+            for order in ORDERS {
+                let case = format!("(B {b}, G {g}, C {c}, p {p}) {order:?}");
+                let (tokens, features) = (g / p * (g / p), c * p * p);
+                let numbers = halves(1, b * g * g * c, 1.0);
+                let mut want = poisoned(&[b, tokens, features]);
+                ops::patchify(&from(&numbers, &[b, g, g, c]), &mut want, p, order).unwrap();
+
+                let grid = upload(&numbers, &[b, g, g, c], DType::F32, gpu);
+                let mut patches = Guarded::new(&[b, tokens, features], DType::F16, gpu);
+                ops::patchify(&grid, patches.view_mut(), p, order).unwrap();
+                assert_eq!(patches.f64s(), f64s(&want), "{case}");
+
+                let mut back = Guarded::new(&[b, g, g, c], DType::F16, gpu);
+                ops::unpatchify(patches.view_mut().view(), back.view_mut(), p, order).unwrap();
+                assert_eq!(back.f64s(), f64s(&grid), "{case}: back");
+            }
+        }
+    }
+}

@@ -74,3 +74,30 @@ fn refuses_what_does_not_fit() {
     assert!(run(&[2, 0, 3, 1], &[2, 6, 6, 1]).unwrap_err().to_string().contains("one pixel"));
     assert!(run(&[2, 3, 3, 1], &[2, 0, 6, 1]).is_ok());
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        for (from, to, b, c) in [
+            ([1, 1], [1, 1], 1, 1),
+            ([1, 1], [5, 3], 2, 3),
+            ([5, 7], [13, 4], 2, 1),
+            ([16, 16], [64, 300], 1, 1),
+            ([64, 32], [16, 16], 1, 24),
+            ([3, 100], [31, 1], 3, 2),
+        ] {
+            let data = uniform(1, b * from[0] * from[1] * c, 1.0);
+            let x = upload(&data, &[b, from[0], from[1], c], DType::F32, gpu);
+            let mut y = Guarded::new(&[b, to[0], to[1], c], DType::F32, gpu);
+            ops::resize_bilinear(&x, y.view_mut()).unwrap();
+            let want = oracle(&f64s(&x), from, to, c, false);
+            assert_close(&format!("{from:?} to {to:?}, {b} of {c}"), &y.f64s(), &want, 4e-6);
+        }
+    }
+}

@@ -100,3 +100,64 @@ fn refuses_other_shapes() {
         "score: `latent` should have shape (B, N ≥ 1, C ≥ 1), got [2, 0, 4]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    fn run(latent: &[f32], [b, n, c]: [usize; 3]) -> Option<[Vec<f64>; 2]> {
+        let gpu = gpu()?;
+        let latent = upload(latent, &[b, n, c], DType::F32, gpu);
+        let mut map = Guarded::new(&[b, n], DType::F32, gpu);
+        let mut stats = Guarded::new(&[b, SCORE_STATS], DType::F32, gpu);
+        ops::score(&latent, map.view_mut(), stats.view_mut()).unwrap();
+        Some([map.f64s(), stats.f64s()])
+    }
+
+    #[test]
+    fn forward() {
+        for shape @ [_, n, c] in
+            [[1, 1, 1], [2, 2, 3], [1, 4, 17], [3, 5, 7], [2, 6, 16], [3, 65, 33], [4, 256, 272]]
+        {
+            let latent = uniform(1, shape.iter().product(), 1.7);
+            let Some([map, stats]) = run(&latent, shape) else { return };
+            let z: Vec<f64> = latent.iter().map(|&z| z.into()).collect();
+            for (b, z) in z.chunks_exact(n * c).enumerate() {
+                let case = format!("{shape:?}, image {b}");
+                let (want_map, want) = oracle(z, c);
+                assert_close(&format!("{case}: map"), &map[b * n..][..n], &want_map, 1e-6);
+                let got = &stats[b * SCORE_STATS..][..SCORE_STATS];
+                assert_close(&format!("{case}: norms"), &got[..4], &want[..4], 1e-6);
+                assert_close(&format!("{case}: NLL"), &got[4..], &want[4..], 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn ties_and_orders() {
+        for (z, want) in [
+            (&[2.0; 7][..], [2.0, 2.0, 0.0, 2.0]),
+            (&[3.0, 1.0, 3.0, 1.0, 3.0, 1.0, 1.0], [3.0, 1.0, 2.0, 2.2]),
+            (&[0.0; 6], [0.0; 4]),
+            (&[-4.0, 4.0], [4.0, 4.0, 0.0, 4.0]),
+            (&[0.0, 4.0, 8.0, 3.0, 7.0, 2.0, 6.0, 1.0, 5.0], [8.0, 0.0, 8.0, 6.0]),
+        ] {
+            let Some([_, stats]) = run(z, [1, z.len(), 1]) else { return };
+            assert_close(&format!("{z:?}"), &stats[..4], &want, 1e-7);
+        }
+    }
+
+    #[test]
+    fn nan_makes_all_of_its_images_stats_nan() {
+        for at in [0, 1, 77, 119] {
+            let mut z = uniform(1, 360, 1.0);
+            z[120 + at] = f32::NAN;
+            let Some([map, stats]) = run(&z, [3, 40, 3]) else { return };
+            let nan: Vec<usize> = (0..15).filter(|&i| stats[i].is_nan()).collect();
+            assert_eq!(nan, [5, 6, 7, 8, 9], "NaN at {at}");
+            assert!((0..120).all(|i| map[i].is_nan() == (i == 40 + at / 3)), "NaN at {at}");
+        }
+    }
+}

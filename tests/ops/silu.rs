@@ -37,3 +37,25 @@ fn threads_do_not_matter() {
         [y, dx]
     });
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn forward() {
+        let Some(gpu) = gpu() else { return };
+        for n in [0, 1, 3, 17, 255, 256, 257, 1001] {
+            for dtype in [DType::F16, DType::F32] {
+                let x = halves(1, n, 12.0);
+                let mut y = Guarded::new(&[n], DType::F16, gpu);
+                ops::silu(&upload(&x, &[n], dtype, gpu), y.view_mut()).unwrap();
+                let want: Vec<f64> = x.iter().map(|&x| oracle(x.into()).0).collect();
+                let naive: Vec<f64> = want.iter().map(|&y| rounded(y)).collect();
+                assert_as_good(&format!("n {n} {dtype:?}"), &y.f64s(), &want, &naive);
+            }
+        }
+    }
+}

@@ -59,3 +59,24 @@ fn refuses_other_shapes() {
         "timestep_embedding: `out` should have shape [3, 256], got [3, 128]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn as_on_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        let t = [0.0, 1.0, 17.0, 250.0, 999.0];
+        let want = f64s(&embed(&t));
+        let naive: Vec<f64> = want.iter().map(|&x| rounded(x)).collect();
+        for _ in 0..2 {
+            let mut out = Guarded::new(&[t.len(), TIMESTEP_FEATURES], DType::F16, gpu);
+            let t = upload(&t, &[t.len()], DType::F32, gpu);
+            ops::timestep_embedding(&t, out.view_mut()).unwrap();
+            assert_as_good("embedding", &out.f64s(), &want, &naive);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, and a hash of that
+//! text. Needs no CUDA.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use sha2::{Digest, Sha256};
+
+const KERNELS: &str = "kernels";
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={KERNELS}");
+    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
+        return;
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut sources: Vec<PathBuf> = fs::read_dir(KERNELS)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    sources.retain(|path| path.extension().is_some_and(|e| e == "cu"));
+    sources.sort();
+    let mut table = String::from("&[\n");
+    for path in sources {
+        let name = path.file_stem().and_then(|s| s.to_str()).expect("kernels have ASCII names");
+        let mut text = String::new();
+        expand(&path, &mut HashSet::new(), &mut text);
+        let file = out.join(format!("{name}.cu"));
+        fs::write(&file, &text).expect("OUT_DIR can be written");
+        let digest = Sha256::digest(text.as_bytes());
+        let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
+        writeln!(
+            table,
+            "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}) }},"
+        )
+        .unwrap();
+    }
+    table.push_str("]\n");
+    fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
+}
+
+/// Appends the file to `text`, in place of every `#include "…"` the file named there, relative to
+/// the including one, the first time it is named. Errors of compilers still name file and line.
+fn expand(path: &Path, seen: &mut HashSet<PathBuf>, text: &mut String) {
+    if !seen.insert(path.to_path_buf()) {
+        return;
+    }
+    let source = fs::read_to_string(path)
+        .unwrap_or_else(|e| panic!("{} cannot be read: {e}", path.display()));
+    let line_marker = |text: &mut String, line: usize| {
+        let name = path.to_string_lossy().replace('\\', "/");
+        writeln!(text, "#line {line} \"{name}\"").unwrap();
+    };
+    line_marker(text, 1);
+    for (i, line) in source.lines().enumerate() {
+        let directive = line.trim_start().strip_prefix('#').map(str::trim_start);
+        match directive.and_then(|d| d.strip_prefix("include")).map(str::trim) {
+            Some(file) => {
+                let name = file.strip_prefix('"').and_then(|f| f.split('"').next());
+                let name = name.unwrap_or_else(|| {
+                    panic!("{}:{}: only #include \"…\" can be expanded", path.display(), i + 1)
+                });
+                let folder = path.parent().unwrap_or(Path::new(""));
+                expand(&folder.join(name), seen, text);
+                line_marker(text, i + 2);
+            }
+            None if directive.is_some_and(|d| d.starts_with("pragma once")) => text.push('\n'),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+}

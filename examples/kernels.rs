@@ -1,0 +1,50 @@
+//! Compiles all kernels and shows what they take up.
+
+mod common;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use common::say;
+use invad::Result;
+use invad::cuda::{compile, variants};
+
+/// Compiles every kernel in all its variants and shows registers, shared memory (bytes of a block) and
+/// spills (bytes of a thread) for each architecture. Needs NVRTC, but no GPU
+#[derive(Parser)]
+struct Options {
+    /// Architectures, as in sm_89
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [80, 86, 89, 90, 120])]
+    arch: Vec<u32>,
+    /// Only kernels whose name contains this
+    #[arg(value_name = "NAME", default_value = "")]
+    filter: String,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    common::run(|| table(&options))
+}
+
+fn table(options: &Options) -> Result<ExitCode> {
+    let variants: Vec<_> =
+        variants().into_iter().filter(|v| v.kernel.contains(&options.filter)).collect();
+    let names: Vec<String> = variants.iter().map(|v| v.to_string()).collect();
+    let width = names.iter().map(String::len).max().unwrap_or(0);
+    let mut heading = format!("{:width$}", "registers / shared / spills");
+    for arch in &options.arch {
+        heading += &format!("  {:>16}", format!("sm_{arch}"));
+    }
+    say(heading);
+    for (variant, name) in variants.iter().zip(names) {
+        let mut line = format!("{name:width$}");
+        for &arch in &options.arch {
+            let usage = compile(variant.kernel, &variant.defines, arch)?.usage();
+            let cell = usage
+                .map_or("?".into(), |u| format!("{} / {} / {}", u.registers, u.shared, u.spills));
+            line += &format!("  {cell:>16}");
+        }
+        say(line);
+    }
+    Ok(ExitCode::SUCCESS)
+}

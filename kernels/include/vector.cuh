@@ -1,0 +1,42 @@
+// Eight neighbouring numbers at a time, fp16 or f32 in memory and f32 in registers. Addresses are
+// multiples of 16 bytes.
+#pragma once
+#include "device.cuh"
+
+DEVICE void unpack8(vec4u packed, float (&v)[8]) {
+    unpack(packed.x, v[0], v[1]);
+    unpack(packed.y, v[2], v[3]);
+    unpack(packed.z, v[4], v[5]);
+    unpack(packed.w, v[6], v[7]);
+}
+
+DEVICE void unpack8(vec4u low, vec4u high, float (&v)[8]) {
+    const uint32_t bits[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = __uint_as_float(bits[i]);
+}
+
+DEVICE void load8(const h16* from, float (&v)[8]) { unpack8(load16(from), v); }
+DEVICE void load8(const float* from, float (&v)[8]) { unpack8(load16(from), load16(from + 4), v); }
+
+// For memory that is read once and that no thread of the same launch writes.
+DEVICE void load8_streaming(const h16* from, float (&v)[8]) { unpack8(load16_streaming(from), v); }
+DEVICE void load8_streaming(const float* from, float (&v)[8]) {
+    unpack8(load16_streaming(from), load16_streaming(from + 4), v);
+}
+
+DEVICE void store8(h16* to, const float (&v)[8]) {
+    store16(to, vec4u{pack(v[0], v[1]), pack(v[2], v[3]), pack(v[4], v[5]), pack(v[6], v[7])});
+}
+
+DEVICE void store8(float* to, const float (&v)[8]) {
+    uint32_t bits[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) bits[i] = __float_as_uint(v[i]);
+    store16(to, vec4u{bits[0], bits[1], bits[2], bits[3]});
+    store16(to + 4, vec4u{bits[4], bits[5], bits[6], bits[7]});
+}
+
+// One number, whatever its type in memory.
+DEVICE float load1(const float* from) { return *from; }
+DEVICE float load1(const h16* from) { return to_f32(*from); }

@@ -1,0 +1,86 @@
+//! What stands for the CUDA backend in a build without it: memory that cannot exist.
+
+use std::convert::Infallible;
+use std::marker::PhantomData;
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Device};
+
+/// Refuses the GPU `ordinal`.
+pub(crate) fn context(ordinal: usize) -> Result<Infallible> {
+    Err(Error::Unavailable {
+        what: Device::Cuda(ordinal).to_string(),
+        why: "invad was built without its `cuda` feature; use the device `cpu`".into(),
+    })
+}
+
+#[derive(Debug)]
+pub(crate) enum Memory {}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slice<'a>(Infallible, PhantomData<&'a ()>);
+
+#[derive(Debug)]
+pub(crate) struct SliceMut<'a>(Infallible, PhantomData<&'a mut ()>);
+
+impl Memory {
+    pub fn zeros(ordinal: usize, _: DType, _: usize) -> Result<Self> {
+        match context(ordinal)? {}
+    }
+
+    pub fn from_f32(ordinal: usize, _: &[f32]) -> Result<Self> {
+        match context(ordinal)? {}
+    }
+
+    pub fn try_clone(&self) -> Result<Self> {
+        match *self {}
+    }
+
+    pub fn slice(&self) -> Slice<'_> {
+        match *self {}
+    }
+
+    pub fn slice_mut(&mut self) -> SliceMut<'_> {
+        match *self {}
+    }
+}
+
+impl Slice<'_> {
+    pub fn dtype(&self) -> DType {
+        match self.0 {}
+    }
+
+    pub fn device(&self) -> Device {
+        match self.0 {}
+    }
+
+    pub fn part(&self, _: usize, _: usize) -> Self {
+        match self.0 {}
+    }
+
+    pub fn read(&self, _: &mut [f32]) -> Result<()> {
+        match self.0 {}
+    }
+}
+
+impl<'a> SliceMut<'a> {
+    pub fn as_slice(&self) -> Slice<'_> {
+        match self.0 {}
+    }
+
+    pub fn reborrow(&mut self) -> SliceMut<'_> {
+        match self.0 {}
+    }
+
+    pub fn split(self, _: usize) -> (SliceMut<'a>, SliceMut<'a>) {
+        match self.0 {}
+    }
+
+    pub fn write(&mut self, _: &[f32]) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub fn fill(&mut self, _: f32) -> Result<()> {
+        match self.0 {}
+    }
+}

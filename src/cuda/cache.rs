@@ -1,0 +1,91 @@
+//! Compiled kernels on disk.
+//!
+//! A file holds a hash and the machine code it is the hash of, under a name that is the hash of all
+//! that went into the code. Files are written aside and renamed, so that other processes see them
+//! whole or not at all; one that is damaged nevertheless is made anew.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use sha2::{Digest, Sha256};
+
+use super::Source;
+use super::compile::{OPTIONS, compile_source};
+use super::probe::probe;
+use crate::error::Result;
+
+/// The folder of compiled kernels, in place of the user's cache folder.
+const VARIABLE: &str = "INVAD_KERNEL_CACHE";
+/// Bytes of a SHA-256.
+const HASH: usize = 32;
+
+/// Machine code for a kernel: kept from before, or compiled and kept.
+pub(super) fn cubin(source: &Source, defines: &[(&str, i64)], arch: u32) -> Result<Vec<u8>> {
+    let path = folder().map(|folder| folder.join(file_name(source, defines, arch)));
+    if let Some(cubin) = path.as_deref().and_then(read) {
+        return Ok(cubin);
+    }
+    match &path {
+        Some(path) => log::info!(
+            "compiling the kernel {} for sm_{arch}; it is kept as {}",
+            source.name,
+            path.display()
+        ),
+        None => log::info!("compiling the kernel {} for sm_{arch}", source.name),
+    }
+    let cubin = compile_source(source, defines, arch)?.cubin;
+    if let Some(path) = path
+        && let Err(e) = write(&path, &cubin)
+    {
+        log::warn!("{}: {e}; the kernel {} will be compiled again", path.display(), source.name);
+    }
+    Ok(cubin)
+}
+
+fn folder() -> Option<PathBuf> {
+    match env::var_os(VARIABLE) {
+        Some(folder) if folder.is_empty() => None,
+        Some(folder) => Some(folder.into()),
+        None => {
+            let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+            let cache = absolute("XDG_CACHE_HOME")
+                .or_else(|| absolute("LOCALAPPDATA"))
+                .or_else(|| Some(env::home_dir()?.join(".cache")))?;
+            Some(cache.join("invad").join("kernels"))
+        }
+    }
+}
+
+fn file_name(source: &Source, defines: &[(&str, i64)], arch: u32) -> String {
+    let key = format!(
+        "{}\n{}\n{defines:?}\n{OPTIONS:?}\n{arch}\n{}\n{}",
+        source.name,
+        source.hash,
+        probe().nvrtc.name_and_version(),
+        env!("CARGO_PKG_VERSION"),
+    );
+    let hash = Sha256::digest(key.as_bytes());
+    let hash = hash[..8].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
+    format!("{}-sm_{arch}-{hash}.cubin", source.name)
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let mut file = fs::read(path).ok()?;
+    if file.len() <= HASH {
+        return None;
+    }
+    let cubin = file.split_off(HASH);
+    (Sha256::digest(&cubin)[..] == file[..]).then_some(cubin)
+}
+
+fn write(path: &Path, cubin: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(&Sha256::digest(cubin))?;
+    file.write_all(cubin)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}

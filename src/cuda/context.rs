@@ -1,0 +1,198 @@
+//! A GPU ready to compute: context, stream, limits, and what was made for it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ptr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use cudarc::driver::result::{DriverError, mem_get_info, memcpy_htod_async};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult, CUstream};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
+
+use super::gemm::Gemm;
+use super::launch::Kernels;
+use super::memory::allocate;
+use super::probe::probe;
+use crate::error::{Error, Result};
+use crate::tensor::Device;
+
+/// A GPU, its stream, and what was made for it. All work is queued on the one stream, so that it
+/// runs in the order of the calls.
+pub(crate) struct Context {
+    device: Device,
+    stream: Arc<CudaStream>,
+    pub limits: Limits,
+    pub kernels: Kernels,
+    gemm: OnceLock<Gemm>,
+    tables: Mutex<BTreeMap<&'static str, CudaSlice<u8>>>,
+}
+
+/// What the GPU allows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// N of sm_N.
+    pub arch: u32,
+    /// Bytes of shared memory a block can have.
+    pub shared: u32,
+}
+
+/// The context of a GPU, made at the first call and kept until the process ends.
+pub(crate) fn context(ordinal: usize) -> Result<&'static Context> {
+    static CONTEXTS: Mutex<BTreeMap<usize, &Context>> = Mutex::new(BTreeMap::new());
+    let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(context) = contexts.get(&ordinal) {
+        return Ok(context);
+    }
+    probe().require(ordinal)?;
+    let context = &*Box::leak(Box::new(Context::new(ordinal)?));
+    contexts.insert(ordinal, context);
+    Ok(context)
+}
+
+thread_local! {
+    /// The stream that records this thread's work in place of the context's.
+    static RECORDING: Cell<CUstream> = const { Cell::new(ptr::null_mut()) };
+}
+
+impl Context {
+    fn new(ordinal: usize) -> Result<Self> {
+        let device = Device::Cuda(ordinal);
+        let make = || {
+            let context = CudaContext::new(ordinal)?;
+            // SAFETY: everything that uses memory of this context is ordered on one stream.
+            unsafe { context.disable_event_tracking() };
+            context.new_stream()
+        };
+        let stream = make().map_err(|e| driver_error(device, "opening the GPU", e))?;
+        Self::on(stream)
+    }
+
+    /// The context of a stream.
+    pub fn on(stream: Arc<CudaStream>) -> Result<Self> {
+        let context = stream.context();
+        let device = Device::Cuda(context.ordinal());
+        let attribute = |attribute| {
+            let value = context.attribute(attribute);
+            let value = value.map_err(|e| driver_error(device, "asking for limits", e))?;
+            Ok(value as u32)
+        };
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let limits = Limits {
+            arch: 10 * major + minor,
+            shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        };
+        Ok(Self {
+            device,
+            stream,
+            limits,
+            kernels: Kernels::default(),
+            gemm: OnceLock::new(),
+            tables: Mutex::default(),
+        })
+    }
+
+    /// The GPU.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// The stream that owns memory and runs the work.
+    pub fn main_stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The stream that takes this thread's work now: the context's, or the one that records it.
+    pub fn stream(&self) -> CUstream {
+        let recording = RECORDING.get();
+        if recording.is_null() { self.stream.cu_stream() } else { recording }
+    }
+
+    /// Whether this thread's work is being recorded and not run.
+    pub fn is_recording(&self) -> bool {
+        !RECORDING.get().is_null()
+    }
+
+    /// Has `stream` take the work that `f` queues from this thread.
+    pub fn recording<T>(&self, stream: &CudaStream, f: impl FnOnce() -> T) -> T {
+        struct Restore(CUstream);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                RECORDING.set(self.0);
+            }
+        }
+        let _restore = Restore(RECORDING.replace(stream.cu_stream()));
+        f()
+    }
+
+    /// Has the driver's next calls of this thread mean this GPU.
+    pub fn bind(&self) -> Result<()> {
+        self.check("binding a thread", self.stream.context().bind_to_thread())
+    }
+
+    /// Waits until all queued work is done.
+    pub fn synchronize(&self) -> Result<()> {
+        self.check("waiting for the GPU", self.stream.synchronize())
+    }
+
+    /// Matrix products.
+    pub fn gemm(&self) -> Result<&Gemm> {
+        if let Some(gemm) = self.gemm.get() {
+            return Ok(gemm);
+        }
+        let gemm = Gemm::new(self)?;
+        Ok(self.gemm.get_or_init(|| gemm))
+    }
+
+    /// The address of a table of constants, brought to the GPU at the first call for its name.
+    pub fn table(&self, name: &'static str, numbers: &[f32]) -> Result<u64> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if !tables.contains_key(name)
+            && let Some(memory) = allocate(self, size_of_val(numbers))?
+        {
+            let address = memory.device_ptr(&self.stream).0;
+            // SAFETY: the memory has room for all numbers; the driver has copied them on return.
+            let copy = unsafe { memcpy_htod_async(address, numbers, self.stream.cu_stream()) };
+            self.check("copying to the GPU", copy)?;
+            tables.insert(name, memory);
+        }
+        Ok(tables.get(name).map_or(0, |memory| memory.device_ptr(&self.stream).0))
+    }
+
+    /// The result of a driver call that was part of doing `call`.
+    pub fn check<T>(&self, call: &str, result: Result<T, DriverError>) -> Result<T> {
+        result.map_err(|e| driver_error(self.device, call, e))
+    }
+
+    /// The result of asking for `bytes` of memory.
+    pub fn check_memory<T>(&self, bytes: usize, result: Result<T, DriverError>) -> Result<T> {
+        match result {
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                let (free, total) = mem_get_info().unwrap_or((0, 0));
+                Err(Error::OutOfMemory { device: self.device, asked: bytes, free, total })
+            }
+            result => self.check("allocating memory", result),
+        }
+    }
+
+    /// An error that is not the driver's.
+    pub fn error(&self, call: impl Into<String>, reason: impl ToString) -> Error {
+        Error::Cuda { device: self.device, call: call.into(), reason: reason.to_string() }
+    }
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.device)
+    }
+}
+
+fn driver_error(device: Device, call: &str, e: DriverError) -> Error {
+    let name = e.error_name().map(|name| name.to_string_lossy().into_owned());
+    let text = e.error_string().map(|text| text.to_string_lossy().into_owned());
+    let reason = match (name, text) {
+        (Ok(name), Ok(text)) => format!("{name}, {text}"),
+        _ => format!("error {}", e.0 as u32),
+    };
+    Error::Cuda { device, call: call.into(), reason }
+}

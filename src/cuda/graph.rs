@@ -1,0 +1,75 @@
+//! Work recorded once and run many times, with one call to the driver each.
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, result};
+
+use super::context::{Context, context};
+use crate::error::{Error, Result};
+use crate::tensor::Device;
+
+/// Recorded work of a GPU.
+pub struct Graph {
+    graph: CudaGraph,
+    context: &'static Context,
+}
+
+// SAFETY: a graph is run through `&mut self`, by one thread at a time.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records the work that `f` queues on a GPU. It runs twice: once for real, so that kernels are
+    /// compiled and algorithms chosen, and once recorded.
+    ///
+    /// Recorded work has the addresses of the tensors it was given: the caller keeps them, and
+    /// nothing that `f` reads or writes may be made in `f`. Numbers cannot be copied between host
+    /// and GPU in it.
+    ///
+    /// # Safety
+    /// Every tensor that the work reads or writes lives, unmoved on the device, as long as the
+    /// graph is run.
+    ///
+    /// # Errors
+    /// What `f` returns; [`Error::Argument`] if the device is not a GPU; [`Error::Cuda`] if the work
+    /// cannot be recorded.
+    pub unsafe fn record(device: Device, mut f: impl FnMut() -> Result<()>) -> Result<Self> {
+        let Device::Cuda(ordinal) = device else {
+            return Err(Error::argument("Graph::record", "device", "a GPU", device));
+        };
+        let context = context(ordinal)?;
+        f()?;
+        context.synchronize()?;
+        // A stream of its own: what other threads queue meanwhile is not recorded.
+        let stream = context.check("recording", context.main_stream().context().new_stream())?;
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        context.check("recording", stream.begin_capture(mode))?;
+        let recorded = context.recording(&stream, f);
+        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+        recorded?;
+        let graph = context.check("recording", graph)?;
+        let graph = graph.ok_or_else(|| context.error("recording", "no work was recorded"))?;
+        context.check("recording", graph.upload())?;
+        Ok(Self { graph, context })
+    }
+
+    /// Queues the recorded work.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU fails.
+    pub fn run(&mut self) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: the graph is alive; whoever recorded it vouches for the memory it uses.
+        let queued = unsafe {
+            result::graph::launch(
+                self.graph.cu_graph_exec(),
+                self.context.main_stream().cu_stream(),
+            )
+        };
+        self.context.check("running recorded work", queued)
+    }
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Graph on {:?}", self.context)
+    }
+}

@@ -1,0 +1,291 @@
+//! Memory of a GPU.
+
+use std::marker::PhantomData;
+
+use cudarc::driver::{CudaSlice, result};
+use half::f16;
+
+use super::context::{Context, context};
+use crate::error::Result;
+use crate::tensor::{DType, Device};
+
+/// Numbers on a GPU, owned.
+pub(crate) struct Memory {
+    context: &'static Context,
+    dtype: DType,
+    len: usize,
+    /// None where there are no elements, which the driver cannot allocate.
+    data: Option<CudaSlice<u8>>,
+}
+
+/// Bytes on a GPU, owned: images on their way to a network.
+pub(crate) struct Bytes {
+    context: &'static Context,
+    data: Option<CudaSlice<u8>>,
+    len: usize,
+}
+
+/// Numbers on a GPU, to read.
+#[derive(Clone, Copy)]
+pub(crate) struct Slice<'a> {
+    context: &'a Context,
+    dtype: DType,
+    address: u64,
+    len: usize,
+    borrow: PhantomData<&'a ()>,
+}
+
+/// Numbers on a GPU, to write: the only way to them while it lives.
+pub(crate) struct SliceMut<'a>(Slice<'a>, PhantomData<&'a mut ()>);
+
+impl Memory {
+    /// Memory for `len` numbers, which are zero.
+    pub fn zeros(ordinal: usize, dtype: DType, len: usize) -> Result<Self> {
+        let context = context(ordinal)?;
+        let data = allocate(context, len * dtype.size())?;
+        let mut memory = Self { context, dtype, len, data };
+        memory.slice_mut().fill(0.0)?;
+        Ok(memory)
+    }
+
+    /// Memory with these numbers.
+    pub fn from_f32(ordinal: usize, data: &[f32]) -> Result<Self> {
+        let context = context(ordinal)?;
+        let memory = allocate(context, size_of_val(data))?;
+        let mut memory = Self { context, dtype: DType::F32, len: data.len(), data: memory };
+        memory.slice_mut().write(data)?;
+        Ok(memory)
+    }
+
+    /// A copy in memory of its own.
+    pub fn try_clone(&self) -> Result<Self> {
+        let bytes = self.len * self.dtype.size();
+        let data = allocate(self.context, bytes)?;
+        let mut copy = Self { context: self.context, dtype: self.dtype, len: self.len, data };
+        copy.slice_mut().copy_from(self.slice())?;
+        Ok(copy)
+    }
+
+    pub fn slice(&self) -> Slice<'_> {
+        use cudarc::driver::DevicePtr;
+        let stream = self.context.main_stream();
+        let address = self.data.as_ref().map_or(0, |data| data.device_ptr(stream).0);
+        Slice::new(self.context, self.dtype, address, self.len)
+    }
+
+    pub fn slice_mut(&mut self) -> SliceMut<'_> {
+        SliceMut::new(self.slice())
+    }
+}
+
+/// Memory whose content is undefined.
+pub(super) fn allocate(context: &Context, bytes: usize) -> Result<Option<CudaSlice<u8>>> {
+    if bytes == 0 {
+        return Ok(None);
+    }
+    context.bind()?;
+    // SAFETY: nobody reads the memory before something has been written to it.
+    let data = unsafe { context.main_stream().alloc::<u8>(bytes) };
+    context.check_memory(bytes, data).map(Some)
+}
+
+impl Bytes {
+    /// Room for `len` bytes, of undefined content.
+    pub fn new(ordinal: usize, len: usize) -> Result<Self> {
+        let context = context(ordinal)?;
+        Ok(Self { context, data: allocate(context, len)?, len })
+    }
+
+    /// Copies bytes from the host; there is room for them.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        assert!(bytes.len() <= self.len);
+        let (context, address) = (self.context, self.address());
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        context.bind()?;
+        // SAFETY: there is room; from memory that is not pinned the driver has copied on return.
+        let copy = unsafe { result::memcpy_htod_async(address, bytes, context.stream()) };
+        context.check("copying to the GPU", copy)
+    }
+
+    pub fn address(&self) -> u64 {
+        use cudarc::driver::DevicePtr;
+        self.data.as_ref().map_or(0, |data| data.device_ptr(self.context.main_stream()).0)
+    }
+
+    pub fn device(&self) -> Device {
+        self.context.device()
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes on {}", self.len, self.context.device())
+    }
+}
+
+impl<'a> Slice<'a> {
+    pub fn new(context: &'a Context, dtype: DType, address: u64, len: usize) -> Self {
+        Self { context, dtype, address, len, borrow: PhantomData }
+    }
+
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub fn device(&self) -> Device {
+        self.context.device()
+    }
+
+    pub fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// `len` elements from `start`, which the caller knows to be there.
+    pub fn part(&self, start: usize, len: usize) -> Self {
+        debug_assert!(start + len <= self.len);
+        Self { address: self.address + (start * self.dtype.size()) as u64, len, ..*self }
+    }
+
+    /// Copies the numbers to the host, where there is room for all of them.
+    pub fn read(&self, out: &mut [f32]) -> Result<()> {
+        match self.dtype {
+            DType::F32 => self.read_raw(out),
+            DType::F16 => {
+                let mut halves = vec![f16::ZERO; out.len()];
+                self.read_raw(&mut halves)?;
+                out.iter_mut().zip(halves).for_each(|(o, h)| *o = h.to_f32());
+                Ok(())
+            }
+        }
+    }
+
+    fn read_raw<T>(&self, out: &mut [T]) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        if self.context.is_recording() {
+            return Err(self.context.error("reading", "work that is recorded has no results yet"));
+        }
+        self.context.bind()?;
+        // SAFETY: the memory holds as many numbers of this type, and they are all there when the
+        // stream is done.
+        let copy = unsafe { result::memcpy_dtoh_async(out, self.address, self.context.stream()) };
+        self.context.check("copying from the GPU", copy)?;
+        self.context.synchronize()
+    }
+}
+
+impl<'a> SliceMut<'a> {
+    /// The only way to `slice` while it lives.
+    pub fn new(slice: Slice<'a>) -> Self {
+        Self(slice, PhantomData)
+    }
+
+    pub fn into_slice(self) -> Slice<'a> {
+        self.0
+    }
+
+    pub fn as_slice(&self) -> Slice<'_> {
+        self.0
+    }
+
+    pub fn reborrow(&mut self) -> SliceMut<'_> {
+        SliceMut(self.0, PhantomData)
+    }
+
+    /// The first `n` elements and the rest, which the caller knows to be there.
+    pub fn split(self, n: usize) -> (SliceMut<'a>, SliceMut<'a>) {
+        let rest = self.0.part(n, self.0.len - n);
+        (SliceMut(self.0.part(0, n), PhantomData), SliceMut(rest, PhantomData))
+    }
+
+    /// Copies as many numbers from the host.
+    pub fn write(&mut self, data: &[f32]) -> Result<()> {
+        match self.0.dtype {
+            DType::F32 => self.write_raw(data),
+            DType::F16 => {
+                let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
+                self.write_raw(&halves)
+            }
+        }
+    }
+
+    fn write_raw<T>(&mut self, data: &[T]) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        let context = self.0.context;
+        if context.is_recording() {
+            // A recording would copy from this place in the host's memory each time it runs.
+            return Err(context.error("writing", "numbers on the host cannot be recorded"));
+        }
+        context.bind()?;
+        // SAFETY: there is memory for as many numbers of this type; from memory that is not pinned
+        // the driver has copied when it returns.
+        let copy = unsafe { result::memcpy_htod_async(self.0.address, data, context.stream()) };
+        context.check("copying to the GPU", copy)
+    }
+
+    /// Copies as many numbers of the same type on the same GPU.
+    pub fn copy_from(&mut self, from: Slice) -> Result<()> {
+        let (context, bytes) = (self.0.context, self.0.len * self.0.dtype.size());
+        if bytes == 0 {
+            return Ok(());
+        }
+        context.bind()?;
+        // SAFETY: both places have as many bytes.
+        let copy = unsafe {
+            result::memcpy_dtod_async(self.0.address, from.address, bytes, context.stream())
+        };
+        context.check("copying on the GPU", copy)
+    }
+
+    /// Sets every element.
+    pub fn fill(&mut self, value: f32) -> Result<()> {
+        let Slice { context, dtype, address, len, .. } = self.0;
+        if len == 0 {
+            return Ok(());
+        }
+        context.bind()?;
+        use cudarc::driver::sys::{cuMemsetD16Async, cuMemsetD32Async};
+        // SAFETY: there are as many elements of this size, aligned to it.
+        let set = unsafe {
+            match dtype {
+                DType::F32 => cuMemsetD32Async(address, value.to_bits(), len, context.stream()),
+                DType::F16 => {
+                    let bits = f16::from_f32(value).to_bits();
+                    cuMemsetD16Async(address, bits, len, context.stream())
+                }
+            }
+        };
+        context.check("filling memory", set.result())
+    }
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} × {} on {}", self.dtype, self.len, self.context.device())
+    }
+}
+
+impl std::fmt::Debug for Slice<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} × {} on {}", self.dtype, self.len, self.context.device())
+    }
+}
+
+impl std::fmt::Debug for SliceMut<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

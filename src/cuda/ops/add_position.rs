@@ -1,0 +1,31 @@
+//! `kernels/add_position.cu`.
+
+use super::{Op, is_f16};
+use crate::cuda::launch::{Launch, args};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, TensorView, TensorViewMut};
+
+/// x = tokens + position: tokens f16, position f32, x f32 or f16.
+pub(crate) fn add_position(
+    tokens: TensorView,
+    position: TensorView,
+    x: TensorViewMut,
+) -> Result<()> {
+    const OP: &str = "add_position";
+    let op = Op::new(OP, "tokens", tokens.on_cuda())?;
+    if !tokens.shape().last().is_some_and(|width| width.is_multiple_of(8)) {
+        let expected = "(B, N, D) with D a multiple of 8 on a GPU";
+        return Err(Error::shape(OP, "tokens", expected, tokens.shape()));
+    }
+    let images = tokens.shape()[0];
+    let dtype = x.dtype();
+    let count = position.len();
+    let size = op.int("position", count)?;
+    let tokens = op.aligned("tokens", op.read("tokens", tokens, DType::F16)?)?;
+    let position = op.aligned("position", op.read("position", position, DType::F32)?)?;
+    let x = op.aligned("x", op.write("x", x, dtype)?)?;
+    let launch = Launch { grid: [count.div_ceil(2048), images, 1], block: 256, shared: 0 };
+    let defines = [("STREAM_F16", is_f16(dtype))];
+    // SAFETY: tokens and x have `size` numbers for each image, position has them once.
+    unsafe { op.launch("add_position", &defines, launch, &args![tokens, position, x, size]) }
+}

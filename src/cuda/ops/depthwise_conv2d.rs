@@ -1,0 +1,73 @@
+//! `kernels/depthwise_conv.cu`.
+
+use super::Op;
+use crate::cpu::conv2d::Window;
+use crate::cuda::launch::{Define, Launch, args};
+use crate::error::{Error, Result};
+use crate::ops::Activation;
+use crate::tensor::{DType, TensorView, TensorViewMut};
+
+pub(super) fn defines() -> Vec<Vec<Define>> {
+    let mut sets = vec![constants(3, 1, 0, 0).into(), constants(3, 1, 1, 0).into()];
+    for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
+        // As networks use them: ReLU6 or swish on both sides.
+        for activation in [1, 2] {
+            sets.push(constants(kernel, stride, activation, activation).into());
+        }
+    }
+    sets
+}
+
+fn constants(kernel: usize, stride: usize, after: i64, before: i64) -> [Define; 4] {
+    [
+        ("KERNEL_SIZE", kernel as i64),
+        ("STRIDE", stride as i64),
+        ("ACTIVATION", after),
+        ("INPUT_ACTIVATION", before),
+    ]
+}
+
+/// A depthwise convolution of images in f16, with weight and bias in f32, between two activations.
+pub(crate) fn depthwise_conv2d(
+    x: TensorView,
+    weight: TensorView,
+    bias: TensorView,
+    window: Window,
+    [before, after]: [Activation; 2],
+    y: TensorViewMut,
+) -> Result<()> {
+    const OP: &str = "depthwise_conv2d";
+    let op = Op::new(OP, "x", x.on_cuda())?;
+    let &[images, height, width, channels] = x.shape() else {
+        unreachable!("the shape has been checked")
+    };
+    if !channels.is_multiple_of(8) {
+        let expected = "(B, H, W, C) with C a multiple of 8 on a GPU";
+        return Err(Error::shape(OP, "x", expected, x.shape()));
+    }
+    let kind = |activation| match activation {
+        Activation::None => Ok(0),
+        Activation::Relu6 => Ok(1),
+        other => {
+            let expected = "with no activation or ReLU6 on a GPU";
+            Err(Error::argument(OP, "convolution", expected, format!("{other:?}")))
+        }
+    };
+    let [before, after] = [kind(before)?, kind(after)?];
+    let [out_height, out_width] = window.output;
+    op.int("x", width * channels)?;
+    let int = |value| op.int("x", value);
+    let [height, width, count] = [int(height)?, int(width)?, int(channels)?];
+    let [rows, columns] = [int(out_height)?, int(out_width)?];
+    let [top, left] = [int(window.top)?, int(window.left)?];
+    let x = op.aligned("x", op.read("x", x, DType::F16)?)?;
+    let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
+    let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
+    let y = op.aligned("y", op.write("y", y, DType::F16)?)?;
+    let across = (out_width.div_ceil(4) * (channels / 8)).div_ceil(128);
+    let launch = Launch { grid: [across, out_height, images], block: 128, shared: 0 };
+    let defines = constants(window.kernel[0], window.stride, after, before);
+    let args = args![x, weight, bias, y, height, width, count, rows, columns, top, left];
+    // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
+    unsafe { op.launch("depthwise_conv", &defines, launch, &args) }
+}

@@ -1,0 +1,139 @@
+//! Operations on a GPU, one file each under the name of the operation. Shapes have been checked by
+//! [`crate::ops`]; here are checked devices, types, alignment, and what the kernels cannot do.
+
+use super::context::Context;
+use super::launch::{Arg, Define, Launch};
+use super::memory::Slice;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Device, TensorView, TensorViewMut};
+
+mod adaln_zero;
+mod add_position;
+mod attention;
+mod depthwise_conv2d;
+mod gather_features;
+mod inversion_step;
+mod linear;
+mod patchify;
+mod resize_bilinear;
+mod score;
+mod silu;
+mod stem_conv;
+mod timestep_embedding;
+
+pub(crate) use adaln_zero::adaln_zero;
+pub(crate) use add_position::add_position;
+pub(crate) use attention::attention;
+pub(crate) use depthwise_conv2d::depthwise_conv2d;
+pub(crate) use gather_features::gather_features;
+pub(crate) use inversion_step::inversion_step;
+pub(crate) use linear::linear;
+pub(crate) use patchify::{patchify, unpatchify};
+pub(crate) use resize_bilinear::resize_bilinear;
+pub(crate) use score::score;
+pub(crate) use silu::silu;
+pub(crate) use stem_conv::stem_conv;
+pub(crate) use timestep_embedding::timestep_embedding;
+
+/// The sets of constants that the operations compile a kernel with.
+pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
+    let flag = |name| vec![vec![(name, 0)], vec![(name, 1)]];
+    match kernel {
+        "adaln_zero" => adaln_zero::defines(),
+        "add_position" => flag("STREAM_F16"),
+        "attention" => attention::defines(),
+        "attention_tiled" => attention::defines_tiled(),
+        "depthwise_conv" => depthwise_conv2d::defines(),
+        "gather_features" => flag("FEATURES_F16"),
+        "silu" => flag("INPUT_F16"),
+        "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),
+        _ => vec![vec![]],
+    }
+}
+
+/// An operation on the GPU of its first argument.
+struct Op<'a> {
+    name: &'static str,
+    context: &'a Context,
+}
+
+impl<'a> Op<'a> {
+    /// The operation `name` on the GPU that `first` is on.
+    fn new(name: &'static str, arg: &'static str, first: Option<Slice<'a>>) -> Result<Self> {
+        match first {
+            Some(slice) => Ok(Self { name, context: slice.context() }),
+            None => {
+                Err(Error::Device { op: name, arg, expected: Device::Cuda(0), got: Device::Cpu })
+            }
+        }
+    }
+
+    /// The address of an argument that must hold this type.
+    fn read(&self, arg: &'static str, view: TensorView, dtype: DType) -> Result<u64> {
+        self.address(arg, view.on_cuda(), dtype)
+    }
+
+    /// The address of an output that must hold this type.
+    fn write(&self, arg: &'static str, view: TensorViewMut, dtype: DType) -> Result<u64> {
+        self.address(arg, view.into_cuda(), dtype)
+    }
+
+    fn address(&self, arg: &'static str, slice: Option<Slice>, dtype: DType) -> Result<u64> {
+        let (op, expected) = (self.name, self.context.device());
+        match slice {
+            Some(slice) if slice.device() == expected => match slice.dtype() {
+                got if got != dtype => Err(Error::DType { op, arg, expected: dtype, got }),
+                // Work on another stream would not be in order with this.
+                _ if !std::ptr::eq(slice.context(), self.context) => {
+                    let expected = "on the stream of the other arguments";
+                    Err(Error::argument(op, arg, expected, "memory of another stream"))
+                }
+                _ => Ok(slice.address()),
+            },
+            _ => {
+                let got = slice.map_or(Device::Cpu, |slice| slice.device());
+                Err(Error::Device { op, arg, expected, got })
+            }
+        }
+    }
+
+    /// Checks that an address suits copies of 16 bytes.
+    fn aligned(&self, arg: &'static str, address: u64) -> Result<u64> {
+        match address % 16 {
+            0 => Ok(address),
+            rest => Err(Error::argument(
+                self.name,
+                arg,
+                "a part that begins at a multiple of 16 bytes, on a GPU",
+                format!("{rest} bytes more"),
+            )),
+        }
+    }
+
+    /// A size as kernels take it.
+    fn int(&self, arg: &'static str, value: usize) -> Result<i32> {
+        let expected = "small enough to be counted in 32 bits on a GPU; lower the batch size";
+        i32::try_from(value).map_err(|_| Error::argument(self.name, arg, expected, value))
+    }
+
+    /// Queues a kernel.
+    ///
+    /// # Safety
+    /// As [`super::launch::Kernel::launch`].
+    unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        defines: &[Define],
+        launch: Launch,
+        args: &[Arg],
+    ) -> Result<()> {
+        let kernel = self.context.kernels.get(self.context, kernel, defines)?;
+        // SAFETY: the caller vouches for it.
+        unsafe { kernel.launch(self.context, launch, args) }
+    }
+}
+
+/// Whether a type that may be f32 or f16 is f16, as kernels are told.
+fn is_f16(dtype: DType) -> i64 {
+    i64::from(dtype == DType::F16)
+}

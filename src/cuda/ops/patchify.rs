@@ -1,0 +1,51 @@
+//! `kernels/patchify.cu` and `kernels/unpatchify.cu`.
+
+use super::Op;
+use crate::cuda::launch::{Arg, Launch, args};
+use crate::error::Result;
+use crate::ops::PatchOrder;
+use crate::tensor::{DType, TensorView, TensorViewMut};
+
+/// A grid in f32 as patches in f16.
+pub(crate) fn patchify(
+    grid: TensorView,
+    patches: TensorViewMut,
+    patch: usize,
+    order: PatchOrder,
+) -> Result<()> {
+    let op = Op::new("patchify", "grid", grid.on_cuda())?;
+    let (launch, sizes) = launch(&op, grid.shape(), patch, order)?;
+    let grid = op.read("grid", grid, DType::F32)?;
+    let patches = op.write("patches", patches, DType::F16)?;
+    let [side, patch, channels, last] = sizes;
+    let args = args![grid, patches, side, patch, channels, last];
+    // SAFETY: both have as many numbers, in the shapes that the sizes say.
+    unsafe { op.launch("patchify", &[], launch, &args) }
+}
+
+/// Patches as a grid, both in f16.
+pub(crate) fn unpatchify(
+    patches: TensorView,
+    grid: TensorViewMut,
+    patch: usize,
+    order: PatchOrder,
+) -> Result<()> {
+    let op = Op::new("unpatchify", "patches", patches.on_cuda())?;
+    let (launch, sizes) = launch(&op, grid.shape(), patch, order)?;
+    let patches = op.read("patches", patches, DType::F16)?;
+    let grid = op.write("grid", grid, DType::F16)?;
+    let [side, patch, channels, last] = sizes;
+    let args: [Arg; 6] = args![patches, grid, side, patch, channels, last];
+    // SAFETY: both have as many numbers, in the shapes that the sizes say.
+    unsafe { op.launch("unpatchify", &[], launch, &args) }
+}
+
+/// A block per token, and the kernel's sizes: G, p, C, and whether channels come last.
+fn launch(op: &Op, shape: &[usize], patch: usize, order: PatchOrder) -> Result<(Launch, [i32; 4])> {
+    let &[images, side, _, channels] = shape else { unreachable!("the shape has been checked") };
+    let tokens = images * (side / patch) * (side / patch);
+    let last = i32::from(order == PatchOrder::ChannelsLast);
+    let int = |value| op.int("grid", value);
+    let sizes = [int(side)?, int(patch)?, int(channels)?, last];
+    Ok((Launch { grid: [tokens, 1, 1], block: 128, shared: 0 }, sizes))
+}

@@ -1,0 +1,29 @@
+use invad::nn::{Backbone, features};
+use invad::{DType, Device, Error, Tensor};
+
+use crate::common::*;
+use crate::emulator::gpu;
+use crate::inversion::difference;
+
+#[test]
+fn features_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let mut images = pictures(Kind::Stripes, 0..1);
+    images.push(picture(Kind::Dots, 1, 300, 200));
+    let backbone = Backbone::lite0().to_device(gpu).unwrap();
+    let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
+    let mut want = Tensor::zeros(&shape, DType::F32, Device::Cpu).unwrap();
+    backbone.extract(&images, &mut want, &mut Default::default()).unwrap();
+    let mut space = features::Workspace::default();
+    for dtype in [DType::F16, DType::F32, DType::F32] {
+        let mut got = Tensor::zeros(&shape, dtype, gpu).unwrap();
+        got.view_mut().fill(f32::NAN).unwrap();
+        backbone.extract(&images, &mut got, &mut space).unwrap();
+        let off = difference(&got, &want);
+        println!("{dtype:?}: {off:.1e}");
+        assert!(off < 3e-3, "{dtype:?}: {off:.1e}");
+    }
+    let mut got = Tensor::zeros(&shape, DType::F16, gpu).unwrap();
+    let refused = Backbone::lite0().extract(&images, &mut got, &mut space).unwrap_err();
+    assert!(matches!(refused, Error::Device { .. }), "{refused}");
+}

@@ -1,0 +1,133 @@
+//! Whole inversions and detectors on a GPU, against the CPU's.
+
+use invad::checkpoint::Recipe;
+use invad::detect::ScoreOptions;
+use invad::diffusion::{Inverter, Parameterisation};
+use invad::nn::{Dit, DitConfig};
+use invad::{DType, Detector, Device, Error, Tensor, Trainer};
+
+use crate::common::*;
+use crate::emulator::gpu;
+use crate::numbers::{bits, tensor};
+
+const BOTH: [Parameterisation; 2] = [Parameterisation::Epsilon, Parameterisation::Velocity];
+
+/// Root mean square of the difference, in parts of that of `want`.
+pub fn difference(got: &Tensor, want: &Tensor) -> f64 {
+    let (got, want) = (got.to_vec_f32(), want.to_vec_f32());
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let error: f64 = got.iter().zip(&want).map(|(g, w)| square(g - w)).sum();
+    (error / want.iter().map(|&w| square(w)).sum::<f64>()).sqrt()
+}
+
+/// A network with head size 32 and 64 tokens, and one with patches of two.
+fn networks() -> [DitConfig; 2] {
+    let small = DitConfig { channels: 24, grid: 8, width: 64, depth: 2, heads: 2, patch: 1 };
+    [small, DitConfig { channels: 12, heads: 1, patch: 2, ..small }]
+}
+
+#[test]
+fn latents_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for config in networks() {
+        let dit = Dit::new(config).unwrap();
+        let parameters = parameters(&dit, 5);
+        let shape = [3, config.grid, config.grid, config.channels];
+        let x = tensor(1, &shape, 1.7);
+        for (steps, parameterisation) in [(1, BOTH[0]), (1, BOTH[1]), (3, BOTH[0]), (3, BOTH[1])] {
+            let inverted = |device| {
+                let inverter =
+                    Inverter::new(&dit, &parameters, parameterisation, steps, 100, device).unwrap();
+                assert_eq!(inverter.device(), device);
+                let mut z = x.view().copied_to(device, DType::F32).unwrap();
+                inverter.invert(&mut z, &mut inverter.workspace(3).unwrap()).unwrap();
+                z
+            };
+            let off = difference(&inverted(gpu), &inverted(Device::Cpu));
+            println!("{config:?} {parameterisation:?} {steps} steps: {off:.1e}");
+            assert!(off < 2e-3, "{config:?} {parameterisation:?} {steps} steps: {off:.1e}");
+        }
+    }
+}
+
+/// A recorded inversion gives the same bits as the first, and follows another x or inverter.
+#[test]
+fn recorded_inversions_repeat() {
+    let Some(gpu) = gpu() else { return };
+    let dit = Dit::new(networks()[0]).unwrap();
+    let inverter = |seed| Inverter::new(&dit, &parameters(&dit, seed), BOTH[1], 3, 0, gpu).unwrap();
+    let (one, other) = (inverter(5), inverter(6));
+    let mut space = one.workspace(2).unwrap();
+    let x = tensor(1, &[2, 8, 8, 24], 1.7).to_vec_f32();
+    let mut z = Tensor::zeros(&[2, 8, 8, 24], DType::F32, gpu).unwrap();
+    let mut run = |inverter: &Inverter, z: &mut Tensor| {
+        z.view_mut().copy_from_slice(&x).unwrap();
+        inverter.invert(&mut *z, &mut space).unwrap();
+        bits(z)
+    };
+    let first = run(&one, &mut z);
+    assert_eq!(run(&one, &mut z), first);
+    assert_eq!(run(&one, &mut z), first);
+    let mut elsewhere = Tensor::zeros(&[2, 8, 8, 24], DType::F32, gpu).unwrap();
+    assert_eq!(run(&one, &mut elsewhere), first);
+    let second = run(&other, &mut elsewhere);
+    assert_ne!(second, first);
+    assert_eq!(run(&other, &mut elsewhere), second);
+    assert_eq!(run(&one, &mut z), first);
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let Some(gpu) = gpu() else { return };
+    let dit = Dit::new(networks()[0]).unwrap();
+    let inverter = Inverter::new(&dit, &parameters(&dit, 5), BOTH[1], 3, 0, gpu).unwrap();
+    let mut space = inverter.workspace(2).unwrap();
+    let refused = inverter.invert(&mut tensor(1, &[2, 8, 8, 24], 1.0), &mut space).unwrap_err();
+    assert!(matches!(refused, Error::Device { .. }), "{refused}");
+    let mut three = Tensor::zeros(&[3, 8, 8, 24], DType::F32, gpu).unwrap();
+    let refused = inverter.invert(&mut three, &mut space).unwrap_err();
+    assert!(matches!(refused, Error::Shape { .. }), "{refused}");
+    // Head sizes that no kernel has are refused at the first inversion.
+    let odd = Dit::new(DitConfig { width: 72, heads: 6, ..networks()[0] }).unwrap();
+    let inverter = Inverter::new(&odd, &parameters(&odd, 5), BOTH[1], 3, 0, gpu).unwrap();
+    let mut z = Tensor::zeros(&[2, 8, 8, 24], DType::F32, gpu).unwrap();
+    let refused = inverter.invert(&mut z, &mut inverter.workspace(2).unwrap()).unwrap_err();
+    assert!(refused.to_string().contains("d a multiple of 8"), "{refused}");
+    let [recipe, _] = recipes();
+    let refused = Trainer::new(training(recipe, 1), features(8), gpu).err().unwrap();
+    assert!(refused.to_string().starts_with("training on cuda:0 is not available"), "{refused}");
+}
+
+/// The scores of a detector, calibrated on the CPU, are those of the CPU on every batch size.
+#[test]
+fn scores_are_those_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for recipe in recipes() {
+        compare_scores(recipe, gpu);
+    }
+}
+
+fn compare_scores(recipe: Recipe, gpu: Device) {
+    let detector = || {
+        let mut checkpoint = checkpoint(recipe.clone(), 30);
+        checkpoint.config.recipe.inversion_steps = 3;
+        let mut detector = Detector::new(checkpoint).unwrap();
+        detector.calibrate("dots", &pictures(Kind::Dots, 20..30)).unwrap();
+        detector
+    };
+    let (here, there) = (detector(), detector().to_device(gpu).unwrap());
+    assert_eq!((here.device(), there.device()), (Device::Cpu, gpu));
+    let mut images = pictures(Kind::Dots, 40..49);
+    images.extend((0..2).map(|seed| defective(Kind::Dots, seed, 48, 40)));
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let run = |detector: &Detector| detector.score_with(&images, &options).unwrap();
+    let (want, got) = (run(&here), run(&there));
+    for (got, want) in got.iter().zip(&want) {
+        let off = (got.score - want.score).abs();
+        println!("{:.4} for {:.4}", got.score, want.score);
+        assert!(off < 0.05, "{} for {}", got.score, want.score);
+        assert_eq!(got.is_anomalous, want.is_anomalous);
+    }
+    let again = run(&there);
+    assert!(again.iter().zip(&got).all(|(a, b)| a == b), "recorded work gives the same scores");
+}

@@ -1,0 +1,18 @@
+//! The CUDA backend apart from its operations.
+
+mod cache;
+#[allow(dead_code)]
+#[path = "../flows/common.rs"]
+mod common;
+#[allow(dead_code)]
+#[path = "../emulator/mod.rs"]
+mod emulator;
+mod features;
+mod graph;
+mod inversion;
+mod memory;
+#[allow(dead_code)]
+#[path = "../ops/common.rs"]
+mod numbers;
+mod probe;
+mod queue;

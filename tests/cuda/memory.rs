@@ -1,0 +1,151 @@
+use invad::{DType, Device, Error, Tensor, ops};
+
+use crate::emulator::gpu;
+use crate::numbers::{bits, from, uniform};
+
+fn on_gpu(data: &[f32], shape: &[usize], device: Device) -> Tensor {
+    Tensor::from_f32(data.to_vec(), shape, device).unwrap()
+}
+
+fn half(data: &[f32], shape: &[usize], device: Device) -> Tensor {
+    let mut tensor = Tensor::zeros(shape, DType::F16, device).unwrap();
+    tensor.view_mut().copy_from_slice(data).unwrap();
+    tensor
+}
+
+#[test]
+fn numbers_go_there_and_back() {
+    let Some(gpu) = gpu() else { return };
+    for n in [0, 1, 3, 1000, 70_001] {
+        let data = uniform(1, n, 1e3);
+        let there = on_gpu(&data, &[n], gpu);
+        assert_eq!((there.device(), there.dtype(), there.len()), (gpu, DType::F32, n));
+        assert_eq!(there.to_vec_f32(), data);
+        let (there, here) = (half(&data, &[n], gpu), half(&data, &[n], Device::Cpu));
+        assert_eq!((there.device(), there.dtype()), (gpu, DType::F16));
+        assert_eq!(there.to_vec_f32(), here.to_vec_f32());
+    }
+}
+
+#[test]
+fn new_memory_is_zero_and_can_be_filled() {
+    let Some(gpu) = gpu() else { return };
+    for dtype in [DType::F32, DType::F16] {
+        let mut x = Tensor::zeros(&[3, 5], dtype, gpu).unwrap();
+        assert_eq!(x.to_vec_f32(), [0.0; 15]);
+        x.view_mut().part(4, &[6]).unwrap().fill(-1.5).unwrap();
+        let want: Vec<f32> =
+            (0..15).map(|i| if (4..10).contains(&i) { -1.5 } else { 0.0 }).collect();
+        assert_eq!(x.to_vec_f32(), want);
+        x.view_mut().fill(f32::NAN).unwrap();
+        assert!(x.to_vec_f32().iter().all(|x| x.is_nan()));
+    }
+}
+
+#[test]
+fn parts_are_where_they_should_be() {
+    let Some(gpu) = gpu() else { return };
+    let data: Vec<f32> = (0..60).map(|i| i as f32).collect();
+    for mut x in [on_gpu(&data, &[60], gpu), half(&data, &[60], gpu)] {
+        let part = x.view().part(7, &[2, 3]).unwrap();
+        assert_eq!((part.shape(), part.device()), (&[2, 3][..], gpu));
+        assert_eq!(part.to_vec_f32(), data[7..13]);
+        assert_eq!(part.part(2, &[2]).unwrap().to_vec_f32(), data[9..11]);
+        let (mut first, rest) = x.view_mut().split(&[4, 5]).unwrap();
+        first.copy_from_slice(&[-1.0; 20]).unwrap();
+        rest.part(30, &[2]).unwrap().copy_from_slice(&[-2.0; 2]).unwrap();
+        let mut want = data.clone();
+        want[..20].fill(-1.0);
+        want[50..52].fill(-2.0);
+        assert_eq!(x.to_vec_f32(), want);
+    }
+}
+
+#[test]
+fn copies_are_apart() {
+    let Some(gpu) = gpu() else { return };
+    let data = uniform(1, 100, 1.0);
+    let mut x = on_gpu(&data, &[100], gpu);
+    let copy = x.clone();
+    x.view_mut().fill(0.0).unwrap();
+    assert_eq!(copy.to_vec_f32(), data);
+    assert_eq!(copy.reshape(&[4, 25]).unwrap().shape(), [4, 25]);
+}
+
+#[test]
+fn many_threads() {
+    let Some(gpu) = gpu() else { return };
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let data = uniform(seed * 100 + round, 999, 1.0);
+                    assert_eq!(on_gpu(&data, &[999], gpu).to_vec_f32(), data);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn arguments_on_different_devices_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let (mut here, mut there) = (from(&[1.0; 4], &[4]), on_gpu(&[1.0; 4], &[4], gpu));
+    let refused = ops::inversion_step(&mut there, &here, 1.0, 1.0).unwrap_err();
+    assert_eq!(refused.to_string(), "inversion_step: `output` should be on cuda:0, got cpu");
+    let refused = ops::inversion_step(&mut here, &there, 1.0, 1.0).unwrap_err();
+    assert_eq!(refused.to_string(), "inversion_step: `output` should be on cpu, got cuda:0");
+    assert!(matches!(refused, Error::Device { .. }));
+    let wide = there.clone();
+    let refused = ops::inversion_step(&mut there, &wide, 1.0, 1.0).unwrap_err();
+    assert_eq!(refused.to_string(), "inversion_step: `output` should hold F16, got F32");
+}
+
+#[test]
+fn parts_that_are_not_aligned_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let mut x = on_gpu(&[1.0; 16], &[16], gpu);
+    let output = half(&[1.0; 16], &[16], gpu);
+    let part = output.view().part(4, &[8]).unwrap();
+    let refused = ops::inversion_step(x.view_mut().part(0, &[8]).unwrap(), part, 1.0, 1.0);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "inversion_step: `output` should be a part that begins at a multiple of 16 bytes, on a GPU, \
+         got 8 bytes more"
+    );
+}
+
+/// What does not fit is refused, with what was asked for and what is free.
+#[test]
+fn out_of_memory() {
+    let Some(gpu) = gpu() else { return };
+    let terabytes = Tensor::zeros(&[1 << 43], DType::F32, gpu).unwrap_err();
+    let Error::OutOfMemory { device, asked, free, total } = terabytes else {
+        panic!("{terabytes}");
+    };
+    assert_eq!((device, asked), (gpu, 1 << 45));
+    assert!(free <= total && total > 0 && total < asked);
+    let text = terabytes.to_string();
+    assert!(text.contains("35184372.1 MB asked for"), "{text}");
+    assert!(text.ends_with("lower the batch size"), "{text}");
+    let small = on_gpu(&[1.0], &[1], gpu);
+    assert_eq!(bits(&small), [1.0f32.to_bits()], "the GPU is usable afterwards");
+}
+
+#[test]
+fn gpus_that_are_not_there() {
+    let Some(Device::Cuda(_)) = gpu() else { return };
+    let refused = Tensor::zeros(&[1], DType::F32, Device::Cuda(99)).unwrap_err();
+    assert!(matches!(&refused, Error::Unavailable { .. }));
+    assert!(
+        refused.to_string().starts_with("cuda:99 is not available: the GPUs here are cuda:0 to")
+    );
+}
+
+#[test]
+fn copies_to_slices_check_lengths() {
+    let Some(gpu) = gpu() else { return };
+    let x = on_gpu(&[1.0; 4], &[4], gpu);
+    let refused = x.view().copy_to_slice(&mut [0.0; 3]).unwrap_err();
+    assert_eq!(refused.to_string(), "copy_to_slice: `out` should have shape [4], got [3]");
+}

@@ -1,0 +1,87 @@
+//! The GPU that tests compute on: a real one, or the emulated one of this folder.
+//!
+//! `INVAD_TEST_DEVICE` picks: `cuda` a real GPU, `emulated` the emulated one, `cpu` none. Without it
+//! tests use a GPU where there is one, and else the emulated one.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use invad::Device;
+
+/// The GPU, or none if tests are to use the CPU alone.
+pub fn gpu() -> Option<Device> {
+    static GPU: OnceLock<Option<Device>> = OnceLock::new();
+    *GPU.get_or_init(|| match env::var("INVAD_TEST_DEVICE").as_deref() {
+        Ok("cpu") => None,
+        Ok("cuda") => Some(Device::Cuda(0)),
+        Ok("emulated") => Some(emulated()),
+        Ok(other) => panic!("INVAD_TEST_DEVICE should be cpu, emulated or cuda, got {other}"),
+        Err(_) if Path::new("/dev/nvidia0").exists() => Some(Device::Cuda(0)),
+        Err(_) => Some(emulated()),
+    })
+}
+
+/// Whether the GPU is emulated.
+pub fn is_emulated() -> bool {
+    gpu().is_some() && LOADED.get().is_some()
+}
+
+static LOADED: OnceLock<PathBuf> = OnceLock::new();
+
+/// Builds the stand-ins for NVIDIA's libraries, if that has not been done, and has the process use
+/// them.
+fn emulated() -> Device {
+    let folder = build();
+    if env::var_os("INVAD_KERNEL_CACHE").is_none() {
+        // SAFETY: this runs once, before anything that reads the environment in another language.
+        unsafe { env::set_var("INVAD_KERNEL_CACHE", folder.join("kernels")) };
+    }
+    for library in ["libcuda.so.1", "libnvrtc.so.12", "libcublasLt.so.12"] {
+        // SAFETY: the stand-ins have no requirements on their caller.
+        let library = unsafe { libloading::Library::new(folder.join(library)) };
+        // They stay loaded, so that later look-ups by name find them.
+        std::mem::forget(library.unwrap_or_else(|e| panic!("the emulated device: {e}")));
+    }
+    LOADED.set(folder).ok();
+    Device::Cuda(0)
+}
+
+/// The folder of the stand-ins for these sources and this compiler.
+fn build() -> PathBuf {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
+    let mut hasher = DefaultHasher::new();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(&sources).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files.iter().filter(|file| file.extension().is_none_or(|e| e != "rs")) {
+        fs::read(file).unwrap().hash(&mut hasher);
+    }
+    for variable in ["CXX", "INVAD_EMULATOR_CXXFLAGS"] {
+        env::var_os(variable).hash(&mut hasher);
+    }
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = target.join(format!("emulator-{:016x}", hasher.finish()));
+    let done = folder.join("done");
+    if done.exists() {
+        return folder;
+    }
+    fs::create_dir_all(&folder).unwrap();
+    let lock = File::create(folder.join("lock")).unwrap();
+    lock.lock().unwrap();
+    if !done.exists() {
+        let ran = Command::new("sh").arg(sources.join("build.sh")).arg(&folder).output();
+        let ran = ran.unwrap_or_else(|e| panic!("sh cannot be run: {e}"));
+        assert!(
+            ran.status.success(),
+            "the emulated device needs a C++ compiler (INVAD_TEST_DEVICE=cpu does without):\n{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
+        fs::write(&done, "").unwrap();
+    }
+    folder
+}

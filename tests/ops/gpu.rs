@@ -1,0 +1,79 @@
+//! What the tests of operations on a GPU share: inputs in f16, and outputs guarded on both sides.
+
+use half::f16;
+use invad::tensor::TensorViewMut;
+use invad::{DType, Device, Tensor};
+
+use crate::common::uniform;
+pub use crate::emulator::gpu;
+
+/// Numbers around an output, which nobody may write.
+const GUARD: usize = 64;
+/// What they are.
+const CANARY: f32 = -777.0;
+
+/// Deterministic numbers that f16 can hold.
+pub fn halves(seed: u64, n: usize, scale: f32) -> Vec<f32> {
+    uniform(seed, n, scale).into_iter().map(|x| f16::from_f32(x).to_f32()).collect()
+}
+
+/// A number as f16 stores it.
+pub fn rounded(x: f64) -> f64 {
+    f16::from_f64(x).to_f64()
+}
+
+/// A tensor of these numbers on a GPU.
+pub fn upload(data: &[f32], shape: &[usize], dtype: DType, gpu: Device) -> Tensor {
+    let mut tensor = Tensor::zeros(shape, dtype, gpu).unwrap();
+    tensor.view_mut().copy_from_slice(data).unwrap();
+    tensor
+}
+
+/// An output on a GPU: NaN before it is written, between numbers that stay.
+pub struct Guarded {
+    all: Tensor,
+    shape: Vec<usize>,
+}
+
+impl Guarded {
+    pub fn new(shape: &[usize], dtype: DType, gpu: Device) -> Self {
+        let n: usize = shape.iter().product();
+        let mut all = Tensor::zeros(&[n + 2 * GUARD], dtype, gpu).unwrap();
+        all.view_mut().fill(CANARY).unwrap();
+        let mut output = Self { all, shape: shape.to_vec() };
+        output.view_mut().fill(f32::NAN).unwrap();
+        output
+    }
+
+    pub fn view_mut(&mut self) -> TensorViewMut<'_> {
+        self.all.view_mut().part(GUARD, &self.shape).unwrap()
+    }
+
+    /// The output, its surroundings found as they were.
+    #[track_caller]
+    pub fn f64s(&self) -> Vec<f64> {
+        let all = self.all.to_vec_f32();
+        let n = all.len() - 2 * GUARD;
+        let around = all[..GUARD].iter().chain(&all[GUARD + n..]);
+        assert!(around.into_iter().all(|&x| x == CANARY), "written outside the output");
+        all[GUARD..][..n].iter().map(|&x| x.into()).collect()
+    }
+}
+
+/// Asserts that `got` is at most twice as far from `want` as a computation that stores every
+/// intermediate result in f16, and a rounding. A NaN fails.
+#[track_caller]
+pub fn assert_as_good(case: &str, got: &[f64], want: &[f64], naive: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{case}: lengths");
+    let largest = |v: &mut dyn Iterator<Item = f64>| v.fold(0.0f64, |m, x| m.max(x.abs()));
+    let naive_error = largest(&mut naive.iter().zip(want).map(|(n, w)| n - w));
+    let floor = largest(&mut want.iter().copied()) / 4096.0 + 1e-7;
+    let most = 2.0 * naive_error + floor;
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (g - w).abs();
+        assert!(
+            error <= most,
+            "{case}: [{i}] got {g}, want {w} (error {error:.2e}, most {most:.2e})"
+        );
+    }
+}
