@@ -326,6 +326,14 @@ size_t image_bytes(const void* image) {
     return header->e_shoff + size_t(header->e_shnum) * header->e_shentsize;
 }
 
+// Files of modules that are there until the process ends.
+struct Leftovers {
+    std::vector<std::string> paths;
+    ~Leftovers() {
+        for (auto& path : paths) unlink(path.c_str());
+    }
+} leftovers;
+
 // Kernels find the emulator's symbols in this library, which whoever loaded it may have kept to themselves.
 void make_symbols_global() {
     Dl_info self;
@@ -346,9 +354,9 @@ int load_module(const void* image, Module& module) {
     make_symbols_global();
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     std::string reason = library ? "" : dlerror();
-    // A sanitizer's report reads line numbers from the file. It stays loaded, so that a report can name it at
-    // any time.
-    if (!emulator::address_sanitizer() && !emulator::thread_sanitizer()) unlink(path.c_str());
+    // A library stays loaded, and with a sanitizer its file stays too: reports read line numbers from it.
+    if (emulator::address_sanitizer() || emulator::thread_sanitizer()) leftovers.paths.push_back(path);
+    else unlink(path.c_str());
     for (const Kernel& kernel : emulator::take_registered())
         module.functions[kernel.name] = {kernel, shared_default};
     return library ? int(SUCCESS) : refuse(INVALID_IMAGE, reason);

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -820,6 +821,10 @@ bool contains_all(const std::string& text, const std::vector<const char*>& words
 bool succeeded(const std::string& text) { return text.size() >= 3 && text.substr(text.size() - 3) == "OK\n"; }
 
 int check_all(const std::string& program, const std::string& directory) {
+    // Where programs that a sanitizer ends leave their modules.
+    std::string temporary = "/tmp/invad-selftest-XXXXXX";
+    if (!mkdtemp(temporary.data())) stop("no temporary directory");
+    setenv("TMPDIR", temporary.c_str(), 1);
     int wrong = 0;
     auto report = [&](bool right, const std::string& what, const std::string& output) {
         printf("%s  %s\n", right ? "ok  " : "FAIL", what.c_str());
@@ -849,6 +854,7 @@ int check_all(const std::string& program, const std::string& directory) {
         report(right, what + ": found", found);
         report(quiet, what + ": repaired", clean);
     }
+    std::filesystem::remove_all(temporary);
     printf("%s\n", wrong ? "FAILED" : "all checks passed");
     return wrong ? 1 : 0;
 }
