@@ -190,26 +190,21 @@ struct Event {
 };
 
 std::shared_ptr<Stream> null_stream = std::make_shared<Stream>();
-std::vector<std::shared_ptr<Stream>> streams;
-std::vector<std::shared_ptr<Event>> events;
+std::vector<std::shared_ptr<Stream>> streams;  // in the order of their creation
+std::map<void*, std::shared_ptr<Event>> events;
 std::vector<std::weak_ptr<Capture>> captures;
 
-template <class T>
-std::shared_ptr<T> lookup(const std::vector<std::shared_ptr<T>>& list, void* handle) {
-    for (auto& item : list) {
-        if (item.get() == handle) return item;
+std::shared_ptr<Stream> stream_of(void* handle) {
+    if (reinterpret_cast<uintptr_t>(handle) <= 2) return null_stream;
+    for (auto& stream : streams) {
+        if (stream.get() == handle) return stream;
     }
     return nullptr;
 }
 
-template <class T>
-void forget(std::vector<std::shared_ptr<T>>& list, void* handle) {
-    list.erase(std::remove_if(list.begin(), list.end(), [=](auto& item) { return item.get() == handle; }),
-               list.end());
-}
-
-std::shared_ptr<Stream> stream_of(void* handle) {
-    return reinterpret_cast<uintptr_t>(handle) <= 2 ? null_stream : lookup(streams, handle);
+std::shared_ptr<Event> event_of(void* handle) {
+    auto found = events.find(handle);
+    return found == events.end() ? nullptr : found->second;
 }
 
 // Runs a stream's work up to a position.
@@ -331,6 +326,14 @@ size_t image_bytes(const void* image) {
     return header->e_shoff + size_t(header->e_shnum) * header->e_shentsize;
 }
 
+// Files of modules that are there until the process ends.
+struct Leftovers {
+    std::vector<std::string> paths;
+    ~Leftovers() {
+        for (auto& path : paths) unlink(path.c_str());
+    }
+} leftovers;
+
 // Kernels find the emulator's symbols in this library, which whoever loaded it may have kept to themselves.
 void make_symbols_global() {
     Dl_info self;
@@ -351,9 +354,9 @@ int load_module(const void* image, Module& module) {
     make_symbols_global();
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     std::string reason = library ? "" : dlerror();
-    // A sanitizer's report reads line numbers from the file. It stays loaded, so that a report can name it at
-    // any time.
-    if (!emulator::address_sanitizer() && !emulator::thread_sanitizer()) unlink(path.c_str());
+    // A library stays loaded, and with a sanitizer its file stays too: reports read line numbers from it.
+    if (emulator::address_sanitizer() || emulator::thread_sanitizer()) leftovers.paths.push_back(path);
+    else unlink(path.c_str());
     for (const Kernel& kernel : emulator::take_registered())
         module.functions[kernel.name] = {kernel, shared_default};
     return library ? int(SUCCESS) : refuse(INVALID_IMAGE, reason);
@@ -432,9 +435,9 @@ bool emulator::on_device(const void* p, size_t bytes) {
     ENTER;                           \
     auto stream = stream_of(handle); \
     if (!stream) return INVALID_HANDLE
-#define ENTER_WITH_EVENT(handle)         \
-    ENTER;                               \
-    auto event = lookup(events, handle); \
+#define ENTER_WITH_EVENT(handle)   \
+    ENTER;                         \
+    auto event = event_of(handle); \
     if (!event) return INVALID_HANDLE
 
 API cuInit(unsigned) { return SUCCESS; }
@@ -727,9 +730,9 @@ API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 
 API cuStreamDestroy_v2(void* handle) {
     ENTER;
-    auto stream = lookup(streams, handle);
-    if (!stream) return INVALID_HANDLE;
-    forget(streams, handle);
+    auto stream = stream_of(handle);
+    if (!stream || stream == null_stream) return INVALID_HANDLE;
+    streams.erase(std::find(streams.begin(), streams.end(), stream));
     return drain(*stream);
 }
 
@@ -759,15 +762,16 @@ API cuLaunchHostFunc(void* handle, void (*function)(void*), void* data) {
 
 API cuEventCreate(void** handle, unsigned flags) {
     ENTER;
-    events.push_back(std::make_shared<Event>());
-    events.back()->timed = !(flags & 2);
-    *handle = events.back().get();
+    auto event = std::make_shared<Event>();
+    event->timed = !(flags & 2);
+    *handle = event.get();
+    events[event.get()] = event;
     return SUCCESS;
 }
 
 API cuEventDestroy_v2(void* handle) {
     ENTER_WITH_EVENT(handle);
-    forget(events, handle);
+    events.erase(handle);
     return SUCCESS;
 }
 
@@ -830,7 +834,7 @@ API cuEventQuery(void* handle) {
 
 API cuEventElapsedTime(float* milliseconds, void* first, void* second) {
     ENTER;
-    auto begin = lookup(events, first), end = lookup(events, second);
+    auto begin = event_of(first), end = event_of(second);
     if (!begin || !end || !begin->timed || !end->timed || !begin->stream || !end->stream)
         return INVALID_HANDLE;
     for (auto& event : {begin, end}) {

@@ -4,6 +4,7 @@
 //
 //   selftest DIRECTORY                  all checks, with the stand-ins in DIRECTORY (see build.sh)
 //   selftest DIRECTORY NAME [repaired]  one fault alone: prints OK, or what went wrong
+//   selftest interfaces DIRECTORY       NVRTC and cuBLASLt alone
 //   selftest probes LIBCUDA NVRTC       the probes alone, on whatever device LIBCUDA is for; instead of a
 //   libnvrtc.so
 //                                       NVRTC can be probes.cubin, already compiled
@@ -15,6 +16,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <iterator>
@@ -199,11 +201,16 @@ bool same(double a, double b) { return a == b ? signbit(a) == signbit(b) : a != 
 
 bool is_half(uint16_t h, long double expected) { return same(value_of(h), nearest_half(expected)); }
 
-uint16_t half_of(double x) {  // of a value that is one
-    for (int h = 0; h < 65536; ++h) {
-        if (same(value_of(uint16_t(h)), x)) return uint16_t(h);
+uint16_t half_of(double x) {  // of a value that is one; their bits are in the order of their values
+    int low = 0, high = 0x7c00;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (value_of(uint16_t(middle)) < fabs(x)) low = middle + 1;
+        else high = middle;
     }
-    stop("no half");
+    uint16_t h = uint16_t(low | (signbit(x) ? 0x8000 : 0));
+    if (!same(value_of(h), x)) stop("no half");
+    return h;
 }
 
 // ---- probes
@@ -463,6 +470,141 @@ void run_probes(Driver& driver) {
     probe_math(driver);
 }
 
+// ---- NVRTC's and cuBLASLt's interfaces
+
+void check_compiler(void* nvrtc) {
+    auto call = [&](const char* function) { return reinterpret_cast<int (*)(...)>(dlsym(nvrtc, function)); };
+    auto result = [&](const char* source, std::vector<const char*> options, std::string& log) {
+        void* program;
+        size_t size;
+        call("nvrtcCreateProgram")(&program, source, "name.cu", 0, nullptr, nullptr);
+        int code = call("nvrtcCompileProgram")(program, int(options.size()), options.data());
+        call("nvrtcGetProgramLogSize")(program, &size);
+        log.resize(size);
+        call("nvrtcGetProgramLog")(program, log.data());
+        call("nvrtcDestroyProgram")(&program);
+        return code;
+    };
+    std::string log;
+    auto require = [&](bool right) {
+        if (!right) stop("NVRTC: unexpected result; its log: " + log);
+    };
+    require(result("int f() { return VALUE; }", {"--gpu-architecture=sm_89", "-DVALUE=1"}, log) == 0);
+    require(result("\nint f() { return VALUE; }", {"--gpu-architecture=sm_89"}, log) == 6);
+    require(log.find("\nname.cu:2") != std::string::npos);
+    require(result("", {"--gpu-architecture=compute_89"}, log) == 5);
+    require(result("", {"--gpu-architecture=sm_89", "--no-such-option"}, log) == 5);
+}
+
+// One product with everything that is supported, in f64.
+struct Product {
+    int m, n, k, batch;
+    bool half_in, half_out, transpose_a, transpose_b;
+    int epilogue;
+    float alpha, beta;
+};
+
+void check_product(Driver& driver, void* library, const Product& p) {
+    auto call = [&](const char* function, auto... arguments) {
+        auto symbol = reinterpret_cast<int (*)(decltype(arguments)...)>(dlsym(library, function));
+        return symbol(arguments...);
+    };
+    auto values = [&](size_t count, bool half) {  // halves, stored as asked for
+        std::vector<float> list(count);
+        for (auto& v : list) v = float(value_of(half_of(nearest_half(random_value()))));
+        std::vector<uint16_t> halves(half ? count : 0);
+        for (size_t i = 0; i < halves.size(); ++i) halves[i] = half_of(list[i]);
+        return std::pair(list, half ? driver.upload(halves) : driver.upload(list));
+    };
+    // Gaps between columns and between batches.
+    int a_rows = p.transpose_a ? p.k : p.m, a_columns = p.transpose_a ? p.m : p.k, lda = a_rows + 3;
+    int b_rows = p.transpose_b ? p.n : p.k, b_columns = p.transpose_b ? p.k : p.n, ldb = b_rows + 1,
+        ldd = p.m + 2;
+    int64_t a_stride = lda * a_columns + 5, b_stride = ldb * b_columns + 2, d_stride = ldd * p.n + 7;
+    auto [a, pa] = values(size_t(a_stride * p.batch), p.half_in);
+    auto [b, pb] = values(size_t(b_stride * p.batch), p.half_in);
+    auto [d, pd] = values(size_t(d_stride * p.batch), p.half_out);
+    auto [bias, pbias] = values(size_t(p.m), p.half_out);
+
+    void *description, *la, *lb, *ld;
+    int in = p.half_in ? 2 : 0, out = p.half_out ? 2 : 0, ta = p.transpose_a, tb = p.transpose_b;
+    auto set = [&](int attribute, auto value) {
+        if (call("cublasLtMatmulDescSetAttribute", description, attribute, &value, sizeof value))
+            stop("attribute");
+    };
+    auto layout = [&](void** made, int type, int rows, int columns, int ld_, int64_t stride) {
+        call("cublasLtMatrixLayoutCreate", made, type, uint64_t(rows), uint64_t(columns), int64_t(ld_));
+        call("cublasLtMatrixLayoutSetAttribute", *made, 5, &p.batch, sizeof p.batch);
+        call("cublasLtMatrixLayoutSetAttribute", *made, 6, &stride, sizeof stride);
+    };
+    call("cublasLtMatmulDescCreate", &description, 68, 0);
+    set(3, ta);
+    set(4, tb);
+    set(7, p.epilogue);
+    set(8, pbias);
+    layout(&la, in, a_rows, a_columns, lda, a_stride);
+    layout(&lb, in, b_rows, b_columns, ldb, b_stride);
+    layout(&ld, out, p.m, p.n, ldd, d_stride);
+    int found;
+    char heuristic[96];
+    void* none = nullptr;
+    if (call("cublasLtMatmulAlgoGetHeuristic", none, description, la, lb, ld, ld, none, 1, &heuristic,
+             &found)) {
+        stop("no algorithm");
+    }
+    if (call("cublasLtMatmul", none, description, &p.alpha, pa, la, pb, lb, &p.beta, pd, ld, pd, ld,
+             &heuristic, none, size_t(0), driver.stream)) {
+        stop("the product failed");
+    }
+    std::vector<float> got(d.size());
+    if (p.half_out) {
+        auto halves = driver.download<uint16_t>(pd, d.size());
+        for (size_t i = 0; i < got.size(); ++i) got[i] = float(value_of(halves[i]));
+    } else {
+        got = driver.download<float>(pd, d.size());
+    }
+    for (int64_t i = 0; i < int64_t(d.size()); ++i) {
+        int64_t batch = i / d_stride, column = i % d_stride / ldd, row = i % d_stride % ldd;
+        double expected = d[size_t(i)];
+        if (column < p.n && row < p.m) {
+            expected *= p.beta;
+            for (int k = 0; k < p.k; ++k) {
+                double left = a[size_t(batch * a_stride + (p.transpose_a ? row * lda + k : k * lda + row))];
+                double right =
+                    b[size_t(batch * b_stride + (p.transpose_b ? k * ldb + column : column * ldb + k))];
+                expected += p.alpha * left * right;
+            }
+            if (p.epilogue & 4) expected += bias[size_t(row)];
+            if (p.epilogue & 2) expected = std::max(expected, 0.0);
+            if (p.epilogue & 32) {
+                double cubed = expected + 0.044715 * expected * expected * expected;
+                expected *= 0.5 * (1 + tanh(sqrt(2 / M_PI) * cubed));
+            }
+        }
+        double tolerance = (fabs(expected) + 0.5) * (p.half_out ? 0x1p-11 : 1e-5);
+        expect(fabs(got[size_t(i)] - expected) <= tolerance, "a matrix product", size_t(i));
+    }
+}
+
+void check_products(Driver& driver, void* library) {
+    for (int i = 0; i < 16; ++i) {
+        check_product(driver, library,
+                      {17 + i, 9, 33, 1, (i & 1) != 0, (i & 2) != 0, (i & 4) != 0, (i & 8) != 0, 1, 1, 0});
+    }
+    for (int epilogue : {1, 2, 4, 6, 32, 36}) {
+        check_product(driver, library,
+                      {150, 61, 300, 3, true, epilogue != 4, true, false, epilogue, 0.5f, 0.25f});
+    }
+    void* description;
+    auto create = reinterpret_cast<int (*)(void**, int, int)>(dlsym(library, "cublasLtMatmulDescCreate"));
+    auto set = reinterpret_cast<int (*)(void*, int, const void*, size_t)>(
+        dlsym(library, "cublasLtMatmulDescSetAttribute"));
+    int device_pointers = 1;
+    create(&description, 68, 0);
+    if (set(description, 2, &device_pointers, sizeof device_pointers) != 15)
+        stop("pointers on the device were accepted");
+}
+
 // ---- faults
 
 const size_t count = 256;
@@ -679,6 +821,10 @@ bool contains_all(const std::string& text, const std::vector<const char*>& words
 bool succeeded(const std::string& text) { return text.size() >= 3 && text.substr(text.size() - 3) == "OK\n"; }
 
 int check_all(const std::string& program, const std::string& directory) {
+    // Where programs that a sanitizer ends leave their modules.
+    std::string temporary = "/tmp/invad-selftest-XXXXXX";
+    if (!mkdtemp(temporary.data())) stop("no temporary directory");
+    setenv("TMPDIR", temporary.c_str(), 1);
     int wrong = 0;
     auto report = [&](bool right, const std::string& what, const std::string& output) {
         printf("%s  %s\n", right ? "ok  " : "FAIL", what.c_str());
@@ -692,6 +838,8 @@ int check_all(const std::string& program, const std::string& directory) {
                       "/libcuda.so.1 " + directory + "/libnvrtc.so.12");
         report(succeeded(output), std::string("probes, seed ") + seed, output);
     }
+    std::string interfaces = output_of(program + " interfaces " + directory);
+    report(succeeded(interfaces), "NVRTC's and cuBLASLt's interfaces", interfaces);
     for (const Check& check : checks) {
         std::string what = check.fault, found, clean;
         if (*check.sanitizer) what += std::string(", -fsanitize=") + check.sanitizer;
@@ -706,6 +854,7 @@ int check_all(const std::string& program, const std::string& directory) {
         report(right, what + ": found", found);
         report(quiet, what + ": repaired", clean);
     }
+    std::filesystem::remove_all(temporary);
     printf("%s\n", wrong ? "FAILED" : "all checks passed");
     return wrong ? 1 : 0;
 }
@@ -720,6 +869,10 @@ int main(int count_, char** arguments) {
         bool compiled = words[2].rfind(".cubin") == words[2].size() - 6;
         driver.open(compiled ? read(words[2]) : compile(load(words[2]), "probes.cu", driver.arch(), {}));
         run_probes(driver);
+    } else if (words.size() == 2 && words[0] == "interfaces") {
+        Driver driver(words[1] + "/libcuda.so.1");
+        check_compiler(load(words[1] + "/libnvrtc.so.12"));
+        check_products(driver, load(words[1] + "/libcublasLt.so.12"));
     } else if (words.size() >= 2 && faults.count(words[1])) {
         bool repaired = words.size() == 3 && words[2] == "repaired";
         Driver driver(words[0] + "/libcuda.so.1");
