@@ -43,7 +43,7 @@ struct Options {
     /// [default: the bundled photographs]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Optimiser steps [default: 1000]
+    /// Optimiser steps [default: 2000]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
     /// Seed of all random numbers

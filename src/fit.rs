@@ -132,7 +132,7 @@ pub fn fit(
     };
     let backbone = Backbone::lite0();
     let mut train = Vec::new();
-    let mut held_out = Vec::new();
+    let mut normal = Vec::new();
     for (i, category) in dataset.categories().iter().enumerate() {
         let Category { name, train: images, .. } = category;
         if images.is_empty() {
@@ -149,8 +149,9 @@ pub fn fit(
         }
         let pick =
             |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
-        train.extend(pick(&split.train));
-        held_out.push((name.clone(), pick(&split.held_out)));
+        let trained = pick(&split.train);
+        train.extend_from_slice(&trained);
+        normal.push((name.clone(), pick(&split.held_out), trained));
     }
 
     let (mut done, total) = (0, train.len());
@@ -176,7 +177,7 @@ pub fn fit(
         backbone: Detector::backbone_id(&backbone),
         seed: options.seed,
         steps: options.steps.unwrap_or_else(|| recipe.training_steps(features.shape()[0])),
-        categories: held_out.iter().map(|(name, _)| name.clone()).collect(),
+        categories: normal.iter().map(|(name, ..)| name.clone()).collect(),
         recipe,
     };
     let mut trainer = match saved {
@@ -208,12 +209,14 @@ pub fn fit(
     }
 
     let mut detector = Detector::new(trainer.into_checkpoint())?;
-    let total = held_out.iter().map(|(_, paths)| paths.len()).sum();
+    let total = normal.iter().map(|(_, held_out, trained)| held_out.len() + trained.len()).sum();
     let mut done = 0;
-    for (name, paths) in held_out {
-        let mut unreadable = 0;
-        let calibrated = detector.calibrate_files(&name, &paths, |_, result| {
-            if let Err(e) = result {
+    for (name, held_out, trained) in normal {
+        let (mut seen, mut unreadable) = (0, 0);
+        let calibrated = detector.calibrate_files(&name, &held_out, &trained, |_, result| {
+            seen += 1;
+            // Those of the training images are known already.
+            if let (Err(e), true) = (result, seen <= held_out.len()) {
                 unreadable += 1;
                 observe(Event::Unreadable(&e));
             }
@@ -221,7 +224,7 @@ pub fn fit(
             observe(Event::Calibration { done, total });
             Ok(())
         });
-        if unreadable == paths.len() {
+        if unreadable == held_out.len() {
             let reason = format!("category `{name}`: no image to calibrate with can be read");
             return Err(Error::dataset(dataset.root(), reason));
         }

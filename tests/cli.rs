@@ -249,7 +249,7 @@ mod usage {
             ("train", vec!["--data", "x", "--out", "y", "--device", "gpu"], "cuda:N or best"),
             ("score", vec!["--detector", "x", "--out", "y"], "<PATH>"),
             ("score", [&all[..], &["--threshold", "1", "--quantile", "1"]].concat(), "cannot be"),
-            ("score", [&all[..], &["--score", "best"]].concat(), "top5, abs, nll, both"),
+            ("score", [&all[..], &["--score", "best"]].concat(), "block, top5, abs, nll, both"),
             ("evaluate", vec!["--data", "x", "--out", "y"], "--detector <FILE>"),
             ("quickstart", vec!["data"], "unexpected argument 'data'"),
         ];
@@ -504,12 +504,14 @@ mod scoring {
             assert_eq!(line["mask"], format!("masks/{name}.png"));
             assert_eq!(line["map"], format!("maps/{name}.tiff"));
             assert_eq!((&line["width"], &line["height"]), (&64.into(), &48.into()));
-            assert_eq!((&line["threshold"], &line["calibration"]), (&3.0.into(), &Value::Null));
+            assert_eq!(line["calibration"], Value::Null);
             let number = |key: &str| line[key].as_f64().unwrap();
-            assert_eq!(line["anomalous"], number("score") >= 3.0);
-            assert!(number("max") >= number("top5") && number("max") >= number("abs"));
+            assert!(number("threshold") > 3.0);
+            assert_eq!(line["anomalous"], number("score") >= number("threshold"));
+            assert!(["block", "top5", "abs"].iter().all(|key| number("max") >= number(key)));
             assert!(number("nll").is_finite());
-            let verdict = if number("score") >= 3.0 { "anomalous" } else { "normal" };
+            let verdict =
+                if number("score") >= number("threshold") { "anomalous" } else { "normal" };
             let shown = ran.stdout.lines().find(|l| l.ends_with(&format!("{name}.png"))).unwrap();
             assert!(shown.starts_with(verdict), "{shown}");
 

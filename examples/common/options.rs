@@ -8,7 +8,7 @@ use invad::detect::{ScoreKind, ScoreOptions, Threshold};
 pub struct Judging {
     /// Which number is the score of an image, in standard deviations above the mean of held-out
     /// normal images
-    #[arg(long, value_enum, default_value_t = Score::Top5)]
+    #[arg(long, value_enum, default_value_t = Score::Block)]
     score: Score,
     #[command(flatten)]
     limit: Limit,
@@ -18,8 +18,8 @@ pub struct Judging {
 #[derive(Args)]
 #[group(multiple = false)]
 struct Limit {
-    /// Images are anomalous from X standard deviations above the mean of held-out normal images
-    /// [default: 3]
+    /// Images are anomalous that are as rare among normal ones as a Gaussian's values X standard
+    /// deviations above its mean; with few held-out images that takes a higher score [default: 3]
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     threshold: Option<f64>,
     /// Images are anomalous above the score that a share Q (0 to 1) of the held-out normal images
@@ -33,6 +33,8 @@ struct Limit {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Score {
+    /// Largest mean of 2 × 2 neighbouring values of the map
+    Block,
     /// Mean of the 5 largest values of the map
     Top5,
     /// Largest less smallest value of the map
@@ -48,6 +50,7 @@ impl Judging {
     pub fn options(&self, category: Option<String>) -> ScoreOptions {
         let Limit { threshold, quantile, threshold_score } = self.limit;
         let kind = match self.score {
+            Score::Block => ScoreKind::Block,
             Score::Top5 => ScoreKind::Top5,
             Score::Abs => ScoreKind::Abs,
             Score::Nll => ScoreKind::Nll,

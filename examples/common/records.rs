@@ -23,6 +23,8 @@ pub struct Judged {
     pub abs: f32,
     /// Negative log-likelihood.
     pub nll: f32,
+    /// Largest mean of 2 × 2 neighbouring values of the map.
+    pub block: f32,
     /// Mean of the 5 largest values of the map.
     pub top5: f32,
     /// Largest value of the map.
@@ -42,13 +44,14 @@ pub struct Judged {
 }
 
 /// The columns of a CSV file: the fields of [`Judged`], and what was wrong with the image.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "path",
     "score",
     "threshold",
     "anomalous",
     "abs",
     "nll",
+    "block",
     "top5",
     "max",
     "calibration",
@@ -81,6 +84,7 @@ impl Judged {
             anomalous: scored.is_anomalous,
             abs: scored.stats.abs,
             nll: scored.stats.nll,
+            block: scored.stats.block,
             top5: scored.stats.top5,
             max: scored.stats.max,
             calibration,

@@ -56,7 +56,7 @@ pub struct Checkpoint {
     pub ema: Tensor,
     /// The whitening, where the recipe has one.
     pub whitening: Option<Whitening>,
-    /// Statistics of held-out normal images.
+    /// Statistics of normal images.
     pub calibration: Calibration,
 }
 
@@ -80,11 +80,14 @@ impl Checkpoint {
             tensors.push(("whitening.bias".into(), bias.view()));
         }
         let mut calibration = Vec::new();
-        for (category, images) in &self.calibration.categories {
-            let rows: Vec<f32> =
-                images.iter().flat_map(|i| [i.max, i.abs, i.top5, i.nll]).collect();
-            let rows = Tensor::from_f32(rows, &[images.len(), 4], Device::Cpu)?;
-            calibration.push((format!("calibration.{category}"), rows));
+        let Calibration { categories, trained } = &self.calibration;
+        for (prefix, categories) in [("calibration", categories), ("trained", trained)] {
+            for (category, images) in categories {
+                let rows: Vec<f32> =
+                    images.iter().flat_map(|i| [i.max, i.abs, i.block, i.top5, i.nll]).collect();
+                let rows = Tensor::from_f32(rows, &[images.len(), 5], Device::Cpu)?;
+                calibration.push((format!("{prefix}.{category}"), rows));
+            }
         }
         tensors.extend(calibration.iter().map(|(name, rows)| (name.clone(), rows.view())));
         file::write(path.as_ref(), FORMAT, VERSION, &self.config, tensors)
@@ -123,23 +126,28 @@ impl Checkpoint {
             None
         };
         let mut calibration = Calibration::default();
-        for category in &config.categories {
-            let name = format!("calibration.{category}");
-            let rows = match file.shape(&name) {
-                None => continue,
-                Some(&[n, 4]) if n > 0 => file.take(&name, &[n, 4])?.to_vec_f32(),
-                Some(got) => {
-                    let reason = format!("tensor `{name}` should be (n ≥ 1, 4), got {got:?}");
-                    return Err(file.fail(reason));
-                }
-            };
-            let images = rows.chunks_exact(4).map(|r| ImageStats {
-                max: r[0],
-                abs: r[1],
-                top5: r[2],
-                nll: r[3],
-            });
-            calibration.categories.insert(category.clone(), images.collect());
+        let Calibration { categories, trained } = &mut calibration;
+        let prefixed = [("calibration", categories), ("trained", trained)];
+        for (prefix, categories) in prefixed {
+            for category in &config.categories {
+                let name = format!("{prefix}.{category}");
+                let rows = match file.shape(&name) {
+                    None => continue,
+                    Some(&[n, 5]) if n > 0 => file.take(&name, &[n, 5])?.to_vec_f32(),
+                    Some(got) => {
+                        let reason = format!("tensor `{name}` should be (n ≥ 1, 5), got {got:?}");
+                        return Err(file.fail(reason));
+                    }
+                };
+                let images = rows.chunks_exact(5).map(|r| ImageStats {
+                    max: r[0],
+                    abs: r[1],
+                    block: r[2],
+                    top5: r[3],
+                    nll: r[4],
+                });
+                categories.insert(category.clone(), images.collect());
+            }
         }
         file.finish()?;
         Ok(Self { config, denoiser, ema, whitening, calibration })

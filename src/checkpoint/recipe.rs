@@ -104,7 +104,7 @@ impl Recipe {
     pub const NAMES: [&str; 2] = ["whitened", "paper"];
 
     /// Velocity prediction on whitened features: an untrained network already measures the
-    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 1000 short steps
+    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 2000 short steps
     /// do where the paper's recipe takes more than a hundred thousand.
     pub fn whitened() -> Self {
         Self {
@@ -112,7 +112,7 @@ impl Recipe {
             parameterisation: Parameterisation::Velocity,
             whiten: true,
             loss_weight: LossWeight::Middle,
-            steps: Steps::Fixed(1000),
+            steps: Steps::Fixed(2000),
             initial_rate: 0.0,
             peak_rate: 2e-3,
             last_rate: 1e-4,

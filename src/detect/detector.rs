@@ -21,14 +21,17 @@ use crate::tensor::{DType, Device, Tensor, TensorView};
 /// Images whose features and latents are held at once.
 const BATCH: usize = 8;
 
-/// Standard deviations above the mean from which on an image is anomalous by default.
+/// Which deviation from the mean counts as anomalous by default, see [`Moments::bound`].
 const DEVIATIONS: f64 = 3.0;
 
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// The mean of the 5 largest cells of the map.
+    /// The largest mean of 2 × 2 neighbouring cells of the map: a defect's cells touch each other,
+    /// chance peaks need not.
     #[default]
+    Block,
+    /// The mean of the 5 largest cells of the map.
     Top5,
     /// Abs, the map's maximum less its minimum.
     Abs,
@@ -41,12 +44,14 @@ pub enum ScoreKind {
 /// From which score on an image counts as anomalous.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
-    /// Standard deviations above the mean of held-out normal images.
+    /// As rare among normal images as a Gaussian's values so many standard deviations above its
+    /// mean. The fewer the held-out images, the less is known of mean and spread, and the higher is
+    /// the score that this takes: [`Moments::bound`].
     StandardDeviations(f64),
     /// The score that this share of the held-out normal images does not exceed.
     Quantile(f64),
-    /// This score. Where it is not that of the 5 largest cells, cells of the map are judged as with
-    /// 3 standard deviations.
+    /// This score. Where it is not that of [`ScoreKind::Block`], cells of the map are judged as with
+    /// the default.
     Score(f64),
 }
 
@@ -80,11 +85,11 @@ pub struct Scored {
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous: the threshold of the mean of the 5
-    /// largest cells, so that an image that is anomalous by these has anomalous cells.
+    /// From which value on a cell of the map counts as anomalous: the threshold of
+    /// [`ScoreKind::Block`], so that an image that is anomalous by it has anomalous cells.
     pub map_threshold: f32,
-    /// The values to show as the lowest and the highest colour: what is common in normal images,
-    /// and as far again above the usual threshold of a cell. The same for all images.
+    /// The values to show as the lowest and the highest colour: what is common in normal images, and
+    /// as far beyond 3 of their standard deviations. The same for all images.
     pub map_range: (f32, f32),
 }
 
@@ -209,50 +214,75 @@ impl Detector {
         &self.checkpoint.config
     }
 
-    /// The held-out statistics.
+    /// The statistics of normal images.
     pub fn calibration(&self) -> &Calibration {
         &self.checkpoint.calibration
     }
 
-    /// Calibrates a category with normal images that took no part in training.
+    /// Calibrates a category with normal images that took no part in training, `held_out`, and with
+    /// those `trained` on, if any are at hand: how much scores vary is taken from both.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there are no images, or the detector was not trained on the category.
-    pub fn calibrate(&mut self, category: &str, held_out: &[RgbImage]) -> Result<()> {
-        let stats = self.measure(held_out)?.into_iter().map(|(stats, _)| stats).collect();
-        self.set_calibration(category, stats)
+    /// [`Error::Argument`] if no images are held out, or the detector was not trained on the category.
+    pub fn calibrate(
+        &mut self,
+        category: &str,
+        held_out: &[RgbImage],
+        trained: &[RgbImage],
+    ) -> Result<()> {
+        let stats = |images| -> Result<_> {
+            Ok(self.measure(images)?.into_iter().map(|(stats, _)| stats).collect())
+        };
+        let (held_out, trained) = (stats(held_out)?, stats(trained)?);
+        self.set_calibration(category, held_out, trained)
     }
 
-    /// Calibrates a category with image files, holding a few at a time. `each` gets every file in
-    /// order, with what is wrong with it, and ends the calibration with an error of its own.
+    /// Calibrates a category with image files as [`Detector::calibrate`] does, holding a few at a
+    /// time. `each` gets every file in order, held-out ones first, with what is wrong with it, and
+    /// ends the calibration with an error of its own.
     ///
     /// # Errors
-    /// As [`Detector::calibrate`], if no file can be read; that of `each`.
+    /// As [`Detector::calibrate`], if no held-out file can be read; that of `each`.
     pub fn calibrate_files<P: AsRef<Path> + Sync>(
         &mut self,
         category: &str,
         held_out: &[P],
+        trained: &[P],
         mut each: impl FnMut(&P, Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let mut all = Vec::new();
-        self.measure_items(
-            held_out,
-            |path| Ok((load_image(path)?, ())),
-            |path, result| each(path, result.map(|((_, ()), (stats, _))| all.push(stats))),
-        )?;
-        self.set_calibration(category, all)
+        let mut stats = |paths: &[P]| -> Result<_> {
+            let mut all = Vec::new();
+            self.measure_items(
+                paths,
+                |path| Ok((load_image(path)?, ())),
+                |path, result| each(path, result.map(|((_, ()), (stats, _))| all.push(stats))),
+            )?;
+            Ok(all)
+        };
+        let (held_out, trained) = (stats(held_out)?, stats(trained)?);
+        self.set_calibration(category, held_out, trained)
     }
 
-    fn set_calibration(&mut self, category: &str, stats: Vec<ImageStats>) -> Result<()> {
+    fn set_calibration(
+        &mut self,
+        category: &str,
+        held_out: Vec<ImageStats>,
+        trained: Vec<ImageStats>,
+    ) -> Result<()> {
         let categories = &self.checkpoint.config.categories;
         if !categories.iter().any(|c| c == category) {
             let expected = format!("one of {}", categories.join(", "));
             return Err(Error::argument("calibrate", "category", expected, category));
         }
-        if stats.is_empty() {
+        if held_out.is_empty() {
             return Err(Error::argument("calibrate", "held_out", "at least one image", 0));
         }
-        self.checkpoint.calibration.categories.insert(category.into(), stats);
+        let calibration = &mut self.checkpoint.calibration;
+        calibration.categories.insert(category.into(), held_out);
+        calibration.trained.remove(category);
+        if !trained.is_empty() {
+            calibration.trained.insert(category.into(), trained);
+        }
         Ok(())
     }
 
@@ -366,7 +396,8 @@ impl Detector {
             let got = options.category.as_deref().unwrap_or("none");
             return Err(Error::argument("score", "category", expected, got));
         }
-        Scale::new(&held_out, options)
+        let trained = self.checkpoint.calibration.trained(options.category.as_deref());
+        Scale::new(&held_out, &trained, options)
     }
 
     /// The statistics and the map of each image.
@@ -430,12 +461,13 @@ impl Detector {
         stats.view().copy_to_slice(&mut rows)?;
         for (map, row) in maps.chunks_exact(side * side).zip(rows.chunks_exact(ops::SCORE_STATS)) {
             let [max, _, abs, top5, nll] = row.try_into().expect("five statistics");
-            let stats = ImageStats { max, abs, top5, nll };
+            let map = AnomalyMap::new(side, map.to_vec())?;
+            let stats = ImageStats { max, abs, block: map.block(), top5, nll };
             if ![max, abs, top5, nll].iter().all(|v| v.is_finite()) {
                 let expected = "one whose latents are finite; train again";
                 return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
             }
-            all.push((stats, AnomalyMap::new(side, map.to_vec())?));
+            all.push((stats, map));
         }
         Ok(())
     }
@@ -445,6 +477,7 @@ impl Detector {
 struct Scale {
     kind: ScoreKind,
     abs: Moments,
+    block: Moments,
     top5: Moments,
     nll: Moments,
     threshold: f64,
@@ -453,29 +486,34 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(held_out: &[ImageStats], options: &ScoreOptions) -> Result<Self> {
-        let moments =
-            |f: fn(&ImageStats) -> f32| Moments::of(held_out.iter().map(|s| f64::from(f(s))));
+    fn new(
+        held_out: &[ImageStats],
+        trained: &[ImageStats],
+        options: &ScoreOptions,
+    ) -> Result<Self> {
+        fn spread(
+            held_out: &[ImageStats],
+            trained: &[ImageStats],
+            f: impl Fn(&ImageStats) -> f64,
+        ) -> Moments {
+            let of = |images: &[ImageStats]| Moments::of(images.iter().map(&f));
+            of(held_out).with_spread_of(of(trained))
+        }
+        let moments = |f: fn(&ImageStats) -> f32| spread(held_out, trained, |s| f64::from(f(s)));
         let mut scale = Self {
             kind: options.kind,
             abs: moments(|s| s.abs),
+            block: moments(|s| s.block),
             top5: moments(|s| s.top5),
             nll: moments(|s| s.nll),
             threshold: f64::NAN,
             map_threshold: f32::NAN,
             map_range: (f32::NAN, f32::NAN),
         };
-        let deviations = match options.threshold {
+        let cell = match options.threshold {
             Threshold::StandardDeviations(d) if d.is_finite() => {
-                scale.threshold = match options.kind {
-                    // The sum of two standardised numbers has another spread than each.
-                    ScoreKind::Both => {
-                        let scores = Moments::of(held_out.iter().map(|s| scale.score(s)));
-                        scores.mean + d * scores.std
-                    }
-                    _ => d,
-                };
-                d
+                scale.threshold = spread(held_out, trained, |s| scale.score(s)).bound(d);
+                scale.block.bound(d)
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
                 let quantile = |mut values: Vec<f64>| {
@@ -486,21 +524,22 @@ impl Scale {
                 // The next number, so that an image which only reaches the quantile is normal.
                 scale.threshold =
                     quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
-                let top5 = held_out.iter().map(|s| f64::from(s.top5)).collect();
-                scale.top5.standardise(quantile(top5))
+                quantile(held_out.iter().map(|s| f64::from(s.block)).collect())
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
-                if options.kind == ScoreKind::Top5 { score } else { DEVIATIONS }
+                match options.kind {
+                    ScoreKind::Block => scale.block.mean + score * scale.block.std,
+                    _ => scale.block.bound(DEVIATIONS),
+                }
             }
             other => {
                 let expected = "a finite number, or a quantile in 0..=1";
                 return Err(Error::argument("score", "threshold", expected, format!("{other:?}")));
             }
         };
-        // As for the mean of the 5 largest: an image that is anomalous by it has such cells.
-        let Moments { mean, std } = scale.top5;
-        scale.map_threshold = (mean + deviations * std) as f32;
+        scale.map_threshold = cell as f32;
+        let Moments { mean, std, .. } = scale.block;
         let low = mean - 0.5 * scale.abs.mean;
         let high = low + 2.0 * (mean + DEVIATIONS * std - low);
         scale.map_range = (low as f32, high as f32);
@@ -522,6 +561,7 @@ impl Scale {
 
     fn score(&self, s: &ImageStats) -> f64 {
         match self.kind {
+            ScoreKind::Block => self.block.standardise(f64::from(s.block)),
             ScoreKind::Top5 => self.top5.standardise(f64::from(s.top5)),
             ScoreKind::Abs => self.abs.standardise(f64::from(s.abs)),
             ScoreKind::Nll => self.nll.standardise(f64::from(s.nll)),

@@ -39,6 +39,19 @@ impl AnomalyMap {
         &self.values
     }
 
+    /// The largest mean of 2 × 2 neighbouring cells; of a map of one cell, that cell.
+    pub fn block(&self) -> f32 {
+        if let [cell] = self.values[..] {
+            return cell;
+        }
+        let rows = self.values.chunks_exact(self.side);
+        rows.clone()
+            .zip(rows.skip(1))
+            .flat_map(|(above, below)| above.windows(2).zip(below.windows(2)))
+            .map(|(above, below)| 0.25 * (above[0] + above[1] + below[0] + below[1]))
+            .fold(f32::NEG_INFINITY, f32::max)
+    }
+
     /// The map for an image of `width` × `height` pixels: interpolated bilinearly, then smoothed
     /// by a Gaussian whose standard deviation is 4 pixels of 256.
     ///

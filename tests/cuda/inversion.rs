@@ -112,7 +112,7 @@ fn compare_scores(recipe: Recipe, gpu: Device) {
         let mut checkpoint = checkpoint(recipe.clone(), 30);
         checkpoint.config.recipe.inversion_steps = 3;
         let mut detector = Detector::new(checkpoint).unwrap();
-        detector.calibrate("dots", &pictures(Kind::Dots, 20..30)).unwrap();
+        detector.calibrate("dots", &pictures(Kind::Dots, 20..30), &[]).unwrap();
         detector
     };
     let (here, there) = (detector(), detector().to_device(gpu).unwrap());

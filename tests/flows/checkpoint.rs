@@ -347,15 +347,15 @@ fn tensors_that_do_not_fit() {
     let renamed = with_header(&files.detector, rename);
     files.refused(&renamed, "tensor `calibration.nuts` does not belong here");
     let reshaped = with_header(&files.detector, |header| {
-        header["calibration.dots"]["shape"] = json!([2, 8]);
+        header["calibration.dots"]["shape"] = json!([2, 10]);
     });
-    files.refused(&reshaped, "tensor `calibration.dots` should be (n ≥ 1, 4), got [2, 8]");
+    files.refused(&reshaped, "tensor `calibration.dots` should be (n ≥ 1, 5), got [2, 10]");
     let mut parts = Parts::of(&files.detector);
     let rows = parts.header["calibration.dots"].take();
     parts.header["calibration.dots"] =
-        json!({"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]});
+        json!({"dtype": "F32", "shape": [0, 5], "data_offsets": [0, 0]});
     parts.header["spare"] = rows;
-    files.refused(&parts.bytes(), "tensor `calibration.dots` should be (n ≥ 1, 4), got [0, 4]");
+    files.refused(&parts.bytes(), "tensor `calibration.dots` should be (n ≥ 1, 5), got [0, 5]");
 }
 
 #[test]

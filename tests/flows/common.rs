@@ -160,8 +160,8 @@ pub fn detector() -> &'static Detector {
     DETECTOR.get_or_init(|| {
         let [whitened, _] = recipes();
         let mut detector = Detector::new(checkpoint(whitened, 12)).unwrap();
-        detector.calibrate("stripes", &held_out(Kind::Stripes)).unwrap();
-        detector.calibrate("dots", &held_out(Kind::Dots)).unwrap();
+        detector.calibrate("stripes", &held_out(Kind::Stripes), &[]).unwrap();
+        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
         detector
     })
 }

@@ -30,17 +30,17 @@ fn tested() -> Vec<RgbImage> {
     all
 }
 
-fn stat_bits(s: &ImageStats) -> [u32; 4] {
-    [s.max, s.abs, s.top5, s.nll].map(f32::to_bits)
+fn stat_bits(s: &ImageStats) -> [u32; 5] {
+    [s.max, s.abs, s.block, s.top5, s.nll].map(f32::to_bits)
 }
 
 /// All bits of what was said of an image.
-fn scored_bits(s: &Scored) -> (u64, [u32; 4], Vec<u32>) {
+fn scored_bits(s: &Scored) -> (u64, [u32; 5], Vec<u32>) {
     let map = s.map.values().iter().map(|v| v.to_bits()).collect();
     (s.score.to_bits(), stat_bits(&s.stats), map)
 }
 
-fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 4], Vec<u32>)> {
+fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 5], Vec<u32>)> {
     detector.score(images).unwrap().iter().map(scored_bits).collect()
 }
 
@@ -126,7 +126,7 @@ fn files_score_as_images_do() {
 }
 
 /// Features, whitening, inversion and score, one after another.
-fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 4], Vec<u32>) {
+fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
     let backbone = Backbone::lite0();
     let (c, g) = (backbone.channels(), backbone.grid());
     let mut x = poisoned(&[1, g, g, c]);
@@ -152,8 +152,14 @@ fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 4], Vec<u32>) {
     let (mut map, mut stats) = (poisoned(&[1, g * g]), poisoned(&[1, ops::SCORE_STATS]));
     ops::score(&latent, &mut map, &mut stats).unwrap();
     let [max, _, abs, top5, nll] = stats.to_vec_f32().try_into().unwrap();
-    let map = map.to_vec_f32().into_iter().map(f32::to_bits).collect();
-    (stat_bits(&ImageStats { max, abs, top5, nll }), map)
+    let map = map.to_vec_f32();
+    let blocks = (0..g - 1).flat_map(|y| (0..g - 1).map(move |x| y * g + x));
+    let block = blocks
+        .map(|i| 0.25 * (map[i] + map[i + 1] + map[i + g] + map[i + g + 1]))
+        .max_by(f32::total_cmp)
+        .unwrap();
+    let map = map.into_iter().map(f32::to_bits).collect();
+    (stat_bits(&ImageStats { max, abs, block, top5, nll }), map)
 }
 
 #[test]
@@ -171,7 +177,7 @@ fn any_number_of_steps() {
                 checkpoint
             };
             let mut detector = Detector::new(with_steps()).unwrap();
-            detector.calibrate("dots", &held_out(Kind::Dots)).unwrap();
+            detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
             let scored = &detector.score(std::slice::from_ref(&image)).unwrap()[0];
             let (_, stats, map) = scored_bits(scored);
             assert!(scored.score.is_finite() && scored.map.values().iter().all(|v| *v >= 0.0));
@@ -216,9 +222,10 @@ fn standardised(held_out: &[ImageStats], kind: ScoreKind, stats: &ImageStats) ->
         (f(stats) - mean) / std
     };
     type Number = fn(&ImageStats) -> f64;
-    let (top5, abs, nll): (Number, Number, Number) =
-        (|s| s.top5.into(), |s| s.abs.into(), |s| s.nll.into());
+    let [block, top5, abs, nll]: [Number; 4] =
+        [|s| s.block.into(), |s| s.top5.into(), |s| s.abs.into(), |s| s.nll.into()];
     match kind {
+        ScoreKind::Block => z(block),
         ScoreKind::Top5 => z(top5),
         ScoreKind::Abs => z(abs),
         ScoreKind::Nll => z(nll),
@@ -226,7 +233,8 @@ fn standardised(held_out: &[ImageStats], kind: ScoreKind, stats: &ImageStats) ->
     }
 }
 
-const KINDS: [ScoreKind; 4] = [ScoreKind::Top5, ScoreKind::Abs, ScoreKind::Nll, ScoreKind::Both];
+const KINDS: [ScoreKind; 5] =
+    [ScoreKind::Block, ScoreKind::Top5, ScoreKind::Abs, ScoreKind::Nll, ScoreKind::Both];
 
 #[track_caller]
 fn close(got: f64, want: f64) {
@@ -244,7 +252,8 @@ fn scores_and_thresholds_from_the_calibration() {
             None => calibration.categories.values().flatten().copied().collect(),
         };
         assert_eq!(held_out.len(), if category.is_none() { 14 } else { 7 });
-        let (cell_mean, cell_std) = moments(&held_out, |s| s.top5.into());
+        let (cell_mean, cell_std) = moments(&held_out, |s| s.block.into());
+        let student = |d: f64| Moments { mean: 0.0, std: 1.0, count: held_out.len() }.bound(d);
         for kind in KINDS {
             let mut normal: Vec<f64> =
                 held_out.iter().map(|s| standardised(&held_out, kind, s)).collect();
@@ -273,12 +282,12 @@ fn scores_and_thresholds_from_the_calibration() {
                 let n = normal.len() as f64;
                 let cell = |deviations: f64| cell_mean + deviations * cell_std;
                 let (score_at, map_at) = match threshold {
-                    Threshold::StandardDeviations(d) => (mean + d * std, cell(d)),
-                    Threshold::Score(score) if kind == ScoreKind::Top5 => (score, cell(score)),
-                    Threshold::Score(score) => (score, cell(3.0)),
+                    Threshold::StandardDeviations(d) => (mean + student(d) * std, cell(student(d))),
+                    Threshold::Score(score) if kind == ScoreKind::Block => (score, cell(score)),
+                    Threshold::Score(score) => (score, cell(student(3.0))),
                     Threshold::Quantile(q) => {
                         let at = ((q * n).ceil() as usize).max(1) - 1;
-                        let mut cells: Vec<f64> = held_out.iter().map(|s| s.top5.into()).collect();
+                        let mut cells: Vec<f64> = held_out.iter().map(|s| s.block.into()).collect();
                         cells.sort_by(f64::total_cmp);
                         (normal[at], cells[at])
                     }
@@ -314,13 +323,62 @@ fn a_quantile_of_the_held_out_images() {
 #[test]
 fn moments_of_few_or_equal_numbers() {
     let of = |values: &[f64]| Moments::of(values.iter().copied());
-    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt() });
+    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt(), count: 2 });
     for values in [&[5.0][..], &[5.0; 4], &[0.0; 3]] {
         let moments = of(values);
         assert_eq!(moments.mean, values[0]);
         assert!(moments.std > 0.0 && moments.standardise(values[0]) == 0.0);
         assert!(moments.standardise(values[0] + 1.0) > 1e5);
     }
+}
+
+/// √(1 + 1/n) times Student's t of n − 1 degrees of freedom with as much beyond it as a Gaussian has
+/// beyond 3 or 2 standard deviations, from tables.
+#[test]
+fn bounds_allow_for_few_numbers() {
+    let bound = |count, d| Moments { mean: 5.0, std: 2.0, count }.bound(d);
+    for (count, d, t) in [
+        (8, 3.0, 4.5300),
+        (20, 3.0, 3.4472),
+        (100, 3.0, 3.0775),
+        (8, 2.0, 2.4288),
+        (20, 2.0, 2.1405),
+    ] {
+        let want = 5.0 + 2.0 * t * (1.0 + 1.0 / count as f64).sqrt();
+        assert!((bound(count, d) - want).abs() < 0.01 * want, "{count} {d}: {}", bound(count, d));
+    }
+    assert_eq!(bound(8, 0.0), 5.0);
+    close(bound(8, -3.0) - 5.0, 5.0 - bound(8, 3.0));
+    assert!((bound(1_000_000, 3.0) - 11.0).abs() < 1e-3);
+    assert!([0, 1, 2, 3].iter().all(|&few| bound(few, 3.0) == bound(4, 3.0)));
+    assert!(bound(8, 1e9).is_finite() && bound(8, -1e9).is_finite());
+}
+
+#[test]
+fn training_images_add_to_the_spread() {
+    let of = |values: &[f64]| Moments::of(values.iter().copied());
+    let (few, more) = (of(&[3.0, 4.0, 5.0]), of(&[0.0, 0.0, 6.0, 6.0]));
+    let both = few.with_spread_of(more);
+    close(both.std, ((2.0 * 1.0 + 3.0 * 12.0) / 5.0f64).sqrt());
+    assert_eq!(both, Moments { std: both.std, ..few });
+    assert_eq!(few.with_spread_of(of(&[7.0])), few);
+
+    // Their scores are too low to take part in the mean.
+    let (held_out, trained) = (held_out(Kind::Dots), pictures(Kind::Dots, 0..5));
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
+    detector.calibrate("dots", &held_out, &trained).unwrap();
+    let stats = detector.calibration().clone();
+    let spread = |images: &[ImageStats]| moments(images, |s| s.block.into());
+    let ((mean, a), (_, b)) = (spread(&stats.categories["dots"]), spread(&stats.trained["dots"]));
+    let scored = &detector.score_with(&trained[..1], &options).unwrap()[0];
+    let std = ((6.0 * a * a + 4.0 * b * b) / 10.0).sqrt();
+    close(scored.score, (f64::from(scored.stats.block) - mean) / std);
+    assert_eq!(scored.stats, stats.trained["dots"][0]);
+    // Calibrated without them, it does not know them any longer.
+    detector.calibrate("dots", &held_out, &[]).unwrap();
+    assert!(detector.calibration().trained.is_empty());
 }
 
 #[test]
@@ -351,11 +409,11 @@ fn categories_and_options_that_cannot_be_used() {
         let message = refused(&fresh, options);
         assert!(message.contains("should be calibrated: call `calibrate` first"), "{message}");
     }
-    let error = fresh.calibrate("nuts", &images).unwrap_err().to_string();
+    let error = fresh.calibrate("nuts", &images, &[]).unwrap_err().to_string();
     assert_eq!(error, "calibrate: `category` should be one of dots, stripes, got nuts");
-    let error = fresh.calibrate("dots", &[]).unwrap_err().to_string();
+    let error = fresh.calibrate("dots", &[], &images).unwrap_err().to_string();
     assert_eq!(error, "calibrate: `held_out` should be at least one image, got 0");
-    fresh.calibrate("dots", &images).unwrap();
+    fresh.calibrate("dots", &images, &[]).unwrap();
     let stripes = ScoreOptions { category: Some("stripes".into()), ..Default::default() };
     let want = "score: `category` should be one of dots, got stripes";
     assert_eq!(refused(&fresh, stripes), want);
@@ -370,13 +428,14 @@ fn an_overflow_is_no_score() {
     let [whitened, _] = recipes();
     let mut checkpoint = checkpoint(whitened, 1);
     checkpoint.ema.view_mut().fill(1e30).unwrap();
-    let stats = ImageStats { max: 1.0, abs: 1.0, top5: 1.0, nll: 1.0 };
+    let stats = ImageStats { max: 1.0, abs: 1.0, block: 1.0, top5: 1.0, nll: 1.0 };
     checkpoint.calibration.categories.insert("dots".into(), vec![stats; 3]);
     let mut detector = Detector::new(checkpoint).unwrap();
     let images = pictures(Kind::Dots, 0..1);
-    for error in
-        [detector.score(&images).unwrap_err(), detector.calibrate("dots", &images).unwrap_err()]
-    {
+    for error in [
+        detector.score(&images).unwrap_err(),
+        detector.calibrate("dots", &images, &[]).unwrap_err(),
+    ] {
         assert!(matches!(error, Error::Argument { arg: "detector", .. }), "{error}");
     }
 }
@@ -386,7 +445,11 @@ fn pictures_of_any_shape() {
     for (width, height) in [(1, 1), (3000, 20), (20, 3000), (1, 500), (257, 255)] {
         let scored = &detector().score(&[picture(Kind::Dots, 1, width, height)]).unwrap()[0];
         let stats = scored.stats;
-        assert!([stats.max, stats.abs, stats.top5, stats.nll].iter().all(|v| v.is_finite()));
+        assert!(
+            [stats.max, stats.abs, stats.block, stats.top5, stats.nll]
+                .iter()
+                .all(|v| v.is_finite())
+        );
         assert!(scored.score.is_finite());
         let map = scored.map.resize(width as usize, height as usize).unwrap();
         assert_eq!(map.len(), (width * height) as usize);

@@ -12,10 +12,12 @@ pub fn calibrated(mut checkpoint: Checkpoint) -> Checkpoint {
     for (i, category) in ["stripes", "dots"].into_iter().enumerate() {
         let stats = |k: usize| {
             let v = (i + 2 * k) as f32;
-            ImageStats { max: v + 4.0, abs: v, top5: v + 3.5, nll: 100.0 * v }
+            ImageStats { max: v + 4.0, abs: v, block: v + 3.0, top5: v + 3.5, nll: 100.0 * v }
         };
-        let stats = (0..4).map(stats).collect();
-        checkpoint.calibration.categories.insert(category.into(), stats);
+        checkpoint.calibration.categories.insert(category.into(), (0..4).map(stats).collect());
+        if category == "dots" {
+            checkpoint.calibration.trained.insert(category.into(), (4..9).map(stats).collect());
+        }
     }
     checkpoint
 }

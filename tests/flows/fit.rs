@@ -80,7 +80,8 @@ fn stopped_and_resumed_is_the_same_detector() {
     // 18 images: 8 held out, 6 images: a quarter, at least 2.
     assert_eq!(seen.features, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
     assert_eq!(seen.steps, (1..=6).map(|step| (step, 6)).collect::<Vec<_>>());
-    assert_eq!(seen.calibration, (1..=10).map(|done| (done, 10)).collect::<Vec<_>>());
+    // With all of them.
+    assert_eq!(seen.calibration, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
     assert!(seen.unreadable.is_empty());
     assert_eq!(seen.warnings.len(), 1);
     assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));
@@ -113,6 +114,8 @@ fn calibrates_every_category() {
     let held_out: Vec<_> =
         detector.calibration().categories.iter().map(|(name, i)| (&name[..], i.len())).collect();
     assert_eq!(held_out, [("dots", 8), ("stripes", 2)]);
+    let trained = &detector.calibration().trained;
+    assert_eq!((trained["dots"].len(), trained["stripes"].len()), (10, 4));
     let config = detector.config();
     assert_eq!((config.images, config.steps, config.seed), (14, 6, 3));
     assert_eq!(config.categories, ["dots", "stripes"]);
