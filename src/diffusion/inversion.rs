@@ -47,8 +47,9 @@ struct Recorded {
 }
 
 impl Inverter {
-    /// `steps` evaluations of the network F on a device; its `parameters` are on the CPU. One step is the single evaluation ε̂(√ᾱ_t·x, t) at
-    /// t = `single_timestep`; more are the timesteps of [`Schedule::respaced`].
+    /// `steps` evaluations of the network F on a device; its `parameters` are on the CPU. One step is
+    /// the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are the timesteps of
+    /// [`Schedule::respaced`].
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
