@@ -20,7 +20,7 @@ const OCCUPANCY: &[(&str, u32, u32)] = &[
     ("attention_tiled", 128, 2),
     ("channel_gate", 256, 4),
     ("channel_mean", 256, 4),
-    ("depthwise_conv", 128, 4),
+    ("depthwise_conv2d", 128, 4),
     ("gather_features", 128, 8),
     ("inversion_step", 256, 6),
     ("patchify", 128, 8),

@@ -16,3 +16,4 @@ mod memory;
 mod numbers;
 mod probe;
 mod queue;
+mod refused;

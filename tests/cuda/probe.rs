@@ -1,7 +1,7 @@
 use std::process::Command;
 
 use invad::cuda::{compile, kernels, probe, source};
-use invad::{Device, Error};
+use invad::{DType, Device, Error, Tensor};
 
 use crate::emulator::{gpu, is_emulated};
 
@@ -66,6 +66,8 @@ fn require() {
     if let Err(e) = Device::Cuda(0).require() {
         assert!(matches!(e, Error::Unavailable { .. }));
         assert_eq!(Device::best(), Device::Cpu);
+        let memory = Tensor::zeros(&[1], DType::F32, Device::Cuda(0));
+        assert!(matches!(memory, Err(Error::Unavailable { .. })));
         println!("refused: {e}");
     }
 }

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use invad::Device;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::golden::{
-    Array, Golden, Part, Problem, Shared, Trials, cases, compare, compare_absolute, fill, ignored,
-    number, shared, sqrt3, trial, unif,
+    Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute, fill,
+    ignored, number, shared, sqrt3, trial, unif,
 };
 use crate::library;
 use crate::parameters::Config;
+use crate::place::{Place, places};
 
 /// Of outputs and gradients, relative to the largest; f32 against f64.
 const TOLERANCE: f64 = 1e-5;
+/// What storing weights and activations in f16 does to outputs, where the manifest does not say.
+const PLAIN: f64 = 2e-3;
 /// Of what three optimiser steps of 5e-5 change, absolute.
 const MOVED: f64 = 2e-5;
 /// Of what that changes in the average of a parameter p, absolute, is the first plus |p| times the second: of
@@ -149,16 +153,35 @@ fn case_trials(golden: &Golden, name: &str, manifest: &'static Value) -> Trials 
     }
     let loss = number(manifest, "loss_f64")?;
     trials.push(of(&pass, format!("dit/{name}/loss"), move |p| compare([p.loss], &[loss], 1e-6)));
+    for place in places().into_iter().filter(|place| place.device != Device::Cpu) {
+        trials.push(match place.refusal(&format!("dit/{name}"), &case.config) {
+            Some(refusal) => refusal,
+            None => packed_trial(name, manifest, &case, &tensors, place)?,
+        });
+    }
     trials.extend(training_trials(name, manifest, &case, &tensors)?);
     Ok(trials)
 }
 
-fn training_trials(
+/// ε where weights and activations are f16: at most twice as far off as a plain computation with such storage,
+/// and a rounding. f16 is 8 times as fine as bf16, and how far off bf16 is, the manifest says.
+fn packed_trial(
     name: &str,
-    manifest: &'static Value,
+    manifest: &Value,
     case: &Case,
-    tensors: &crate::golden::Tensors,
-) -> Trials {
+    tensors: &Tensors,
+    place: Place,
+) -> Result<Trial, String> {
+    let (case, want) = (case.clone(), tensors.get("eps")?.clone());
+    let plain =
+        number(&manifest["eps_bf16autocast_vs_f64"], "rel_to_max").map_or(PLAIN, |e| e / 8.0);
+    Ok(trial(place.label(format!("dit/{name}/eps")), move || {
+        let eps = library::eps(&case, place.device)?;
+        compare(prefix(&eps, &want)?, &want.data, 2.0 * plain + 1.0 / 4096.0)
+    }))
+}
+
+fn training_trials(name: &str, manifest: &'static Value, case: &Case, tensors: &Tensors) -> Trials {
     let mut trials = Vec::new();
     let train = &manifest["train"];
     if train.is_null() {

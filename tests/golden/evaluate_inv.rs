@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use invad::Device;
 use invad::metrics::{self, AnnotatedMap};
+use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::golden::{
@@ -10,83 +12,123 @@ use crate::golden::{
 };
 use crate::library;
 use crate::parameters::Config;
+use crate::place::{Place, places};
 use crate::scoring::Scores;
 
 /// What the library makes of the features.
 struct Evaluated {
+    device: Device,
     latent: Vec<f32>,
     scores: Scores,
     /// Per image, the paper's score over the whole set.
     paper: Vec<f64>,
 }
 
-/// A tensor's name, the tolerance relative to its largest element, and what it is compared with.
-type Figure = (&'static str, f64, fn(&Evaluated) -> Vec<f64>);
+/// Of latents and scores, relative to the largest: f32, and weights and activations in f16.
+const TOLERANCE: [f64; 2] = [1e-5, 5e-3];
+/// Of the paper's score, absolute: each of its two terms is within [0, 1], and the range of the set divides the
+/// errors up.
+const PAPER: [f64; 2] = [5e-5, 1e-2];
+/// Of metrics of pixels, absolute: close pixels may change places.
+const PIXELS: [f64; 2] = [1e-4, 1e-3];
+
+/// A tensor's name, and what is compared with it.
+type Figure = (&'static str, fn(&Evaluated) -> Vec<f64>);
 
 pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
     let tensors = Arc::new(golden.tensors("evaluate_inv")?);
-    let config = &section["config"];
-    let steps = whole(config, "S")?;
-    let evaluated = {
+    let config = Config::read(&section["config"])?;
+    let mut trials = Vec::new();
+    for place in places() {
+        match place.refusal("evaluate_inv", &config) {
+            Some(refusal) => trials.push(refusal),
+            None => trials.extend(place_trials(&tensors, section, place)?),
+        }
+    }
+    // From the stored scores, so that only the metric itself is in question.
+    for (name, want) in exact_metrics(section)?.into_iter().filter(|(name, _)| of_images(name)) {
         let tensors = tensors.clone();
-        shared(move || {
-            let features = tensors.get("features")?;
-            let [n, c, h, w] = features.shape[..] else { return Err("features: four axes".into()) };
-            let (dit, batch) = (Config::read(config)?, whole(config, "bs")?.max(1));
-            let mut latent = Vec::new();
-            for features in features.f32s().chunks(batch * dit.elements()) {
-                latent.extend(library::inversion(&dit, steps, features)?.latent);
-            }
-            let scores = library::scores(&latent, [n, c, h, w])?;
-            let paper = library::paper_scores(&scores.abs, &scores.nll)?;
-            Ok(Evaluated { latent, scores, paper })
-        })
+        trials.push(trial(format!("evaluate_inv/{name}"), move || {
+            let scores = &tensors.get("score")?.data;
+            compare([image_metric(scores, &tensors, name)?], &[want], 1e-12)
+        }));
+    }
+    Ok(trials)
+}
+
+/// Names of metrics and their values for the reference's scores.
+fn exact_metrics(section: &'static Value) -> Result<Vec<(&'static str, f64)>, String> {
+    let exact = &section["exact_metrics_on_f64_scores"];
+    let names = exact.as_object().into_iter().flat_map(|o| o.keys());
+    names.map(|name| Ok((name.as_str(), number(exact, name)?))).collect()
+}
+
+fn of_images(metric: &str) -> bool {
+    metric.starts_with("I-")
+}
+
+fn place_trials(
+    tensors: &Arc<Tensors>,
+    section: &'static Value,
+    place: Place,
+) -> Result<Vec<Trial>, String> {
+    let evaluated = {
+        let (tensors, config) = (tensors.clone(), &section["config"]);
+        shared(move || evaluate(&tensors, config, place.device))
     };
     let mut trials = Vec::new();
-
     let close: [Figure; 4] = [
-        ("latents_f64_as_f32", 1e-5, |e| wide(&e.latent)),
-        ("latent_l2", 1e-5, |e| wide(&e.scores.l2)),
-        ("ats", 1e-5, |e| e.scores.abs.clone()),
-        ("nll", 1e-5, |e| e.scores.nll.clone()),
+        ("latents_f64_as_f32", |e| wide(&e.latent)),
+        ("latent_l2", |e| wide(&e.scores.l2)),
+        ("ats", |e| e.scores.abs.clone()),
+        ("nll", |e| e.scores.nll.clone()),
     ];
-    for (name, tolerance, got) in close {
+    for (name, got) in close {
         let (want, evaluated) = (tensors.get(name)?.data.clone(), evaluated.clone());
-        trials.push(trial(format!("evaluate_inv/{name}"), move || {
-            compare(got(evaluated.as_ref().as_ref()?), &want, tolerance)
+        trials.push(trial(place.label(format!("evaluate_inv/{name}")), move || {
+            compare(got(evaluated.as_ref().as_ref()?), &want, place.tolerance(TOLERANCE))
         }));
     }
     {
-        // Each of the two terms is within [0, 1]; their ranges divide the errors up.
         let (want, evaluated) = (tensors.get("score")?.data.clone(), evaluated.clone());
-        trials.push(trial("evaluate_inv/score", move || {
-            compare_absolute(evaluated.as_ref().as_ref()?.paper.iter().copied(), &want, 5e-5)
+        trials.push(trial(place.label("evaluate_inv/score"), move || {
+            let got = evaluated.as_ref().as_ref()?.paper.iter().copied();
+            compare_absolute(got, &want, place.tolerance(PAPER))
         }));
     }
     {
         let (tensors, evaluated) = (tensors.clone(), evaluated.clone());
-        trials.push(trial("evaluate_inv/maps_first2_last2", move || {
+        trials.push(trial(place.label("evaluate_inv/maps_first2_last2"), move || {
             let want = tensors.get("maps_first2_last2")?;
             let [_, side, _] = want.shape[..] else { return Err("maps: three axes".into()) };
             let maps = maps(evaluated.as_ref().as_ref()?, &tensors, side)?;
             let (first, last) = (&maps[..2], &maps[maps.len() - 2..]);
-            compare(first.iter().chain(last).flatten().copied(), &want.data, 1e-5)
+            let got = first.iter().chain(last).flatten().copied();
+            compare(got, &want.data, place.tolerance(TOLERANCE))
         }));
     }
-
-    let exact = &section["exact_metrics_on_f64_scores"];
-    for name in exact.as_object().into_iter().flat_map(|o| o.keys()) {
-        let want = number(exact, name)?;
-        let tensors = tensors.clone();
-        let label = format!("evaluate_inv/{name}");
-        if name.starts_with("I-") {
-            trials.push(trial(label, move || image_metric(&tensors, name, want)));
-        } else {
-            let evaluated = evaluated.clone();
-            trials.push(trial(label, move || pixel_metric(&evaluated, &tensors, name, want)));
-        }
+    for (name, want) in exact_metrics(section)?.into_iter().filter(|(name, _)| !of_images(name)) {
+        let (tensors, evaluated) = (tensors.clone(), evaluated.clone());
+        trials.push(trial(place.label(format!("evaluate_inv/{name}")), move || {
+            let got = pixel_metric(&evaluated, &tensors, name)?;
+            compare_absolute([got], &[want], place.tolerance(PIXELS))
+        }));
     }
     Ok(trials)
+}
+
+fn evaluate(tensors: &Tensors, config: &Value, device: Device) -> Result<Evaluated, String> {
+    let features = tensors.get("features")?;
+    let [n, c, h, w] = features.shape[..] else { return Err("features: four axes".into()) };
+    let (dit, batch) = (Config::read(config)?, whole(config, "bs")?.max(1));
+    let steps = whole(config, "S")?;
+    let mut latent = Vec::new();
+    for features in features.f32s().chunks(batch * dit.elements()) {
+        latent.extend(library::inversion(&dit, steps, features, device)?.latent);
+    }
+    let scores = library::scores(&latent, [n, c, h, w], device)?;
+    let paper = library::paper_scores(&scores.abs, &scores.nll)?;
+    Ok(Evaluated { device, latent, scores, paper })
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -99,33 +141,30 @@ fn maps(evaluated: &Evaluated, tensors: &Tensors, side: usize) -> Result<Vec<Vec
         return Err("latent_l2: three axes".into());
     };
     let maps = evaluated.scores.l2.chunks(h * w);
-    maps.map(|map| library::resize_bilinear(map, 1, [h, w], [side, side])).collect()
+    maps.map(|map| library::resize_bilinear(map, 1, [h, w], [side, side], evaluated.device))
+        .collect()
 }
 
 fn labels(tensors: &Tensors) -> Result<Vec<bool>, String> {
     Ok(tensors.get("y_true")?.data.iter().map(|&y| y != 0.0).collect())
 }
 
-/// From the stored scores, so that only the metric itself is in question.
-fn image_metric(tensors: &Tensors, name: &str, want: f64) -> Result<(), String> {
-    let scores = &tensors.get("score")?.data;
+fn image_metric(scores: &[f64], tensors: &Tensors, name: &str) -> Result<f64, String> {
     let got = metrics::image_metrics(scores, &labels(tensors)?).map_err(|e| e.to_string())?;
-    let got = match name {
-        "I-AUROC" => got.auroc.ok_or("AUROC should be defined")?,
-        "I-AP" => got.ap,
-        "I-F1Max_exact" => got.f1_max.value,
-        _ => return Err(format!("`{name}` is not known here")),
-    };
-    compare([got], &[want], 1e-12)
+    match name {
+        "I-AUROC" => got.auroc.ok_or("AUROC should be defined".into()),
+        "I-AP" => Ok(got.ap),
+        "I-F1Max_exact" => Ok(got.f1_max.value),
+        _ => Err(format!("`{name}` is not known here")),
+    }
 }
 
-/// From the library's own maps, in which close pixels may have changed places.
+/// From the library's own maps.
 fn pixel_metric(
     evaluated: &Shared<Evaluated>,
     tensors: &Tensors,
     name: &str,
-    want: f64,
-) -> Result<(), String> {
+) -> Result<f64, String> {
     let masks = tensors.get("masks")?;
     let [_, height, width] = masks.shape[..] else { return Err("masks: three axes".into()) };
     let maps = maps(evaluated.as_ref().as_ref()?, tensors, width)?;
@@ -136,12 +175,11 @@ fn pixel_metric(
         .map(|(map, mask)| AnnotatedMap { map, mask, width, height })
         .collect();
     let pixels = metrics::pixel_metrics(&images, 0.3).map_err(|e| e.to_string())?;
-    let got = match name {
-        "P-AUROC_exact" => pixels.auroc.ok_or("AUROC should be defined")?,
-        "P-AP" => pixels.ap,
-        "P-F1Max_exact" => pixels.f1_max.value,
-        "AUPRO_0.3_exact_8conn" => pixels.au_pro.ok_or("AU-PRO should be defined")?,
-        _ => return Err(format!("`{name}` is not known here")),
-    };
-    compare_absolute([got], &[want], 1e-4)
+    match name {
+        "P-AUROC_exact" => pixels.auroc.ok_or("AUROC should be defined".into()),
+        "P-AP" => Ok(pixels.ap),
+        "P-F1Max_exact" => Ok(pixels.f1_max.value),
+        "AUPRO_0.3_exact_8conn" => pixels.au_pro.ok_or("AU-PRO should be defined".into()),
+        _ => Err(format!("`{name}` is not known here")),
+    }
 }

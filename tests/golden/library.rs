@@ -6,9 +6,9 @@ use image::RgbImage;
 use invad::data::Mask;
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
 use invad::nn::features::{self, Backbone};
-use invad::nn::{Activations, Dit, DitConfig, Gradients};
+use invad::nn::{Activations, Dit, DitConfig, Gradients, PackedDit};
 use invad::ops::{self, Activation, AdamW, Chunk};
-use invad::{Device, Tensor, metrics, train};
+use invad::{DType, Device, Tensor, metrics, train};
 
 use crate::diffusion::{Inversion, Reconstruction};
 use crate::dit::{Case, Pass, Trained, Training};
@@ -33,6 +33,11 @@ fn tensor(data: &[f32], shape: &[usize]) -> Result<Tensor> {
 /// A tensor that an operation is to fill.
 fn output(shape: &[usize]) -> Result<Tensor> {
     tensor(&vec![f32::NAN; shape.iter().product()], shape)
+}
+
+/// The same numbers on a device.
+fn on(device: Device, tensor: &Tensor) -> Result<Tensor> {
+    tensor.view().copied_to(device, DType::F32).map_err(text)
 }
 
 /// (B, R, C) to (B, C, R).
@@ -200,14 +205,40 @@ pub fn q_sample(x: &[f32], noise: &[f32], t: &[usize]) -> Result<Vec<f32>> {
     Ok(noised(&tensor(x, &shape)?, &tensor(noise, &shape)?, t)?.to_vec_f32())
 }
 
-fn inverter(c: &Config, steps: usize) -> Result<Inverter> {
-    let (dit, parameters) = denoiser(c)?;
-    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0, Device::Cpu).map_err(text)
+/// ε of each image, by networks packed for its timestep.
+pub fn eps(case: &Case, device: Device) -> Result<Vec<f32>> {
+    let (dit, parameters) = denoiser(&case.config)?;
+    // What networks return lies in the GPU's memory as f16.
+    let dtype = if device == Device::Cpu { DType::F32 } else { DType::F16 };
+    let mut all = Vec::new();
+    let mut acts = Activations::for_inference(&dit, 1, device).map_err(text)?;
+    let network = PackedDit::new(&dit, &parameters, &case.timesteps, device).map_err(text)?;
+    for (i, x) in case.x.chunks(case.config.elements()).enumerate() {
+        let x = on(device, &channels_last(&case.config, x)?)?;
+        let mut eps = Tensor::zeros(x.shape(), dtype, device).map_err(text)?;
+        eps.view_mut().fill(f32::NAN).map_err(text)?;
+        network.forward(&x, i, &mut acts, &mut eps).map_err(text)?;
+        all.extend(channels_first(&case.config, &eps.to_vec_f32()));
+    }
+    Ok(all)
 }
 
-pub fn inversion(c: &Config, steps: usize, x: &[f32]) -> Result<Inversion> {
-    let inverter = inverter(c, steps)?;
-    let mut x = channels_last(c, x)?;
+fn inverter(c: &Config, steps: usize, device: Device) -> Result<Inverter> {
+    let (dit, parameters) = denoiser(c)?;
+    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
+}
+
+/// What is wrong with a network, on a device that cannot compute it.
+pub fn refusal(c: &Config, device: Device) -> Result<invad::Error> {
+    let inverter = inverter(c, 1, device)?;
+    let mut x = on(device, &channels_last(c, &vec![0.0; c.elements()])?)?;
+    let mut space = inverter.workspace(1).map_err(text)?;
+    inverter.invert(&mut x, &mut space).err().ok_or_else(|| "it was not refused".into())
+}
+
+pub fn inversion(c: &Config, steps: usize, x: &[f32], device: Device) -> Result<Inversion> {
+    let inverter = inverter(c, steps, device)?;
+    let mut x = on(device, &channels_last(c, x)?)?;
     let mut space = inverter.workspace(x.shape()[0]).map_err(text)?;
     // The whole and its steps one by one.
     let mut latent = x.clone();
@@ -228,16 +259,18 @@ pub fn reconstruction(
     k: usize,
     x: &[f32],
     noise: &[f32],
+    device: Device,
 ) -> Result<Reconstruction> {
-    let inverter = inverter(c, steps)?;
+    let inverter = inverter(c, steps, device)?;
     let t = *inverter.timesteps().get(k).ok_or("there is no such step")?;
     let x = channels_last(c, x)?;
     let images = x.shape()[0];
     let noise = channels_last(c, &noise.repeat(images))?;
     let x_t = noised(&x, &noise, &vec![t; images])?;
-    let mut rec = x_t.clone();
+    let mut rec = on(device, &x_t)?;
     let mut space = inverter.workspace(images).map_err(text)?;
     inverter.reconstruct(&mut rec, k, &mut space).map_err(text)?;
+    let rec = on(Device::Cpu, &rec)?;
     let (weight, mut mse) = (tensor(&vec![1.0; images], &[images])?, output(&[images])?);
     ops::mse(&rec, &x, &weight, &mut mse).map_err(text)?;
     Ok(Reconstruction {
@@ -365,9 +398,10 @@ pub fn attention(
 }
 
 /// `z`: (B, C, H, W).
-pub fn scores(z: &[f32], [b, c, h, w]: [usize; 4]) -> Result<Scores> {
-    let latent = tensor(&transposed(z, c, h * w), &[b, h * w, c])?;
-    let (mut map, mut stats) = (output(&[b, h * w])?, output(&[b, ops::SCORE_STATS])?);
+pub fn scores(z: &[f32], [b, c, h, w]: [usize; 4], device: Device) -> Result<Scores> {
+    let latent = on(device, &tensor(&transposed(z, c, h * w), &[b, h * w, c])?)?;
+    let mut map = on(device, &output(&[b, h * w])?)?;
+    let mut stats = on(device, &output(&[b, ops::SCORE_STATS])?)?;
     ops::score(&latent, &mut map, &mut stats).map_err(text)?;
     let stats = stats.to_vec_f32();
     let column = |i: usize| stats.chunks(ops::SCORE_STATS).map(|row| f64::from(row[i])).collect();
@@ -384,9 +418,10 @@ pub fn resize_bilinear(
     channels: usize,
     [h, w]: [usize; 2],
     [to_h, to_w]: [usize; 2],
+    device: Device,
 ) -> Result<Vec<f32>> {
-    let x = tensor(&transposed(x, channels, h * w), &[1, h, w, channels])?;
-    let mut y = output(&[1, to_h, to_w, channels])?;
+    let x = on(device, &tensor(&transposed(x, channels, h * w), &[1, h, w, channels])?)?;
+    let mut y = on(device, &output(&[1, to_h, to_w, channels])?)?;
     ops::resize_bilinear(&x, &mut y).map_err(text)?;
     Ok(transposed(&y.to_vec_f32(), to_h * to_w, channels))
 }
@@ -422,11 +457,11 @@ pub fn learning_rate(rate: &LearningRate, step: u64) -> f64 {
 }
 
 /// (C, G, G).
-pub fn lite0_features(rgb: &[u8], [h, w]: [usize; 2]) -> Result<Vec<f32>> {
+pub fn lite0_features(rgb: &[u8], [h, w]: [usize; 2], device: Device) -> Result<Vec<f32>> {
     let image = RgbImage::from_raw(w as u32, h as u32, rgb.to_vec()).ok_or("not an RGB image")?;
-    let backbone = Backbone::lite0();
+    let backbone = Backbone::lite0().to_device(device).map_err(text)?;
     let (grid, channels) = (backbone.grid(), backbone.channels());
-    let mut y = output(&[1, grid, grid, channels])?;
+    let mut y = on(device, &output(&[1, grid, grid, channels])?)?;
     backbone.extract(&[image], &mut y, &mut features::Workspace::default()).map_err(text)?;
     Ok(transposed(&y.to_vec_f32(), grid * grid, channels))
 }

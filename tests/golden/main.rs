@@ -2,6 +2,8 @@
 //!
 //! `INVAD_GOLDEN` names the directory, `tests/golden/data` by default. Which cases there are is read from its
 //! manifest and its tensors, so that any directory of the same form can be used.
+//!
+//! What detectors compute on a GPU is tried there too, see [`place`].
 
 mod diffusion;
 mod dit;
@@ -12,6 +14,7 @@ mod library;
 mod lite0;
 mod metrics;
 mod parameters;
+mod place;
 mod preproc_lr;
 mod schedule;
 mod scoring;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::golden::{Golden, Part, Trials, compare, fill, shared, sqrt3, trial, whole};
 use crate::library;
+use crate::place::places;
 
 /// The scores of latents.
 pub struct Scores {
@@ -19,33 +20,39 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
     let tensors = golden.tensors("scoring")?;
     let seed = whole(section, "seed")? as u64;
     let mut trials = Vec::new();
-    for (name, want) in tensors.iter() {
-        let Some(from) = resized_from(name) else { continue };
-        let [_, channels, height, width] = want.shape[..] else { continue };
-        let (want, name) = (want.data.clone(), name.to_owned());
-        trials.push(trial(format!("scoring/{name}"), move || {
-            let x = fill(seed, &name, channels * from * from, sqrt3(), 0.0);
-            // Ratios that are no power of two have rounded coordinates.
-            let tolerance = if dyadic(from, width) && dyadic(from, height) { 1e-6 } else { 5e-6 };
-            let got = library::resize_bilinear(&x, channels, [from, from], [height, width])?;
-            compare(got, &want, tolerance)
-        }));
-    }
-    if let Some(text) = section["score.latent"].as_str() {
-        let latent = Latent::parse(text, seed)?;
-        let scores = shared(move || library::scores(&latent.values, latent.shape));
-        let l2 = tensors.get("score.l2")?.data.clone();
-        let of = scores.clone();
-        trials.push(trial("scoring/score.l2", move || {
-            compare(of.as_ref().as_ref()?.l2.iter().copied(), &l2, 1e-6)
-        }));
-        let per_image: [Part<Scores, Vec<f64>>; 2] =
-            [("score.ats", |s| &s.abs), ("score.nll", |s| &s.nll)];
-        for (name, got) in per_image {
-            let (want, scores) = (tensors.get(name)?.data.clone(), scores.clone());
-            trials.push(trial(format!("scoring/{name}"), move || {
-                compare(got(scores.as_ref().as_ref()?).iter().copied(), &want, 1e-6)
+    for place in places() {
+        for (name, want) in tensors.iter() {
+            let Some(from) = resized_from(name) else { continue };
+            let [_, channels, height, width] = want.shape[..] else { continue };
+            let (want, name) = (want.data.clone(), name.to_owned());
+            trials.push(trial(place.label(format!("scoring/{name}")), move || {
+                let x = fill(seed, &name, channels * from * from, sqrt3(), 0.0);
+                // Ratios that are no power of two have rounded coordinates.
+                let dyadic = dyadic(from, width) && dyadic(from, height);
+                let tolerance = if dyadic { 1e-6 } else { 5e-6 };
+                let (from, to) = ([from, from], [height, width]);
+                let got = library::resize_bilinear(&x, channels, from, to, place.device)?;
+                compare(got, &want, tolerance)
             }));
+        }
+        if let Some(text) = section["score.latent"].as_str() {
+            let latent = Latent::parse(text, seed)?;
+            // Latents are f32 everywhere.
+            let scores =
+                shared(move || library::scores(&latent.values, latent.shape, place.device));
+            let l2 = tensors.get("score.l2")?.data.clone();
+            let of = scores.clone();
+            trials.push(trial(place.label("scoring/score.l2"), move || {
+                compare(of.as_ref().as_ref()?.l2.iter().copied(), &l2, 1e-6)
+            }));
+            let per_image: [Part<Scores, Vec<f64>>; 2] =
+                [("score.ats", |s| &s.abs), ("score.nll", |s| &s.nll)];
+            for (name, got) in per_image {
+                let (want, scores) = (tensors.get(name)?.data.clone(), scores.clone());
+                trials.push(trial(place.label(format!("scoring/{name}")), move || {
+                    compare(got(scores.as_ref().as_ref()?).iter().copied(), &want, 1e-6)
+                }));
+            }
         }
     }
     Ok(trials)

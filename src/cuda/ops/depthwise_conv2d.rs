@@ -1,4 +1,4 @@
-//! `kernels/depthwise_conv.cu`.
+//! `kernels/depthwise_conv2d.cu`.
 
 use super::Op;
 use crate::cpu::conv2d::Window;
@@ -69,5 +69,5 @@ pub(crate) fn depthwise_conv2d(
     let defines = constants(window.kernel[0], window.stride, after, before);
     let args = args![x, weight, bias, y, height, width, count, rows, columns, top, left];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
-    unsafe { op.launch("depthwise_conv", &defines, launch, &args) }
+    unsafe { op.launch("depthwise_conv2d", &defines, launch, &args) }
 }

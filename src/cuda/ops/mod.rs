@@ -43,7 +43,7 @@ pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
         "add_position" => flag("STREAM_F16"),
         "attention" => attention::defines(),
         "attention_tiled" => attention::defines_tiled(),
-        "depthwise_conv" => depthwise_conv2d::defines(),
+        "depthwise_conv2d" => depthwise_conv2d::defines(),
         "gather_features" => flag("FEATURES_F16"),
         "silu" => flag("INPUT_F16"),
         "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),

@@ -25,7 +25,7 @@
 #include "include/vector.cuh"
 
 #if !defined(KERNEL_SIZE) || !defined(STRIDE) || !defined(ACTIVATION) || !defined(INPUT_ACTIVATION)
-#error "depthwise_conv needs KERNEL_SIZE, STRIDE, ACTIVATION and INPUT_ACTIVATION"
+#error "depthwise_conv2d needs KERNEL_SIZE, STRIDE, ACTIVATION and INPUT_ACTIVATION"
 #endif
 
 const int THREADS = 128;
@@ -33,8 +33,8 @@ const int PIXELS = 4;
 const int COLUMNS = (PIXELS - 1) * STRIDE + KERNEL_SIZE;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-depthwise_conv(const h16* x, const float* weight, const float* bias, h16* y, int height, int width,
-               int channels, int out_height, int out_width, int top, int left) {
+depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, int height,
+                 int width, int channels, int out_height, int out_width, int top, int left) {
     const int groups = channels / 8, i = blockIdx.x * THREADS + threadIdx.x;
     const int channel = i % groups * 8, column = i / groups * PIXELS, row = blockIdx.y;
     if (column >= out_width) return;
@@ -79,4 +79,4 @@ depthwise_conv(const h16* x, const float* weight, const float* bias, h16* y, int
         store8(to + p * channels, sums[p]);
     }
 }
-REGISTER_KERNEL(depthwise_conv)
+REGISTER_KERNEL(depthwise_conv2d)

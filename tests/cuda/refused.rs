@@ -1,0 +1,180 @@
+//! What a GPU cannot do ends in a typed error before anything is launched: outputs stay as they were.
+
+use std::process::Command;
+
+use invad::ops::{self, Activation, Chunk, Residual};
+use invad::{DType, Detector, Device, Error, Tensor};
+
+use crate::common::{Kind, checkpoint, pictures, recipes};
+use crate::emulator::{gpu, is_emulated};
+
+/// Room for the weights of [`detector`] and for scoring an image, but not for scoring eight.
+const LITTLE_MEMORY: &str = "41943040";
+
+fn tensor(dtype: DType, shape: &[usize], gpu: Device) -> Tensor {
+    Tensor::zeros(shape, dtype, gpu).unwrap()
+}
+
+fn poisoned(dtype: DType, shape: &[usize], gpu: Device) -> Tensor {
+    let mut tensor = tensor(dtype, shape, gpu);
+    tensor.view_mut().fill(f32::NAN).unwrap();
+    tensor
+}
+
+#[track_caller]
+fn assert_untouched(outputs: &[&Tensor]) {
+    for output in outputs {
+        assert!(output.to_vec_f32().iter().all(|x| x.is_nan()), "an output has been written");
+    }
+}
+
+#[test]
+fn head_sizes() {
+    let Some(gpu) = gpu() else { return };
+    for size in [1, 4, 12, 36, 100, 257, 264, 512] {
+        let qkv = tensor(DType::F16, &[2, 3, 3, 2, size], gpu);
+        let mut out = poisoned(DType::F16, &[2, 3, 2 * size], gpu);
+        let mut lse = poisoned(DType::F32, &[2, 2, 3], gpu);
+        let refused = ops::attention(&qkv, &mut out, Some(lse.view_mut())).unwrap_err();
+        let Error::Shape { op: "attention", arg: "qkv", expected, got } = &refused else {
+            panic!("{refused}");
+        };
+        assert!(expected.contains("d a multiple of 8 up to 256"), "{refused}");
+        assert_eq!(*got, [2, 3, 3, 2, size]);
+        assert_untouched(&[&out, &lse]);
+    }
+}
+
+#[test]
+fn widths() {
+    let Some(gpu) = gpu() else { return };
+    for width in [4, 60, 8200] {
+        let x = tensor(DType::F32, &[1, 2, width], gpu);
+        let y = tensor(DType::F16, &[1, 2, width], gpu);
+        let table = tensor(DType::F32, &[1, 3 * width], gpu);
+        let chunk = |index| Chunk { table: table.view(), index };
+        let residual = Some(Residual { y: y.view(), gate: chunk(2) });
+        let mut x_out = poisoned(DType::F32, &[1, 2, width], gpu);
+        let mut out = poisoned(DType::F16, &[1, 2, width], gpu);
+        let refused = ops::adaln_zero(
+            x.view(),
+            residual,
+            chunk(0),
+            chunk(1),
+            Some(x_out.view_mut()),
+            &mut out,
+            None,
+        );
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, Error::Shape { op: "adaln_zero", arg: "x", .. }), "{refused}");
+        assert_untouched(&[&out, &x_out]);
+    }
+}
+
+#[test]
+fn element_types() {
+    let Some(gpu) = gpu() else { return };
+    let f16 = |shape: &[usize]| tensor(DType::F16, shape, gpu);
+    let f32 = |shape: &[usize]| tensor(DType::F32, shape, gpu);
+    let assert_dtype = |refused: invad::Result<()>, wanted: &str, outputs: &[&Tensor]| {
+        let refused = refused.unwrap_err();
+        let Error::DType { op, arg, .. } = &refused else { panic!("{wanted}: {refused}") };
+        assert_eq!(format!("{op} {arg}"), wanted);
+        assert_untouched(outputs);
+    };
+    {
+        let mut out = poisoned(DType::F16, &[1, 2, 8], gpu);
+        let refused = ops::attention(&f32(&[1, 2, 3, 1, 8]), &mut out, None);
+        assert_dtype(refused, "attention qkv", &[&out]);
+        let mut out = poisoned(DType::F32, &[1, 2, 8], gpu);
+        let refused = ops::attention(&f16(&[1, 2, 3, 1, 8]), &mut out, None);
+        assert_dtype(refused, "attention out", &[&out]);
+    }
+    {
+        let table = f16(&[1, 16]);
+        let chunk = |index| Chunk { table: table.view(), index };
+        let (x, mut out) = (f32(&[1, 2, 8]), poisoned(DType::F16, &[1, 2, 8], gpu));
+        let refused = ops::adaln_zero(&x, None, chunk(0), chunk(1), None, &mut out, None);
+        assert_dtype(refused, "adaln_zero shift", &[&out]);
+    }
+    {
+        let (x, weight, mut y) = (f32(&[2, 8]), f16(&[8, 8]), poisoned(DType::F16, &[2, 8], gpu));
+        let refused = ops::linear(&x, &weight, None, Activation::None, None, &mut y);
+        assert_dtype(refused, "linear x", &[&y]);
+    }
+    {
+        let mut map = poisoned(DType::F32, &[1, 4], gpu);
+        let mut stats = poisoned(DType::F32, &[1, ops::SCORE_STATS], gpu);
+        let refused = ops::score(&f16(&[1, 4, 8]), &mut map, &mut stats);
+        assert_dtype(refused, "score latent", &[&map, &stats]);
+    }
+    {
+        let mut x = poisoned(DType::F32, &[8], gpu);
+        let refused = ops::inversion_step(&mut x, &f32(&[8]), 1.0, 1.0);
+        assert_dtype(refused, "inversion_step output", &[&x]);
+    }
+    {
+        let mut y = poisoned(DType::F32, &[1, 4, 4, 8], gpu);
+        let refused = ops::resize_bilinear(&f16(&[1, 2, 2, 8]), &mut y);
+        assert_dtype(refused, "resize_bilinear x", &[&y]);
+    }
+}
+
+/// Training is on the CPU: a gradient on a GPU is refused and not computed elsewhere.
+#[test]
+fn gradients() {
+    let Some(gpu) = gpu() else { return };
+    let qkv = tensor(DType::F16, &[1, 2, 3, 1, 8], gpu);
+    let out = tensor(DType::F16, &[1, 2, 8], gpu);
+    let lse = tensor(DType::F32, &[1, 1, 2], gpu);
+    let mut dqkv = poisoned(DType::F16, &[1, 2, 3, 1, 8], gpu);
+    let refused = ops::attention_backward(&qkv, &out, &lse, &out, &mut dqkv).unwrap_err();
+    assert!(matches!(refused, Error::Device { op: "attention_backward", .. }), "{refused}");
+    assert_untouched(&[&dqkv]);
+}
+
+fn detector() -> Detector {
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 1)).unwrap();
+    detector.calibrate("dots", &pictures(Kind::Dots, 0..2), &[]).unwrap();
+    detector
+}
+
+#[test]
+#[ignore = "run by the next test with little memory"]
+fn with_little_memory() {
+    let Some(gpu) = gpu() else { return };
+    let detector = detector().to_device(gpu).unwrap();
+    let images = pictures(Kind::Dots, 10..18);
+    let refused = detector.score(&images).unwrap_err();
+    println!("\nrefused: {refused}");
+    let Error::OutOfMemory { device, asked, free, total } = refused else { panic!("{refused}") };
+    assert_eq!((device, total.to_string().as_str()), (gpu, LITTLE_MEMORY));
+    assert!(free < asked, "{free} free, {asked} asked for");
+    // What had been made is given back, and fewer images can be scored.
+    for _ in 0..2 {
+        assert_eq!(detector.score(&images[..1]).unwrap().len(), 1);
+    }
+    assert!(matches!(detector.score(&images), Err(Error::OutOfMemory { .. })));
+}
+
+/// Where the buffers of a batch do not fit, the error says what to lower, and lowering it helps.
+#[test]
+fn memory_for_a_batch() {
+    gpu();
+    if !is_emulated() {
+        return;
+    }
+    let ran = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "refused::with_little_memory", "--ignored", "--nocapture"])
+        .env("INVAD_EMULATOR_MEMORY", LITTLE_MEMORY)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
+    let refused = text.lines().find_map(|line| line.strip_prefix("refused: ")).unwrap();
+    assert!(
+        refused.starts_with("cuda:0: ") && refused.ends_with("lower the batch size"),
+        "{refused}"
+    );
+}

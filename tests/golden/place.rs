@@ -1,0 +1,61 @@
+//! Where cases run: on the CPU, and on a GPU where `INVAD_TEST_DEVICE` does not say otherwise.
+
+#[cfg(feature = "cuda")]
+#[allow(dead_code)]
+#[path = "../emulator/mod.rs"]
+mod emulator;
+
+use invad::{Device, Error};
+use libtest_mimic::Trial;
+
+use crate::golden::trial;
+use crate::library;
+use crate::parameters::Config;
+
+/// A device, and how close to the reference it must come.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub device: Device,
+}
+
+/// All that cases run on.
+pub fn places() -> Vec<Place> {
+    #[cfg(feature = "cuda")]
+    let gpu = emulator::gpu();
+    #[cfg(not(feature = "cuda"))]
+    let gpu = None;
+    [Device::Cpu].into_iter().chain(gpu).map(|device| Place { device }).collect()
+}
+
+impl Place {
+    fn is_cpu(self) -> bool {
+        self.device == Device::Cpu
+    }
+
+    /// A trial's name here.
+    pub fn label(self, name: impl Into<String>) -> String {
+        let name = name.into();
+        if self.is_cpu() { name } else { format!("{name} on cuda") }
+    }
+
+    /// The tolerance of f32 on the CPU, and on a GPU that of weights and activations in f16.
+    pub fn tolerance(self, [single, half]: [f64; 2]) -> f64 {
+        if self.is_cpu() { single } else { half }
+    }
+
+    /// In place of the trials of a network that a GPU has no kernels for: that it says so.
+    pub fn refusal(self, name: &str, config: &Config) -> Option<Trial> {
+        let head_size = config.width / config.heads;
+        let fits = config.width.is_multiple_of(8) && head_size.is_multiple_of(8);
+        if self.is_cpu() || fits && head_size <= 256 && config.width <= 8192 {
+            return None;
+        }
+        let (config, device) = (config.clone(), self.device);
+        Some(trial(format!("{} is refused", self.label(name)), move || {
+            match library::refusal(&config, device)? {
+                Error::Shape { expected, .. } if expected.contains("a multiple of 8") => Ok(()),
+                other => Err(format!("refused for another reason: {other}")),
+            }
+        }))
+    }
+}
