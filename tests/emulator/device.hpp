@@ -49,6 +49,9 @@ extern Index block_index, block_size, grid_size;
 void* dynamic_shared();
 void barrier(int line);
 
+// Whether the barrier or wait at this place is the one that INVAD_EMULATOR_REMOVE says to pass by.
+bool removed(const char* file, int line);
+
 // Ends the launch with the driver's error `code`, naming the kernel, block and thread.
 [[noreturn]] void fail(int code, const char* what);
 constexpr int misaligned_address = 716;
@@ -188,8 +191,10 @@ inline float half_to_float(uint16_t h) {
 
 // ---- CUDA's own
 
-// One default argument tells divergent barriers apart.
-static inline void __syncthreads(int line = __builtin_LINE()) { emulator::barrier(line); }
+// The line tells divergent barriers apart.
+static inline void __syncthreads(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    if (!emulator::removed(file, line)) emulator::barrier(line);
+}
 
 static inline void __syncwarp(uint32_t mask = 0xffffffffu) {
     emulator::collective("__syncwarp", mask, {}, emulator::lead_nothing, true);
@@ -296,8 +301,8 @@ DEVICE void cp_async16_zfill(void* shared, const void* global, bool valid) {
 DEVICE void cp_async16(void* shared, const void* global) { cp_async16_zfill(shared, global, true); }
 DEVICE void cp_async_commit() { emulator::async_commit(); }
 template <int N>
-DEVICE void cp_async_wait() {
-    emulator::async_wait(N, emulated_copy16);
+DEVICE void cp_async_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    if (!emulator::removed(file, line)) emulator::async_wait(N, emulated_copy16);
 }
 
 // ---- mma.cuh

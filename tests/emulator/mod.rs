@@ -52,7 +52,7 @@ fn emulated() -> Device {
 }
 
 /// The folder of the stand-ins for these sources and this compiler.
-fn build() -> PathBuf {
+pub fn build() -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/emulator");
     let mut hasher = DefaultHasher::new();
     let mut files: Vec<PathBuf> =
@@ -74,7 +74,12 @@ fn build() -> PathBuf {
     let lock = File::create(folder.join("lock")).unwrap();
     lock.lock().unwrap();
     if !done.exists() {
-        let ran = Command::new("sh").arg(sources.join("build.sh")).arg(&folder).output();
+        let ran = Command::new("sh")
+            .arg(sources.join("build.sh"))
+            .arg(&folder)
+            // Sanitizers have no business in the compiler.
+            .env_remove("LD_PRELOAD")
+            .output();
         let ran = ran.unwrap_or_else(|e| panic!("sh cannot be run: {e}"));
         assert!(
             ran.status.success(),

@@ -393,6 +393,12 @@ void fail(int code, const char* what) {
     __builtin_unreachable();
 }
 
+bool removed(const char* file, int line) {
+    static const std::string place = getenv("INVAD_EMULATOR_REMOVE") ? getenv("INVAD_EMULATOR_REMOVE") : "";
+    static const int place_line = atoi(place.c_str() + place.rfind(':') + 1);
+    return line == place_line && place == std::string(file) + ":" + std::to_string(line);
+}
+
 void barrier(int line) {
     if (exited) fail(launch_failed, "divergent __syncthreads: other threads of the block have exited");
     if (!at_barrier) barrier_line = line;

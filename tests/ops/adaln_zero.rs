@@ -381,6 +381,12 @@ mod on_gpu {
     }
 
     #[test]
+    fn tiny() {
+        check([2, 3, 40], false, true, DType::F32, 0.5);
+        check([1, 2, 2056], false, true, DType::F16, 0.5);
+    }
+
+    #[test]
     fn forward() {
         for shape in [[1, 1, 8], [2, 3, 40], [3, 7, 64], [2, 65, 136], [1, 17, 1024]] {
             for shared in [false, true] {

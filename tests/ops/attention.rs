@@ -233,6 +233,12 @@ mod on_gpu {
     }
 
     #[test]
+    fn tiny() {
+        check([1, 65, 1, 64], 1.7);
+        check([1, 257, 1, 32], 1.7);
+    }
+
+    #[test]
     fn up_to_256_tokens() {
         for (i, tokens) in TOKENS.into_iter().enumerate() {
             for (j, size) in HEAD_SIZES.into_iter().enumerate() {

@@ -1,6 +1,11 @@
 //! What the tests of operations on a GPU share: inputs in f16, and outputs guarded on both sides.
 
+use std::sync::Arc;
+
 use half::f16;
+use invad::cuda::compile;
+use invad::cuda::cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
+use invad::cuda::cudarc::nvrtc::Ptx;
 use invad::tensor::TensorViewMut;
 use invad::{DType, Device, Tensor};
 
@@ -76,4 +81,27 @@ pub fn assert_as_good(case: &str, got: &[f64], want: &[f64], naive: &[f64]) {
             "{case}: [{i}] got {g}, want {w} (error {error:.2e}, most {most:.2e})"
         );
     }
+}
+
+/// A kernel, to be launched on a stream of its own.
+pub struct Kernel {
+    pub stream: Arc<CudaStream>,
+    pub function: CudaFunction,
+}
+
+/// A kernel as its file has it, for what no public operation launches by itself.
+pub fn kernel(name: &str, defines: &[(&str, i64)]) -> Option<Kernel> {
+    gpu()?;
+    let context = CudaContext::new(0).unwrap();
+    let (major, minor) = context.compute_capability().unwrap();
+    let compiled = compile(name, defines, (10 * major + minor) as u32).unwrap();
+    let function = context.load_module(Ptx::from_binary(compiled.cubin)).unwrap();
+    let function = function.load_function(name).unwrap();
+    Some(Kernel { stream: context.new_stream().unwrap(), function })
+}
+
+/// A launch of one-dimensional blocks.
+pub fn config(grid: [usize; 3], block: u32, shared: usize) -> LaunchConfig {
+    let [x, y, z] = grid.map(|n| n as u32);
+    LaunchConfig { grid_dim: (x, y, z), block_dim: (block, 1, 1), shared_mem_bytes: shared as u32 }
 }

@@ -5,6 +5,10 @@ mod adamw;
 mod add_noise;
 mod add_position;
 mod attention;
+#[cfg(feature = "cuda")]
+mod barriers;
+#[cfg(feature = "cuda")]
+mod channel_mean;
 mod common;
 mod conv2d;
 mod depthwise_conv2d;
@@ -29,4 +33,6 @@ mod resize_bilinear;
 mod rgb_to_luma;
 mod score;
 mod silu;
+#[cfg(feature = "cuda")]
+mod stem_conv;
 mod timestep_embedding;
