@@ -1,7 +1,6 @@
 //! What the benches share: the device, its ceilings, and a line of figures for each measurement.
 #![allow(dead_code)]
 
-use std::fmt::Display;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -183,7 +182,11 @@ fn flops_ceiling() -> f64 {
         let mut y = zeros(&[n, n], stored());
         let mut call = || ops::linear(&x, &weight, None, Activation::None, None, &mut y).unwrap();
         let seconds = fastest(|| timed(&mut call));
-        said(2.0 * (n as f64).powi(3) / seconds, "operations", "a matrix product", n)
+        said(
+            2.0 * (n as f64).powi(3) / seconds,
+            "operations",
+            format!("a product of {n}×{n} matrices"),
+        )
     })
 }
 
@@ -193,12 +196,12 @@ fn bytes_ceiling() -> f64 {
     *CEILING.get_or_init(|| {
         const BYTES: usize = 256 << 20;
         let seconds = if device() == Device::Cpu { copy(BYTES) } else { copy_on_gpu(BYTES) };
-        said(2.0 * BYTES as f64 / seconds, "bytes", "a copy of MiB", BYTES >> 20)
+        said(2.0 * BYTES as f64 / seconds, "bytes", format!("a copy of {} MiB", BYTES >> 20))
     })
 }
 
-fn said(rate: f64, what: &str, how: &str, size: impl Display) -> f64 {
-    eprintln!("ceiling: {:.4e} {what} a second, by {how} {size}", rate);
+fn said(rate: f64, what: &str, how: String) -> f64 {
+    eprintln!("ceiling: {rate:.4e} {what} a second, by {how}");
     rate
 }
 
