@@ -1,45 +1,62 @@
 //! Three-step inversion of features to their latent, and its score.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+mod common;
+
+use common::{Work, batches, device, measure_calls, normal, normal_on_device, stored, zeros};
+use criterion::{Criterion, criterion_group, criterion_main};
 use invad::checkpoint::Preset;
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::nn::Dit;
-use invad::{DType, Device, Tensor, ops};
+use invad::nn::{Dit, DitConfig};
+use invad::{DType, Device, ops};
 
-/// Normal numbers, none of them zero.
-fn normal(shape: &[usize], scale: f32, step: u64) -> Tensor {
-    let mut values = Tensor::zeros(shape, DType::F32, Device::Cpu).unwrap();
-    let random = ops::Random { seed: 1, stream: ops::Stream::Noise, step };
-    ops::normal(random, &mut values).unwrap();
-    let scaled = values.to_vec_f32().into_iter().map(|v| scale * v).collect();
-    Tensor::from_f32(scaled, shape, Device::Cpu).unwrap()
-}
+const STEPS: usize = 3;
 
 fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
-    let dit = Dit::new(Preset::Base.config(272, 16)).unwrap();
-    let parameters = normal(&[dit.len()], 0.02, 0);
-    let inverter =
-        Inverter::new(&dit, &parameters, Parameterisation::Epsilon, 3, 100, Device::Cpu).unwrap();
-    drop(parameters);
-    for batch in [1, 4] {
-        let mut latent = normal(&[batch, 16, 16, 272], 1.0, 1);
-        let x = latent.to_vec_f32();
-        let mut space = inverter.workspace(batch).unwrap();
-        let mut map = Tensor::zeros(&[batch, 256], DType::F32, Device::Cpu).unwrap();
-        let mut stats = Tensor::zeros(&[batch, ops::SCORE_STATS], DType::F32, Device::Cpu).unwrap();
-        group.sample_size(10).throughput(Throughput::Elements(batch as u64));
-        group.bench_function(BenchmarkId::new("base", batch), |b| {
-            b.iter(|| {
-                latent.view_mut().copy_from_slice(&x).unwrap();
+    // DiT-gigant takes a CPU minutes.
+    let presets: &[_] = match device() {
+        Device::Cpu => &[("base", Preset::Base)],
+        Device::Cuda(_) => &[("base", Preset::Base), ("gigant", Preset::Gigant)],
+    };
+    for &(name, preset) in presets {
+        let dit = Dit::new(preset.config(272, 16)).unwrap();
+        let parameters = normal(&[dit.len()], 0.02, 0);
+        let inverter =
+            Inverter::new(&dit, &parameters, Parameterisation::Epsilon, STEPS, 100, device())
+                .unwrap();
+        drop(parameters);
+        for &batch in batches() {
+            let shape = [batch, 16, 16, 272];
+            let features = normal_on_device(&shape, 1.0, 1, stored());
+            let host = if device() == Device::Cpu { features.to_vec_f32() } else { Vec::new() };
+            let mut latent = zeros(&shape, DType::F32);
+            let mut space = inverter.workspace(batch).unwrap();
+            let mut map = zeros(&[batch, 256], DType::F32);
+            let mut stats = zeros(&[batch, ops::SCORE_STATS], DType::F32);
+            let work = Work::Flops((batch * STEPS) as f64 * flops(dit.config()));
+            measure_calls(&mut group, name, batch, work, || {
+                match device() {
+                    Device::Cpu => latent.view_mut().copy_from_slice(&host).unwrap(),
+                    // A copy that stays on the GPU, as the features of a network do.
+                    Device::Cuda(_) => {
+                        ops::inversion_step(&mut latent, &features, 0.0, 1.0).unwrap();
+                    }
+                }
                 inverter.invert(&mut latent, &mut space).unwrap();
                 let tokens = latent.view().part(0, &[batch, 256, 272]).unwrap();
                 ops::score(tokens, &mut map, &mut stats).unwrap();
             });
-        });
-        assert!(stats.to_vec_f32().iter().all(|v| v.is_finite()));
+            assert!(stats.to_vec_f32().iter().all(|v| v.is_finite()));
+        }
     }
     group.finish();
+}
+
+/// Operations of the matrix products and the attention of one evaluation.
+fn flops(c: &DitConfig) -> f64 {
+    let (n, d, token) = (c.tokens(), c.width, c.channels * c.patch * c.patch);
+    let block = 24 * n * d * d + 4 * n * n * d;
+    (c.depth * block + 4 * n * d * token) as f64
 }
 
 criterion_group!(benches, inversion);

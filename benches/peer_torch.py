@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The same work in PyTorch, f32, eager: what the benches are compared with.
+"""The same work in PyTorch, eager: what the benches are compared with. On a CPU in f32, on a GPU in fp16.
 
     pip install torch
     python3 benches/peer_torch.py --threads 2                     # all of it
     python3 benches/peer_torch.py --threads 2 --only inversion
+    python3 benches/peer_torch.py --device cuda --only inversion
 
 Prints one line per measurement: the bench's name, the median and the fastest time of a call in
 seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `training/w256d4/8` a
@@ -52,9 +53,9 @@ class DiT(nn.Module):
         self.output = nn.Linear(width, CHANNELS)
 
     def forward(self, x, t):
-        angles = t[:, None] * torch.exp(-math.log(1e4) * torch.arange(128) / 128)
-        c = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)))
-        x = self.embed(x) + self.position
+        angles = t[:, None] * torch.exp(-math.log(1e4) * torch.arange(128, device=t.device) / 128)
+        c = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1).to(self.position.dtype)))
+        x = self.embed(x.to(self.position.dtype)) + self.position
         for block in self.blocks:
             x = block(x, c)
         shift, scale = self.modulation(c)[:, None].chunk(2, -1)
@@ -62,21 +63,27 @@ class DiT(nn.Module):
 
 
 def measure(name, call, calls):
-    call()
+    def done():
+        call()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+
+    done()
     times = []
     for _ in range(calls):
         start = time.perf_counter()
-        call()
+        done()
         times.append(time.perf_counter() - start)
     print(f"{name:24} median {statistics.median(times):.4f} s, fastest {min(times):.4f} s", flush=True)
 
 
-def inversion(calls):
+def inversion(calls, device):
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     steps = [0, 500, 999]
-    model = DiT(1024, 8, 8).eval()
-    for batch in (1, 4):
-        features = torch.randn(batch, TOKENS, CHANNELS)
+    on_gpu = device != "cpu"
+    model = DiT(1024, 8, 8).eval().to(device, torch.float16 if on_gpu else torch.float32)
+    for batch in (1, 4, 16, 64) if on_gpu else (1, 4):
+        features = torch.randn(batch, TOKENS, CHANNELS, device=device)
 
         @torch.inference_mode()
         def call():
@@ -84,7 +91,7 @@ def inversion(calls):
             for i, t in enumerate(steps):
                 here = alphas[t].item()
                 there = alphas[steps[i + 1]].item() if i + 1 < len(steps) else 0.0
-                eps = model(x, torch.full((batch,), float(t)))
+                eps = model(x, torch.full((batch,), float(t), device=device))
                 clean = (x - math.sqrt(1 - here) * eps) / math.sqrt(here)
                 x = math.sqrt(there) * clean + math.sqrt(1 - there) * eps
             norm = x.norm(dim=-1)
@@ -94,7 +101,7 @@ def inversion(calls):
         measure(f"inversion/base/{batch}", call, calls)
 
 
-def training(calls):
+def training(calls, _):
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
     for name, width, depth, heads in (("w256d4", 256, 4, 8), ("w128d2", 128, 2, 2)):
         model = DiT(width, depth, heads)
@@ -164,7 +171,7 @@ class Lite0(nn.Module):
         return torch.cat(taps, 1)
 
 
-def features(calls):
+def features(calls, _):
     for name, layout in (("first", torch.contiguous_format), ("last", torch.channels_last)):
         model = Lite0().eval().to(memory_format=layout)
         images = torch.randn(4, 3, 256, 256).to(memory_format=layout)
@@ -177,12 +184,15 @@ def main():
     sections = {"features": features, "inversion": inversion, "training": training}
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default=",".join(sections), help="sections, separated by commas")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the section inversion")
     parser.add_argument("--calls", type=int, default=10, help="timed calls of each measurement")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.device != "cpu" and args.only != "inversion":
+        parser.error("on a GPU there is --only inversion")
     for section in args.only.split(","):
-        sections[section](args.calls)
+        sections[section](args.calls, args.device)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,37 @@
+//! The matrix products of a transformer block, with bias and GELU, on the sizes of the presets.
+
+mod common;
+
+use common::{Work, batches, device, measure, normal, normal_on_device, stored, zeros};
+use criterion::{Criterion, criterion_group, criterion_main};
+use invad::ops::{self, Activation, PackedWeight};
+
+fn gemm(c: &mut Criterion) {
+    const TOKENS: usize = 256;
+    let mut group = c.benchmark_group("gemm");
+    for (name, width) in [("base", 1024), ("gigant", 2048)] {
+        for (layer, k, n, activation) in [
+            ("qkv", width, 3 * width, Activation::None),
+            ("fc1", width, 4 * width, Activation::Gelu),
+            ("fc2", 4 * width, width, Activation::None),
+        ] {
+            let weight = normal(&[n, k], (k as f32).sqrt().recip(), 0);
+            let weight = PackedWeight::on(device(), &weight).unwrap();
+            let bias = normal_on_device(&[n], 0.1, 1, stored());
+            for &batch in batches() {
+                let x = normal_on_device(&[batch * TOKENS, k], 1.0, 2, stored());
+                let mut y = zeros(&[batch * TOKENS, n], stored());
+                let layer = &format!("{name}_{layer}");
+                let work = Work::Flops(2.0 * (batch * TOKENS * k * n) as f64);
+                measure(&mut group, layer, batch, work, || {
+                    let bias = Some(bias.view());
+                    ops::linear(&x, &weight, bias, activation, None, &mut y).unwrap();
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gemm);
+criterion_main!(benches);
