@@ -822,7 +822,7 @@ bool succeeded(const std::string& text) { return text.size() >= 3 && text.substr
 
 int check_all(const std::string& program, const std::string& directory) {
     // Where programs that a sanitizer ends leave their modules.
-    std::string temporary = "/tmp/invad-selftest-XXXXXX";
+    std::string temporary = std::filesystem::temp_directory_path() / "invad-selftest-XXXXXX";
     if (!mkdtemp(temporary.data())) stop("no temporary directory");
     setenv("TMPDIR", temporary.c_str(), 1);
     int wrong = 0;
