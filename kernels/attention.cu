@@ -36,8 +36,8 @@ const int K_CHUNKS = HEAD_SIZE / K_WIDTH;
 const int V_CHUNKS = HEAD_SIZE / V_WIDTH;
 const int SLOT = KEYS * V_WIDTH;
 const bool MASKED = !TOKENS_256;
-// Three blocks to a multiprocessor leave 168 registers, two where that is too few.
-const int BLOCKS = HEAD_SIZE >= (TOKENS_256 ? 128 : 64) ? 3 : 2;
+// Three blocks to a multiprocessor leave 168 registers, which suffices without masks.
+const int BLOCKS = TOKENS_256 && HEAD_SIZE >= 128 ? 3 : 2;
 
 static_assert(HEAD_SIZE % 32 == 0 && HEAD_SIZE <= 256, "HEAD_SIZE is a multiple of 32 up to 256");
 static_assert((KEYS + QUERIES) * K_WIDTH <= SLOT, "a chunk of k and q fits a slot");
@@ -86,12 +86,10 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
     if (MASKED) mask_columns(s, tokens);
     uint32_t p[KEYS / 16][4];
     const float scale_log2 = scale * LOG2_E;
-    float top[2], sum[2], inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        top[half] = largest(s, half);
-        sum[half] = exponentials(p, s, half, scale_log2, top[half] * scale_log2);
-    }
+    const float top[2] = {largest(s, 0), largest(s, 1)};
+    const float offset[2] = {top[0] * scale_log2, top[1] * scale_log2};
+    float sum[2] = {0.0f, 0.0f}, inverse[2];
+    exponentials(p, sum, s, scale_log2, offset);
     if (lse) lse += ((int64_t)image * heads + head) * tokens;
     finish_rows(inverse, lse, top, sum, scale, first_row, tokens);
 

@@ -73,15 +73,18 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         const int left = tokens - i / 2 * KEYS;
         if (left < KEYS) mask_columns(s, left);
         uint32_t p[KEYS / 16][4];
+        float offset[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float highest = fmaxf(top[half], largest(s, half));
             const float shrink = exp2_approx((top[half] - highest) * scale_log2);
+            offset[half] = highest * scale_log2;
             top[half] = highest;
-            sum[half] = sum[half] * shrink + exponentials(p, s, half, scale_log2, highest * scale_log2);
+            sum[half] *= shrink;
 #pragma unroll
             for (int j = 0; j < HEAD_SIZE / 8; ++j) o[j][2 * half] *= shrink, o[j][2 * half + 1] *= shrink;
         }
+        exponentials(p, sum, s, scale_log2, offset);
 
         cp_async_wait<0>();
         __syncthreads();

@@ -29,20 +29,21 @@ DEVICE float largest(const float (&s)[BLOCKS][4], int half) {
     return row_max(largest);
 }
 
-// p = 2^(s·scale − offset) of a row, in fp16: packed in pairs, accumulators of a product are the left operand
-// of the next. Returns this lane's share of the sum, before p is rounded.
+// p = 2^(s·scale − offset), in fp16: packed in pairs, accumulators of a product are the left operand of the next.
+// Adds this lane's share to the sums, before p is rounded. One offset and sum to each of its rows.
 template <int BLOCKS>
-DEVICE float exponentials(uint32_t (&p)[BLOCKS / 2][4], const float (&s)[BLOCKS][4], int half, float scale,
-                          float offset) {
-    float sum = 0.0f;
+DEVICE void exponentials(uint32_t (&p)[BLOCKS / 2][4], float (&sum)[2], const float (&s)[BLOCKS][4], float scale,
+                         const float (&offset)[2]) {
 #pragma unroll
     for (int j = 0; j < BLOCKS; ++j) {
-        const float a = exp2_approx(s[j][2 * half] * scale - offset);
-        const float b = exp2_approx(s[j][2 * half + 1] * scale - offset);
-        sum += a + b;
-        p[j / 2][(j & 1) * 2 + half] = pack(a, b);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float a = exp2_approx(s[j][2 * half] * scale - offset[half]);
+            const float b = exp2_approx(s[j][2 * half + 1] * scale - offset[half]);
+            sum[half] += a + b;
+            p[j / 2][(j & 1) * 2 + half] = pack(a, b);
+        }
     }
-    return sum;
 }
 
 // Of this lane's two rows 1/sum and, unless lse is null, lse[row] = top·scale + ln(sum). `top`: the rows'
