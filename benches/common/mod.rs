@@ -39,28 +39,29 @@ fn is_test() -> bool {
 pub fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     *DEVICE.get_or_init(|| {
-        let device = if is_test() { test_device() } else { Device::Cuda(0) };
-        match device.require() {
-            Ok(()) => {
-                eprintln!("on {device}");
-                device
-            }
-            Err(why) => {
-                eprintln!("on the CPU, in f32: {why}");
-                Device::Cpu
-            }
-        }
+        gpu().inspect(|gpu| eprintln!("on {gpu}")).unwrap_or_else(|why| {
+            eprintln!("on the CPU, in f32: {why}");
+            Device::Cpu
+        })
     })
 }
 
+/// The GPU, or why there is none.
 #[cfg(feature = "cuda")]
-fn test_device() -> Device {
-    emulator::gpu().unwrap_or(Device::Cpu)
+fn gpu() -> Result<Device, String> {
+    if is_test() {
+        return emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
+    }
+    Device::Cuda(0).require().map_err(|e| e.to_string())?;
+    match &invad::cuda::probe().gpus[0].name[..] {
+        "Emulated" => Err("times of an emulated GPU say nothing".into()),
+        _ => Ok(Device::Cuda(0)),
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
-fn test_device() -> Device {
-    Device::Cpu
+fn gpu() -> Result<Device, String> {
+    Err("this build is without CUDA".into())
 }
 
 /// The type of activations and weights.
