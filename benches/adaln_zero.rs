@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Work, batches, measure, normal_on_device, stored, zeros};
+use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::DType;
 use invad::ops::{self, Chunk, Residual};
@@ -12,7 +12,8 @@ use invad::ops::{self, Chunk, Residual};
 fn adaln_zero(c: &mut Criterion) {
     const TOKENS: usize = 256;
     let mut group = c.benchmark_group("adaln_zero");
-    for (name, width) in [("base", 1024), ("gigant", 2048)] {
+    for &(name, preset) in presets() {
+        let width = preset.config(272, 16).width;
         for &batch in batches() {
             let shape = [batch, TOKENS, width];
             let x = normal_on_device(&shape, 1.0, 0, DType::F32);

@@ -2,19 +2,20 @@
 
 mod common;
 
-use common::{Work, batches, measure, normal_on_device, stored, zeros};
+use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::ops;
 
 fn attention(c: &mut Criterion) {
-    const TOKENS: usize = 256;
-    const HEADS: usize = 8;
     let mut group = c.benchmark_group("attention");
-    for (name, size) in [("base", 128), ("gigant", 256)] {
+    for &(name, preset) in presets() {
+        let network = preset.config(272, 16);
+        let (tokens, heads, width) = (network.tokens(), network.heads, network.width);
         for &batch in batches() {
-            let qkv = normal_on_device(&[batch, TOKENS, 3, HEADS, size], 1.0, 0, stored());
-            let mut out = zeros(&[batch, TOKENS, HEADS * size], stored());
-            let work = Work::Flops((4 * batch * TOKENS * TOKENS * HEADS * size) as f64);
+            let shape = [batch, tokens, 3, heads, width / heads];
+            let qkv = normal_on_device(&shape, 1.0, 0, stored());
+            let mut out = zeros(&[batch, tokens, width], stored());
+            let work = Work::Flops((4 * batch * tokens * tokens * width) as f64);
             measure(&mut group, name, batch, work, || {
                 ops::attention(&qkv, &mut out, None).unwrap();
             });

@@ -2,14 +2,15 @@
 
 mod common;
 
-use common::{Work, batches, device, measure, normal, normal_on_device, stored, zeros};
+use common::{Work, batches, device, measure, normal, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::ops::{self, Activation, PackedWeight};
 
 fn gemm(c: &mut Criterion) {
     const TOKENS: usize = 256;
     let mut group = c.benchmark_group("gemm");
-    for (name, width) in [("base", 1024), ("gigant", 2048)] {
+    for &(name, preset) in presets() {
+        let width = preset.config(272, 16).width;
         for (layer, k, n, activation) in [
             ("qkv", width, 3 * width, Activation::None),
             ("fc1", width, 4 * width, Activation::Gelu),

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Work, batches, device, measure_calls, normal, normal_on_device, stored, zeros};
+use common::{
+    Work, batches, device, measure_calls, normal, normal_on_device, presets, stored, zeros,
+};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::checkpoint::Preset;
 use invad::diffusion::{Inverter, Parameterisation};
@@ -13,12 +15,11 @@ const STEPS: usize = 3;
 
 fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
-    // DiT-gigant takes a CPU minutes.
-    let presets: &[_] = match device() {
-        Device::Cpu => &[("base", Preset::Base)],
-        Device::Cuda(_) => &[("base", Preset::Base), ("gigant", Preset::Gigant)],
-    };
-    for &(name, preset) in presets {
+    for &(name, preset) in presets() {
+        // It takes a CPU minutes.
+        if device() == Device::Cpu && preset == Preset::Gigant {
+            continue;
+        }
         let dit = Dit::new(preset.config(272, 16)).unwrap();
         let parameters = normal(&[dit.len()], 0.02, 0);
         let inverter =

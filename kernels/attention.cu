@@ -18,9 +18,10 @@
 // A block owns 64 queries, a warp 16 of them. Their products with all keys stay in registers while q and k
 // pass through shared memory 16 columns at a time; after the softmax v passes through it 32 columns at a time,
 // and each chunk of the output is finished and stored at once. So registers do not grow with the head size.
-// Chunks alternate between two slots, and a chunk is fetched while the one before is in use.
+// Chunks alternate between two slots, and a chunk is fetched while the one before is in use. For groups of keys
+// that are not there, and in warps without queries, only the softmax is computed.
 #include "include/device.cuh"
-#include "include/tile.cuh"
+#include "include/softmax.cuh"
 
 #if !defined(HEAD_SIZE) || !defined(TOKENS_256)
 #error "attention needs HEAD_SIZE and TOKENS_256"
@@ -37,7 +38,6 @@ const int SLOT = KEYS * V_WIDTH;
 const bool MASKED = !TOKENS_256;
 // Three blocks to a multiprocessor leave 168 registers, which suffices without masks.
 const int BLOCKS = TOKENS_256 && HEAD_SIZE >= 128 ? 3 : 2;
-const float LOG2_E = 1.44269504f;
 
 static_assert(HEAD_SIZE % 32 == 0 && HEAD_SIZE <= 256, "HEAD_SIZE is a multiple of 32 up to 256");
 static_assert((KEYS + QUERIES) * K_WIDTH <= SLOT, "a chunk of k and q fits a slot");
@@ -68,7 +68,9 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
         cp_async_commit();
     };
 
-    const int warp = warp_of_block(), group = lane_of_warp() >> 2, quarter = lane_of_warp() & 3;
+    const int warp = warp_of_block(), first_row = first_query + warp * 16;
+    // Keys to compute with: none in a warp without queries.
+    const int keys = !MASKED ? KEYS : first_row < tokens ? tokens : 0;
     float s[KEYS / 8][4];
     clear(s);
     fetch(0);
@@ -78,44 +80,18 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
         __syncthreads();
         fetch(i + 1);
         const h16* slot = shared + (i & 1) * SLOT;
-        multiply_transposed<K_WIDTH>(s, slot + KEYS * K_WIDTH, warp * 16, slot);
+        multiply_transposed<K_WIDTH>(s, slot + KEYS * K_WIDTH, warp * 16, slot, keys);
     }
 
-    float top[2] = {-1e30f, -1e30f}, sum[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int j = 0; j < KEYS / 8; ++j) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-            if (MASKED && j * 8 + quarter * 2 + (e & 1) >= tokens) s[j][e] = -1e30f;
-            top[e >> 1] = fmaxf(top[e >> 1], s[j][e]);
-        }
-    }
-    const float scale_log2 = scale * LOG2_E;
-    top[0] = row_max(top[0]);
-    top[1] = row_max(top[1]);
-    // Packed in pairs, accumulators of a product are the left operand of the next.
+    if (MASKED) mask_columns(s, tokens);
     uint32_t p[KEYS / 16][4];
-#pragma unroll
-    for (int j = 0; j < KEYS / 8; ++j) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const float a = exp2_approx(s[j][2 * half] * scale_log2 - top[half] * scale_log2);
-            const float b = exp2_approx(s[j][2 * half + 1] * scale_log2 - top[half] * scale_log2);
-            sum[half] += a + b;
-            p[j / 2][(j & 1) * 2 + half] = pack(a, b);
-        }
-    }
-    const int first_row = first_query + warp * 16;
-    float inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        sum[half] = row_sum(sum[half]);
-        inverse[half] = 1.0f / sum[half];
-        const int row = first_row + group + 8 * half;
-        if (lse && quarter == 0 && row < tokens) {
-            lse[((int64_t)image * heads + head) * tokens + row] = top[half] * scale + logf(sum[half]);
-        }
-    }
+    const float scale_log2 = scale * LOG2_E;
+    const float top[2] = {largest(s, 0), largest(s, 1)};
+    const float offset[2] = {top[0] * scale_log2, top[1] * scale_log2};
+    float sum[2] = {0.0f, 0.0f}, inverse[2];
+    exponentials(p, sum, s, scale_log2, offset);
+    if (lse) lse += ((int64_t)image * heads + head) * tokens;
+    finish_rows(inverse, lse, top, sum, scale, first_row, tokens);
 
     h16* to = out + ((int64_t)image * tokens + first_row) * width + head * head_size;
 #pragma unroll 1
@@ -125,7 +101,7 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
         fetch(i + 1);
         float o[V_WIDTH / 8][4];
         clear(o);
-        multiply<V_WIDTH>(o, p, shared + (i & 1) * SLOT);
+        multiply<V_WIDTH>(o, p, shared + (i & 1) * SLOT, keys);
         const int column = (i - K_CHUNKS) * V_WIDTH;
         store_16x32(to + column, width, o, 0, inverse, tokens - first_row, head_size - column);
     }

@@ -19,7 +19,7 @@
 // FlashAttention, 2022): after each tile of keys the output so far is scaled to the new maximum. Tiles
 // alternate between two slots, and a tile is fetched while the one before is in use.
 #include "include/device.cuh"
-#include "include/tile.cuh"
+#include "include/softmax.cuh"
 
 #if !defined(HEAD_SIZE)
 #error "attention_tiled needs HEAD_SIZE"
@@ -30,8 +30,6 @@ const int QUERIES = 64;
 const int THREADS = 128;
 const int SLOT = KEYS * HEAD_SIZE;
 const int BLOCKS = HEAD_SIZE > 192 ? 1 : HEAD_SIZE > 64 ? 2 : 3;
-const float LOG2_E = 1.44269504f;
-const float LOWEST = -1e30f;
 
 static_assert(HEAD_SIZE % 32 == 0 && HEAD_SIZE <= 256, "HEAD_SIZE is a multiple of 32 up to 256");
 
@@ -56,7 +54,7 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         cp_async_commit();
     };
 
-    const int warp = warp_of_block(), group = lane_of_warp() >> 2, quarter = lane_of_warp() & 3;
+    const int warp = warp_of_block();
     const float scale_log2 = scale * LOG2_E;
     float o[HEAD_SIZE / 8][4], top[2] = {LOWEST, LOWEST}, sum[2] = {0.0f, 0.0f};
     clear(o);
@@ -73,39 +71,20 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         multiply_transposed<HEAD_SIZE>(s, q_tile, warp * 16, slots);
 
         const int left = tokens - i / 2 * KEYS;
-        if (left < KEYS) {
-#pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) {
-#pragma unroll
-                for (int e = 0; e < 4; ++e) {
-                    if (j * 8 + quarter * 2 + (e & 1) >= left) s[j][e] = LOWEST;
-                }
-            }
-        }
-        // Packed in pairs, accumulators of a product are the left operand of the next.
+        if (left < KEYS) mask_columns(s, left);
         uint32_t p[KEYS / 16][4];
+        float offset[2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            float highest = LOWEST;
-#pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) {
-                highest = fmaxf(highest, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
-            }
-            highest = fmaxf(top[half], row_max(highest));
+            const float highest = fmaxf(top[half], largest(s, half));
             const float shrink = exp2_approx((top[half] - highest) * scale_log2);
-            const float offset = highest * scale_log2;
+            offset[half] = highest * scale_log2;
             top[half] = highest;
             sum[half] *= shrink;
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; ++j) {
-                const float a = exp2_approx(s[j][2 * half] * scale_log2 - offset);
-                const float b = exp2_approx(s[j][2 * half + 1] * scale_log2 - offset);
-                sum[half] += a + b;
-                p[j / 2][(j & 1) * 2 + half] = pack(a, b);
-            }
-#pragma unroll
             for (int j = 0; j < HEAD_SIZE / 8; ++j) o[j][2 * half] *= shrink, o[j][2 * half + 1] *= shrink;
         }
+        exponentials(p, sum, s, scale_log2, offset);
 
         cp_async_wait<0>();
         __syncthreads();
@@ -115,15 +94,8 @@ attention_tiled(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
 
     const int first_row = first_query + warp * 16;
     float inverse[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        sum[half] = row_sum(sum[half]);
-        inverse[half] = 1.0f / sum[half];
-        const int row = first_row + group + 8 * half;
-        if (lse && quarter == 0 && row < tokens) {
-            lse[((int64_t)image * heads + head) * tokens + row] = top[half] * scale + logf(sum[half]);
-        }
-    }
+    if (lse) lse += ((int64_t)image * heads + head) * tokens;
+    finish_rows(inverse, lse, top, sum, scale, first_row, tokens);
     h16* to = out + ((int64_t)image * tokens + first_row) * width + head * head_size;
 #pragma unroll
     for (int j = 0; j < HEAD_SIZE / 32; ++j) {

@@ -2,7 +2,7 @@
 // x̂[b, i·stride + k − top, j·stride + l − left, c] · weight[k, l, c] over k and l, where x̂ is 0 outside the
 // image
 //
-// x:       fp16 (B, H, W, C)
+// x:       fp16 (f32 without INPUT_F16) (B, H, W, C)
 // weight:  f32 (K, K, C)
 // bias:    f32 (C)
 // y:       fp16 (B, H', W', C)
@@ -12,6 +12,7 @@
 // Grid (⌈⌈W'/4⌉·(C/8)/128⌉, H', B), block 128, no shared memory.
 // Accumulates in f32. y is written.
 //
+// INPUT_F16         1: x is fp16; 0: f32.
 // KERNEL_SIZE       K, 3 or 5.
 // STRIDE            1 or 2.
 // ACTIVATION        0: none; 1: ReLU6; 2: swish, v·σ(v).
@@ -24,8 +25,15 @@
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-#if !defined(KERNEL_SIZE) || !defined(STRIDE) || !defined(ACTIVATION) || !defined(INPUT_ACTIVATION)
-#error "depthwise_conv2d needs KERNEL_SIZE, STRIDE, ACTIVATION and INPUT_ACTIVATION"
+#if !defined(KERNEL_SIZE) || !defined(STRIDE) || !defined(ACTIVATION) || !defined(INPUT_ACTIVATION) || \
+    !defined(INPUT_F16)
+#error "depthwise_conv2d needs KERNEL_SIZE, STRIDE, ACTIVATION, INPUT_ACTIVATION and INPUT_F16"
+#endif
+
+#if INPUT_F16
+typedef h16 Input;
+#else
+typedef float Input;
 #endif
 
 const int THREADS = 128;
@@ -33,12 +41,12 @@ const int PIXELS = 4;
 const int COLUMNS = (PIXELS - 1) * STRIDE + KERNEL_SIZE;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, int height,
+depthwise_conv2d(const Input* x, const float* weight, const float* bias, h16* y, int height,
                  int width, int channels, int out_height, int out_width, int top, int left) {
     const int groups = channels / 8, i = blockIdx.x * THREADS + threadIdx.x;
     const int channel = i % groups * 8, column = i / groups * PIXELS, row = blockIdx.y;
     if (column >= out_width) return;
-    const h16* image = x + (int64_t)blockIdx.z * height * width * channels + channel;
+    const Input* image = x + (int64_t)blockIdx.z * height * width * channels + channel;
 
     float sums[PIXELS][8];
 #pragma unroll
@@ -47,7 +55,7 @@ depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, i
     for (int ky = 0; ky < KERNEL_SIZE; ++ky) {
         const int in_row = row * STRIDE + ky - top;
         if (in_row < 0 || in_row >= height) continue;
-        const h16* line = image + (int64_t)in_row * width * channels;
+        const Input* line = image + (int64_t)in_row * width * channels;
         float w[KERNEL_SIZE][8];
 #pragma unroll
         for (int kx = 0; kx < KERNEL_SIZE; ++kx) {

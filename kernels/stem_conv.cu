@@ -6,7 +6,7 @@
 // normalise:  f32 (6), the three factors, then the three offsets
 // weight:     f32 (3, 3, 3, O): kernel row, kernel column, input channel, output channel
 // bias:       f32 (O)
-// y:          fp16 (B, H', W', O)
+// y:          f32 (B, H', W', O): rounded to fp16 it would cost the features as much as all later layers do
 // Sizes: height = H, width = W, out_height = H', out_width = W', out_channels = O, and what pads the image
 // above (top) and to its left (left); what lies past its other sides follows from H' and W'.
 //
@@ -29,7 +29,7 @@ const int THREADS = 128;
 const int PIXELS = 4;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y,
+stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, float* y,
           int height, int width, int out_height, int out_width, int out_channels, int top, int left) {
     DYNAMIC_SHARED(float, weights);
     for (int i = threadIdx.x; i < 28 * out_channels; i += THREADS) {
@@ -69,7 +69,7 @@ stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const
             }
         }
     }
-    h16* to = y + (((int64_t)blockIdx.z * out_height + row) * out_width + column) * out_channels + channel;
+    float* to = y + (((int64_t)blockIdx.z * out_height + row) * out_width + column) * out_channels + channel;
 #pragma unroll
     for (int p = 0; p < PIXELS; ++p) {
         if (column + p >= out_width) break;

@@ -1,10 +1,12 @@
 //! Every kernel in every variant compiles with NVRTC for every architecture, without spills and with
 //! few enough registers for the blocks that a multiprocessor is to hold.
 //!
-//! Without NVRTC the tests are ignored, and fail with `INVAD_REQUIRE_NVRTC=1`.
+//! `INVAD_NVRTC` lists folders as `CUDA_PATH` names one: the tests then run with each one's NVRTC. Without
+//! NVRTC they are ignored, and fail with `INVAD_REQUIRE_NVRTC=1`.
 
 use std::env;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use invad::cuda::{Variant, compile, kernels, probe, variants};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -37,6 +39,31 @@ const OCCUPANCY: &[(&str, u32, u32)] = &[
 const INSTRUCTIONS: [&str; 3] = ["mma.sync", "ldmatrix", "cp.async"];
 
 fn main() -> ExitCode {
+    let folders = env::var_os("INVAD_NVRTC").filter(|folders| !folders.is_empty());
+    match folders {
+        // A process has one NVRTC at most, that of a list of one folder.
+        Some(folders) if env::var_os("CUDA_PATH").as_ref() != Some(&folders) => {
+            let passed = |folder: &PathBuf| {
+                let mut one = Command::new(env::current_exe().expect("a test has a path"));
+                one.args(env::args_os().skip(1));
+                one.env("CUDA_PATH", folder).env("INVAD_NVRTC", folder);
+                one.status().expect("a test can be run").success()
+            };
+            let failed = env::split_paths(&folders).filter(|folder| !passed(folder)).count();
+            if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        folder => run(folder.as_deref().map(Path::new)),
+    }
+}
+
+/// Runs the tests with the NVRTC of a folder, if it is said which.
+fn run(folder: Option<&Path>) -> ExitCode {
+    if let (Some(folder), Some(path)) = (folder, &probe().nvrtc.path)
+        && !path.starts_with(folder.canonicalize().unwrap_or_default())
+    {
+        eprintln!("error: {} is found before what is in {folder:?}", path.display());
+        return ExitCode::FAILURE;
+    }
     let missing = probe()
         .nvrtc
         .problem
@@ -49,11 +76,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
+    let nvrtc = match probe().nvrtc.version {
+        Some((major, minor)) => format!("NVRTC {major}.{minor}"),
+        None => "no NVRTC".into(),
+    };
     let mut trials = vec![Trial::test("table", table)];
     for variant in variants() {
         for arch in ARCHITECTURES {
             let variant = variant.clone();
-            let name = format!("sm_{arch} {variant}");
+            let name = format!("{nvrtc} sm_{arch} {variant}");
             let trial = Trial::test(name, move || check(&variant, arch));
             trials.push(trial.with_ignored_flag(missing.is_some()));
         }

@@ -1,11 +1,20 @@
 //! What the benches share: the device, its ceilings, and a line of figures for each measurement.
+//!
+//! Without Criterion's `--bench`, as under `cargo test`, they are tests: everything runs once on the smallest
+//! preset, on the GPU of the other tests, and no figures are printed.
 #![allow(dead_code)]
 
+#[cfg(feature = "cuda")]
+#[path = "../../tests/emulator/mod.rs"]
+mod emulator;
+
+use std::env;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
+use invad::checkpoint::Preset;
 use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -20,19 +29,39 @@ pub enum Work {
     Bytes(f64),
 }
 
+/// Whether Criterion only tries the benches, and measures nothing.
+fn is_test() -> bool {
+    let given = |flag| env::args().any(|arg| arg == flag);
+    given("--test") || !given("--bench")
+}
+
 /// A GPU where one can be used, else the CPU; says which.
 pub fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    *DEVICE.get_or_init(|| match Device::Cuda(0).require() {
-        Ok(()) => {
-            eprintln!("on {}", Device::Cuda(0));
-            Device::Cuda(0)
-        }
-        Err(why) => {
+    *DEVICE.get_or_init(|| {
+        gpu().inspect(|gpu| eprintln!("on {gpu}")).unwrap_or_else(|why| {
             eprintln!("on the CPU, in f32: {why}");
             Device::Cpu
-        }
+        })
     })
+}
+
+/// The GPU, or why there is none.
+#[cfg(feature = "cuda")]
+fn gpu() -> Result<Device, String> {
+    if is_test() {
+        return emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
+    }
+    Device::Cuda(0).require().map_err(|e| e.to_string())?;
+    match &invad::cuda::probe().gpus[0].name[..] {
+        "Emulated" => Err("times of an emulated GPU say nothing".into()),
+        _ => Ok(Device::Cuda(0)),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> Result<Device, String> {
+    Err("this build is without CUDA".into())
 }
 
 /// The type of activations and weights.
@@ -42,7 +71,19 @@ pub fn stored() -> DType {
 
 /// The batches to measure: those that take the CPU long only on a GPU.
 pub fn batches() -> &'static [usize] {
-    if device() == Device::Cpu { &[1, 4] } else { &[1, 4, 16, 64] }
+    match device() {
+        _ if is_test() => &[1],
+        Device::Cpu => &[1, 4],
+        Device::Cuda(_) => &[1, 4, 16, 64],
+    }
+}
+
+/// The networks whose sizes are measured.
+pub fn presets() -> &'static [(&'static str, Preset)] {
+    match is_test() {
+        true => &[("small", Preset::Small)],
+        false => &[("base", Preset::Base), ("gigant", Preset::Gigant)],
+    }
 }
 
 /// Zeros.
@@ -129,6 +170,9 @@ fn report(
             time
         });
     });
+    if is_test() {
+        return;
+    }
     if let Some(seconds) = median(times) {
         let per_second = images as f64 / seconds;
         let (rate, ceiling, unit) = match work {

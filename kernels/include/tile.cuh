@@ -17,8 +17,15 @@ DEVICE int tile_at(int row, int unit) {
     return row * WIDTH + ((unit ^ swizzle) << 3);
 }
 
+// Rows of a tile that are not there are left out in whole groups of so many.
+const int GROUP = 64;
+
+// Whether row `row` begins a group of which none of the first `rows` rows is a part.
+DEVICE bool beyond(int row, int rows) { return row % GROUP == 0 && row >= rows; }
+
 // Starts copying a ROWS x WIDTH tile whose rows are `stride` halves apart in global memory. With MASKED, rows
-// from `rows` on and columns from `columns` on are filled with zeros and not read.
+// from `rows` on and columns from `columns` on are not read: they are filled with zeros, whole groups of rows
+// after the first left as they are.
 template <int ROWS, int WIDTH, int THREADS, bool MASKED>
 DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, int columns) {
     // So many that eight neighbouring threads write to eight different groups of banks.
@@ -28,6 +35,7 @@ DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, 
     const h16* from = source + (uint32_t)(first_row * stride + first_unit * 8);
 #pragma unroll
     for (int i = 0; i < ROWS / DOWN; ++i) {
+        if (MASKED && i > 0 && beyond(i * DOWN, rows)) break;
 #pragma unroll
         for (int j = 0; j < WIDTH / (8 * ACROSS); ++j) {
             const int row = first_row + i * DOWN, unit = first_unit + j * ACROSS;
@@ -53,9 +61,10 @@ DEVICE void clear(float (&accumulator)[BLOCKS][4]) {
 }
 
 // accumulator (16 x 8·BLOCKS) += a · bᵀ: a is 16 rows from `row` of a tile, b the first 8·BLOCKS rows of
-// another, both WIDTH columns wide.
+// another, both WIDTH columns wide. Groups of b beyond its first `rows` rows are left out.
 template <int WIDTH, int BLOCKS>
-DEVICE void multiply_transposed(float (&accumulator)[BLOCKS][4], const h16* a, int row, const h16* b) {
+DEVICE void multiply_transposed(float (&accumulator)[BLOCKS][4], const h16* a, int row, const h16* b,
+                                int rows = 8 * BLOCKS) {
     const int lane = lane_of_warp();
 // Swizzles repeat every four steps; more at once would take more registers.
 #pragma unroll 4
@@ -64,6 +73,7 @@ DEVICE void multiply_transposed(float (&accumulator)[BLOCKS][4], const h16* a, i
         ldmatrix_x4(left, a + tile_at<WIDTH>(row + (lane & 15), k * 2 + (lane >> 4)));
 #pragma unroll
         for (int j = 0; j < BLOCKS / 2; ++j) {
+            if (beyond(j * 16, rows)) break;
             uint32_t right[4];
             const int b_row = j * 16 + (lane & 7) + ((lane >> 4) << 3);
             ldmatrix_x4(right, b + tile_at<WIDTH>(b_row, k * 2 + ((lane >> 3) & 1)));
@@ -73,12 +83,15 @@ DEVICE void multiply_transposed(float (&accumulator)[BLOCKS][4], const h16* a, i
     }
 }
 
-// accumulator (16 x WIDTH) += a · b: a (16 x 16·STEPS) packed in registers, b a tile of 16·STEPS rows.
+// accumulator (16 x WIDTH) += a · b: a (16 x 16·STEPS) packed in registers, b a tile of 16·STEPS rows. Groups
+// of b beyond its first `rows` rows are left out.
 template <int WIDTH, int STEPS>
-DEVICE void multiply(float (&accumulator)[WIDTH / 8][4], const uint32_t (&a)[STEPS][4], const h16* b) {
+DEVICE void multiply(float (&accumulator)[WIDTH / 8][4], const uint32_t (&a)[STEPS][4], const h16* b,
+                     int rows = 16 * STEPS) {
     const int lane = lane_of_warp();
 #pragma unroll
     for (int k = 0; k < STEPS; ++k) {
+        if (beyond(k * 16, rows)) break;
 #pragma unroll
         for (int j = 0; j < WIDTH / 16; ++j) {
             uint32_t right[4];

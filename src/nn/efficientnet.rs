@@ -78,7 +78,7 @@ const LITE0: Config = Config {
 };
 
 /// ImageNet weights of EfficientNet-Lite0, cut after block 10; see `scripts/lite0_weights.py`.
-pub(super) const LITE0_WEIGHTS: &[u8] =
+pub(super) static LITE0_WEIGHTS: &[u8] =
     include_bytes!("../../assets/efficientnet-lite0.safetensors");
 
 /// A convolution with the batch normalisation after it folded in.

@@ -12,8 +12,8 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// weight[k, l, c] over k and l, where x is zero outside the image.
 ///
 /// `x`: (B, H, W, C). `weight`: (K, K, C) with K 3 or 5. `bias`: (C). `y`: (B, H', W', C) with
-/// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2. On a GPU `x` and
-/// `y` hold f16, C is a multiple of 8, and the activation none or ReLU6.
+/// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2. On a GPU `x` holds
+/// f16 or f32, `y` f16, C is a multiple of 8, and the activation none or ReLU6.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not agree; [`Error::Argument`] if the kernel does not fit or

@@ -1,19 +1,20 @@
 //! Section `diffusion`: noising, inversion and reconstruction.
 
+use invad::Device;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::golden::{
-    Golden, Part, Problem, Tensors, Trials, cases, compare, compare_absolute, fill, ignored,
-    shared, sqrt3, trial, whole,
+    Golden, Part, Problem, Tensors, Trials, cases, compare, compare_absolute, compare_as_good,
+    fill, ignored, shared, sqrt3, trial, whole,
 };
 use crate::library;
+use crate::naive;
 use crate::parameters::Config;
 use crate::place::{Place, places};
 
-/// Of latents, relative to the largest: f32, and weights and activations in f16. The second is what `dit` allows
-/// of ε at most: the latent is the last step's ε, and errors that come with x are within its own.
-const TOLERANCE: [f64; 2] = [1e-5, 5e-3];
+/// Of latents, relative to the largest, in f32.
+const TOLERANCE: f64 = 1e-5;
 
 /// What inverting with S evaluations gives.
 pub struct Inversion {
@@ -98,14 +99,23 @@ fn inversion_trials(
             let inputs = Inputs::read(config)?;
             library::inversion(&inputs.config, count, &inputs.x, place.device)
         });
+        let plain = shared(move || {
+            let inputs = Inputs::read(config)?;
+            naive::inversion(&inputs.config, count, &inputs.x)
+        });
         let parts: [Part<Inversion, Vec<f32>>; 3] =
             [("latent", |i| &i.latent), ("steps", |i| &i.states), ("eps", |i| &i.eps)];
         for (part, got) in parts {
             let Ok(want) = tensors.get(&format!("inv.S{steps}.{part}")) else { continue };
-            let (inversion, want) = (inversion.clone(), want.data.clone());
+            let (inversion, plain) = (inversion.clone(), plain.clone());
+            let want = want.data.clone();
             trials.push(trial(place.label(format!("{label}/{part}")), move || {
                 let inversion = inversion.as_ref().as_ref()?;
-                compare(got(inversion).iter().copied(), &want, place.tolerance(TOLERANCE))
+                let of = |i| got(i).iter().copied();
+                match place.device {
+                    Device::Cpu => compare(of(inversion), &want, TOLERANCE),
+                    _ => compare_as_good(of(inversion), &want, of(plain.as_ref().as_ref()?)),
+                }
             }));
         }
     }
@@ -163,15 +173,50 @@ fn reconstruction_trials(
         let noise = &inputs.noise[..inputs.config.elements()];
         library::reconstruction(&inputs.config, steps, k, &inputs.x, noise, place.device)
     });
-    let parts: [Part<Reconstruction, Vec<f32>>; 3] =
-        [("x_t", |r| &r.x_t), ("rec", |r| &r.rec), ("mse", |r| &r.mse)];
+    let part = |name: &str| tensors.get(&format!("recon.f64.{name}")).map(|t| t.data.clone());
     let mut trials = Vec::new();
-    for (part, got) in parts {
-        let Ok(want) = tensors.get(&format!("recon.f64.{part}")) else { continue };
-        let (reconstruction, want) = (reconstruction.clone(), want.data.clone());
-        trials.push(trial(place.label(format!("recon/{part}")), move || {
-            let reconstruction = reconstruction.as_ref().as_ref()?;
-            compare(got(reconstruction).iter().copied(), &want, place.tolerance(TOLERANCE))
+    let exact: [Part<Reconstruction, Vec<f32>>; 3] =
+        [("x_t", |r| &r.x_t), ("rec", |r| &r.rec), ("mse", |r| &r.mse)];
+    for (name, got) in exact {
+        // Noise is added on the CPU.
+        if place.device != Device::Cpu && name != "x_t" {
+            continue;
+        }
+        let Ok(want) = part(name) else { continue };
+        let reconstruction = reconstruction.clone();
+        trials.push(trial(place.label(format!("recon/{name}")), move || {
+            compare(got(reconstruction.as_ref().as_ref()?).iter().copied(), &want, TOLERANCE)
+        }));
+    }
+    if place.device == Device::Cpu {
+        return Ok(trials);
+    }
+    let plain = {
+        let reconstruction = reconstruction.clone();
+        shared(move || {
+            let x_t = &reconstruction.as_ref().as_ref()?.x_t;
+            naive::denoised(&Config::read(config)?, steps, k, x_t)
+        })
+    };
+    if let Ok(want) = part("rec") {
+        let (reconstruction, plain) = (reconstruction.clone(), plain.clone());
+        trials.push(trial(place.label("recon/rec"), move || {
+            let rec = reconstruction.as_ref().as_ref()?.rec.iter().copied();
+            compare_as_good(rec, &want, plain.as_ref().as_ref()?.iter().copied())
+        }));
+    }
+    if let (Ok(want), Ok(rec)) = (part("mse"), part("rec")) {
+        trials.push(trial(place.label("recon/mse"), move || {
+            let (got, plain) = (&reconstruction.as_ref().as_ref()?.mse, plain.as_ref().as_ref()?);
+            let elements = rec.len() / want.len();
+            let mut images =
+                got.iter().zip(want.iter()).zip(rec.chunks(elements).zip(plain.chunks(elements)));
+            // An error e of the reconstruction changes its mean square m by 2·√m·rms(e) + rms(e)² at most.
+            images.try_for_each(|((&got, &want), (rec, plain))| {
+                let squares = rec.iter().zip(plain).map(|(r, &p)| (r - f64::from(p)).powi(2));
+                let rms = 2.0 * (squares.sum::<f64>() / elements as f64).sqrt();
+                compare_absolute([got], &[want], 2.0 * want.sqrt() * rms + rms * rms)
+            })
         }));
     }
     Ok(trials)

@@ -7,17 +7,16 @@ use libtest_mimic::Trial;
 use serde_json::Value;
 
 use crate::golden::{
-    Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute, fill,
-    ignored, number, shared, sqrt3, trial, unif,
+    Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute,
+    compare_as_good, fill, ignored, number, shared, sqrt3, trial, unif,
 };
 use crate::library;
+use crate::naive::{self, Stored};
 use crate::parameters::Config;
 use crate::place::{Place, places};
 
 /// Of outputs and gradients, relative to the largest; f32 against f64.
 const TOLERANCE: f64 = 1e-5;
-/// What storing weights and activations in f16 does to outputs, where the manifest does not say.
-const PLAIN: f64 = 2e-3;
 /// Of what three optimiser steps of 5e-5 change, absolute.
 const MOVED: f64 = 2e-5;
 /// Of what that changes in the average of a parameter p, absolute, is the first plus |p| times the second: of
@@ -125,6 +124,11 @@ fn case_trials(golden: &Golden, name: &str, manifest: &'static Value) -> Trials 
         let want = want.clone();
         let label = format!("dit/{name}/{tensor}");
         if tensor == "eps" {
+            let (case, same) = (case.clone(), want.clone());
+            trials.push(trial(format!("{label} of the plain computation"), move || {
+                let eps = naive::eps(&case, Stored::F32)?;
+                compare(prefix(&eps, &same)?, &same.data, TOLERANCE)
+            }));
             trials.push(of(&pass, label, move |p| {
                 compare(prefix(&p.eps, &want)?, &want.data, TOLERANCE)
             }));
@@ -156,28 +160,20 @@ fn case_trials(golden: &Golden, name: &str, manifest: &'static Value) -> Trials 
     for place in places().into_iter().filter(|place| place.device != Device::Cpu) {
         trials.push(match place.refusal(&format!("dit/{name}"), &case.config) {
             Some(refusal) => refusal,
-            None => packed_trial(name, manifest, &case, &tensors, place)?,
+            None => packed_trial(name, &case, &tensors, place)?,
         });
     }
     trials.extend(training_trials(name, manifest, &case, &tensors)?);
     Ok(trials)
 }
 
-/// ε where weights and activations are f16: at most twice as far off as a plain computation with such storage,
-/// and a rounding. f16 is 8 times as fine as bf16, and how far off bf16 is, the manifest says.
-fn packed_trial(
-    name: &str,
-    manifest: &Value,
-    case: &Case,
-    tensors: &Tensors,
-    place: Place,
-) -> Result<Trial, String> {
+/// ε where weights and activations are f16.
+fn packed_trial(name: &str, case: &Case, tensors: &Tensors, place: Place) -> Result<Trial, String> {
     let (case, want) = (case.clone(), tensors.get("eps")?.clone());
-    let plain =
-        number(&manifest["eps_bf16autocast_vs_f64"], "rel_to_max").map_or(PLAIN, |e| e / 8.0);
     Ok(trial(place.label(format!("dit/{name}/eps")), move || {
         let eps = library::eps(&case, place.device)?;
-        compare(prefix(&eps, &want)?, &want.data, 2.0 * plain + 1.0 / 4096.0)
+        let plain = naive::eps(&case, Stored::F16)?;
+        compare_as_good(prefix(&eps, &want)?, &want.data, prefix(&plain, &want)?)
     }))
 }
 

@@ -180,6 +180,25 @@ pub fn compare(
         .map_err(|error| format!("{error}; {tolerance:.1e} of the largest, {largest}"))
 }
 
+/// Passes if the largest difference is at most twice that of `naive` (see [`naive`](crate::naive)), and a
+/// rounding to f16. A NaN on any side fails.
+pub fn compare_as_good(
+    got: impl IntoIterator<Item = impl Into<f64>>,
+    want: &[f64],
+    naive: impl IntoIterator<Item = impl Into<f64>>,
+) -> Result<(), String> {
+    let naive: Vec<f64> = naive.into_iter().map(Into::into).collect();
+    if naive.len() != want.len() || naive.iter().any(|v| !v.is_finite()) {
+        return Err(format!("the plain computation: {} elements, {naive:?}", naive.len()));
+    }
+    let largest =
+        |values: &mut dyn Iterator<Item = f64>| values.fold(0.0f64, |m, v| m.max(v.abs()));
+    let error = largest(&mut naive.iter().zip(want).map(|(n, w)| n - w));
+    let rounding = largest(&mut want.iter().copied()) / 4096.0;
+    compare_absolute(got, want, 2.0 * error + rounding)
+        .map_err(|beyond| format!("{beyond}; a plain computation is {error:.2e} apart"))
+}
+
 /// Passes if no difference is larger than `allowed`. A NaN on either side fails.
 pub fn compare_absolute(
     got: impl IntoIterator<Item = impl Into<f64>>,

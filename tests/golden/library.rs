@@ -26,12 +26,12 @@ fn text(error: invad::Error) -> String {
     error.to_string()
 }
 
-fn tensor(data: &[f32], shape: &[usize]) -> Result<Tensor> {
+pub fn tensor(data: &[f32], shape: &[usize]) -> Result<Tensor> {
     Tensor::from_f32(data.to_vec(), shape, Device::Cpu).map_err(text)
 }
 
 /// A tensor that an operation is to fill.
-fn output(shape: &[usize]) -> Result<Tensor> {
+pub fn output(shape: &[usize]) -> Result<Tensor> {
     tensor(&vec![f32::NAN; shape.iter().product()], shape)
 }
 
@@ -339,6 +339,16 @@ pub fn gelu(x: &[f32]) -> Result<Vec<f32>> {
     let (x, weight) = (tensor(x, &[x.len(), 1])?, tensor(&[1.0], &[1, 1])?);
     let mut y = output(x.shape())?;
     ops::linear(&x, &weight, None, Activation::Gelu, None, &mut y).map_err(text)?;
+    Ok(y.to_vec_f32())
+}
+
+/// x (…, K) · weightᵀ (N, K) + bias (N).
+pub fn linear(x: &[f32], weight: &[f32], bias: &[f32]) -> Result<Vec<f32>> {
+    let n = bias.len();
+    let k = weight.len() / n;
+    let (x, weight) = (tensor(x, &[x.len() / k, k])?, tensor(weight, &[n, k])?);
+    let (bias, mut y) = (tensor(bias, &[n])?, output(&[x.shape()[0], n])?);
+    ops::linear(&x, &weight, Some(bias.view()), Activation::None, None, &mut y).map_err(text)?;
     Ok(y.to_vec_f32())
 }
 

@@ -1,15 +1,15 @@
 //! Section `lite0`: EfficientNet-Lite0 with its ImageNet weights.
 
+use invad::Device;
 use serde_json::Value;
 
-use crate::golden::{Golden, Problem, Trials, compare, trial};
+use crate::golden::{Golden, Problem, Trials, compare, compare_as_good, trial};
 use crate::library;
+use crate::naive::{self, Stored};
 use crate::place::places;
 
-/// Relative to the largest feature: f32, and f16 in the weights and between the layers. Roundings of some thirty
-/// layers add up to a few of 2⁻¹¹ of the features' spread, and the largest error of tens of thousands of features
-/// is a few times the usual one.
-const TOLERANCE: [f64; 2] = [5e-6, 8e-3];
+/// Relative to the largest feature, in f32.
+const TOLERANCE: f64 = 5e-6;
 
 pub fn trials(golden: &'static Golden, _: &'static Value) -> Trials {
     let tensors = golden.tensors("lite0")?;
@@ -17,15 +17,22 @@ pub fn trials(golden: &'static Golden, _: &'static Value) -> Trials {
         return Err(Problem::Missing("no image_u8_256 in lite0.safetensors".into()));
     };
     let want = tensors.get("features")?.data.clone();
-    let trials = places().into_iter().map(|place| {
-        let (image, want) = (image.clone(), want.clone());
-        trial(place.label("lite0/features"), move || {
-            let [h, w, 3] = image.shape[..] else {
-                return Err(format!("image_u8_256: {:?}", image.shape));
-            };
-            let got = library::lite0_features(&image.u8s(), [h, w], place.device)?;
-            compare(got, &want, place.tolerance(TOLERANCE))
-        })
-    });
-    Ok(trials.collect())
+    let [h, w, 3] = image.shape[..] else {
+        return Err(format!("image_u8_256: {:?}", image.shape))?;
+    };
+    let mut trials = Vec::new();
+    for place in places() {
+        let (image, want) = (image.u8s(), want.clone());
+        trials.push(trial(place.label("lite0/features"), move || {
+            let got = library::lite0_features(&image, [h, w], place.device)?;
+            match place.device {
+                Device::Cpu => compare(got, &want, TOLERANCE),
+                _ => compare_as_good(got, &want, naive::lite0_features(&image, Stored::F16)?),
+            }
+        }));
+    }
+    trials.push(trial("lite0/features of the plain computation", move || {
+        compare(naive::lite0_features(&image.u8s(), Stored::F32)?, &want, TOLERANCE)
+    }));
+    Ok(trials)
 }

@@ -13,6 +13,7 @@ mod golden;
 mod library;
 mod lite0;
 mod metrics;
+mod naive;
 mod parameters;
 mod place;
 mod preproc_lr;

@@ -127,15 +127,17 @@ mod on_gpu {
             let c = x_shape[3];
             let x = halves(1, x_shape.iter().product(), 2.0);
             let (weight, bias) = (uniform(2, kernel * kernel * c, 1.0), uniform(3, c, 1.0));
-            let x = upload(&x, &x_shape, DType::F16, gpu);
+            let inputs = [DType::F16, DType::F32].map(|dtype| upload(&x, &x_shape, dtype, gpu));
             let weight = upload(&weight, &[kernel, kernel, c], DType::F32, gpu);
             let bias = upload(&bias, &[c], DType::F32, gpu);
-            let mut y = Guarded::new(&naive.y, DType::F16, gpu);
-            ops::depthwise_conv2d(&x, &weight, &bias, convolution, y.view_mut()).unwrap();
-            let want = naive.forward(&f64s(&x), &diagonal(&f64s(&weight), c), &f64s(&bias));
+            let want = naive.forward(&f64s(&inputs[0]), &diagonal(&f64s(&weight), c), &f64s(&bias));
             let stored: Vec<f64> = want.iter().map(|&y| rounded(y)).collect();
-            let case = format!("{x_shape:?} {kernel} {convolution:?}");
-            assert_as_good(&case, &y.f64s(), &want, &stored);
+            for x in inputs {
+                let mut y = Guarded::new(&naive.y, DType::F16, gpu);
+                ops::depthwise_conv2d(&x, &weight, &bias, convolution, y.view_mut()).unwrap();
+                let case = format!("{:?} {x_shape:?} {kernel} {convolution:?}", x.dtype());
+                assert_as_good(&case, &y.f64s(), &want, &stored);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ mod add_position;
 mod attention;
 #[cfg(feature = "cuda")]
 mod barriers;
-#[cfg(feature = "cuda")]
+mod channel_gate;
 mod channel_mean;
 mod common;
 mod conv2d;

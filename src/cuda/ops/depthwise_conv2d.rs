@@ -1,6 +1,6 @@
 //! `kernels/depthwise_conv2d.cu`.
 
-use super::Op;
+use super::{Op, is_f16};
 use crate::cpu::conv2d::Window;
 use crate::cuda::launch::{Define, Launch, args};
 use crate::error::{Error, Result};
@@ -8,26 +8,34 @@ use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
-    let mut sets = vec![constants(3, 1, 0, 0).into(), constants(3, 1, 1, 0).into()];
+    let f16 = DType::F16;
+    let mut sets = vec![
+        constants(3, 1, 0, 0, f16).into(),
+        constants(3, 1, 1, 0, f16).into(),
+        // After a stem.
+        constants(3, 1, 1, 0, DType::F32).into(),
+    ];
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
         // As networks use them: ReLU6 or swish on both sides.
         for activation in [1, 2] {
-            sets.push(constants(kernel, stride, activation, activation).into());
+            sets.push(constants(kernel, stride, activation, activation, f16).into());
         }
     }
     sets
 }
 
-fn constants(kernel: usize, stride: usize, after: i64, before: i64) -> [Define; 4] {
+fn constants(kernel: usize, stride: usize, after: i64, before: i64, input: DType) -> [Define; 5] {
     [
         ("KERNEL_SIZE", kernel as i64),
         ("STRIDE", stride as i64),
         ("ACTIVATION", after),
         ("INPUT_ACTIVATION", before),
+        ("INPUT_F16", is_f16(input)),
     ]
 }
 
-/// A depthwise convolution of images in f16, with weight and bias in f32, between two activations.
+/// A depthwise convolution of images in f16 or f32 to f16, with weight and bias in f32, between two
+/// activations.
 pub(crate) fn depthwise_conv2d(
     x: TensorView,
     weight: TensorView,
@@ -60,13 +68,14 @@ pub(crate) fn depthwise_conv2d(
     let [height, width, count] = [int(height)?, int(width)?, int(channels)?];
     let [rows, columns] = [int(out_height)?, int(out_width)?];
     let [top, left] = [int(window.top)?, int(window.left)?];
-    let x = op.aligned("x", op.read("x", x, DType::F16)?)?;
+    let dtype = x.dtype();
+    let x = op.aligned("x", op.read("x", x, dtype)?)?;
     let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
     let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
     let y = op.aligned("y", op.write("y", y, DType::F16)?)?;
     let across = (out_width.div_ceil(4) * (channels / 8)).div_ceil(128);
     let launch = Launch { grid: [across, out_height, images], block: 128, shared: 0 };
-    let defines = constants(window.kernel[0], window.stride, after, before);
+    let defines = constants(window.kernel[0], window.stride, after, before, dtype);
     let args = args![x, weight, bias, y, height, width, count, rows, columns, top, left];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
     unsafe { op.launch("depthwise_conv2d", &defines, launch, &args) }

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// The first convolution of a network, 3 × 3 at stride 2, of RGB images of bytes, normalised on the
-/// way, with ReLU6: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
-/// f32, O a multiple of 8 up to 256.
+/// way, with ReLU6: y (B, H', W', O), `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in f32, O a
+/// multiple of 8 up to 256.
 pub(crate) fn stem_conv(
     rgb: &Bytes,
     normalise: TensorView,
@@ -30,7 +30,7 @@ pub(crate) fn stem_conv(
     let normalise = op.read("normalise", normalise, DType::F32)?;
     let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
     let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
-    let y = op.aligned("y", op.write("y", y, DType::F16)?)?;
+    let y = op.aligned("y", op.write("y", y, DType::F32)?)?;
     let across = (columns.div_ceil(4) * (channels / 8)).div_ceil(128);
     let shared = 112 * channels as u32;
     let launch = Launch { grid: [across, rows, images], block: 128, shared };

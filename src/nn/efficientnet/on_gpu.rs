@@ -39,6 +39,8 @@ pub(in crate::nn) struct Workspace {
     images: usize,
     /// A block's input and output.
     maps: [Tensor; 2],
+    /// What the stem makes, in f32.
+    stem: Tensor,
     expanded: Tensor,
     filtered: Tensor,
 }
@@ -125,16 +127,17 @@ impl EfficientNetOnGpu {
     pub fn workspace(&self, images: usize) -> Result<Workspace> {
         let device = Device::Cuda(self.ordinal);
         let len = |conv: &Convolution| conv.output(images).iter().product::<usize>();
-        let longest = |of: fn(&Block) -> Option<&Convolution>, least: usize| {
+        let longest = |of: fn(&Block) -> Option<&Convolution>| {
             let longest = self.blocks.iter().filter_map(of).map(len).max();
-            Tensor::zeros(&[longest.unwrap_or(0).max(least)], DType::F16, device)
+            Tensor::zeros(&[longest.unwrap_or(0)], DType::F16, device)
         };
-        let map = || longest(|block| Some(&block.project), 0);
+        let map = || longest(|block| Some(&block.project));
         Ok(Workspace {
             images,
             maps: [map()?, map()?],
-            expanded: longest(|block| block.expand.as_ref(), len(&self.stem))?,
-            filtered: longest(|block| Some(&block.depthwise), 0)?,
+            stem: Tensor::zeros(&self.stem.output(images), DType::F32, device)?,
+            expanded: longest(|block| block.expand.as_ref())?,
+            filtered: longest(|block| Some(&block.depthwise))?,
         })
     }
 
@@ -147,33 +150,35 @@ impl EfficientNetOnGpu {
         mut features: TensorViewMut,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        let Workspace { images, maps: [input, output], expanded, filtered } = workspace;
+        let Workspace { images, maps: [input, output], stem: first, expanded, filtered } =
+            workspace;
         let images = *images;
         if features.device() != Device::Cuda(self.ordinal) {
             let (expected, got) = (Device::Cuda(self.ordinal), features.device());
             return Err(Error::Device { op: "EfficientNet", arg: "features", expected, got });
         }
         let stem = &self.stem;
-        let y = expanded.view_mut().part(0, &stem.output(images))?;
+        let y = first.view_mut();
         let (normalise, weight) = (self.normalise.view(), stem.weight.view());
         rgb.read(|rgb| {
             cuda::ops::stem_conv(rgb, normalise, weight, stem.bias.view(), stem.window, y)
         })?;
         let (mut input, mut output) = (input, output);
-        let mut expanded_shape = stem.output(images);
         let mut x_shape = [0; 4];
         for block in &self.blocks {
             // What is expanded passes its activation where it is read; the stem's has passed it.
-            let mut before = Activation::None;
-            if let Some(expand) = &block.expand {
-                expanded_shape = expand.output(images);
-                let x = input.view().part(0, &x_shape)?;
-                expand.apply(x, None, expanded.view_mut().part(0, &expanded_shape)?)?;
-                before = Activation::Relu6;
-            }
+            let (wide, before) = match &block.expand {
+                None => (first.view(), Activation::None),
+                Some(expand) => {
+                    let shape = expand.output(images);
+                    let x = input.view().part(0, &x_shape)?;
+                    expand.apply(x, None, expanded.view_mut().part(0, &shape)?)?;
+                    (expanded.view().part(0, &shape)?, Activation::Relu6)
+                }
+            };
             let (conv, shape) = (&block.depthwise, block.depthwise.output(images));
             cuda::ops::depthwise_conv2d(
-                expanded.view().part(0, &expanded_shape)?,
+                wide,
                 conv.weight.view(),
                 conv.bias.view(),
                 conv.window,
