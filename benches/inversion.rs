@@ -32,8 +32,6 @@ fn inversion(c: &mut Criterion) {
             let host = if device() == Device::Cpu { features.to_vec_f32() } else { Vec::new() };
             let mut latent = zeros(&shape, DType::F32);
             let mut space = inverter.workspace(batch).unwrap();
-            let mut map = zeros(&[batch, 256], DType::F32);
-            let mut stats = zeros(&[batch, ops::SCORE_STATS], DType::F32);
             let work = Work::Flops((batch * STEPS) as f64 * flops(dit.config()));
             measure_calls(&mut group, name, batch, work, || {
                 match device() {
@@ -43,10 +41,9 @@ fn inversion(c: &mut Criterion) {
                         ops::inversion_step(&mut latent, &features, 0.0, 1.0).unwrap();
                     }
                 }
-                inverter.invert(&mut latent, &mut space).unwrap();
-                let tokens = latent.view().part(0, &[batch, 256, 272]).unwrap();
-                ops::score(tokens, &mut map, &mut stats).unwrap();
+                inverter.score(&mut latent, &mut space).unwrap();
             });
+            let (_, stats) = inverter.score(&mut latent, &mut space).unwrap();
             assert!(stats.to_vec_f32().iter().all(|v| v.is_finite()));
         }
     }

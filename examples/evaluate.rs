@@ -9,14 +9,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::background::in_background;
 use common::names::{output_names, with_suffix};
-use common::options::Judging;
+use common::options::{Computing, Judging};
 use common::pictures::{Pictures, write_json};
 use common::progress::Progress;
 use common::records::{Jsonl, Judged};
 use common::table::tables;
 use common::{create_folder, note, say, unless_interrupted};
 use invad::data::Dataset;
-use invad::{Detector, Device, Result, detect};
+use invad::{Result, detect};
 use serde::Serialize;
 
 /// Measures how well a detector finds the defects of a data set
@@ -59,9 +59,8 @@ struct Options {
     /// Write OUT/overlays: the map in colours over each image, with an outline of what is anomalous
     #[arg(long)]
     overlays: bool,
-    /// Where to compute: cpu, cuda, cuda:N or best
-    #[arg(long, default_value = "best")]
-    device: Device,
+    #[command(flatten)]
+    computing: Computing,
 }
 
 /// A line of `images.jsonl`.
@@ -79,9 +78,9 @@ fn main() -> ExitCode {
 }
 
 fn evaluate(options: Options) -> Result<ExitCode> {
-    options.device.require()?;
+    options.computing.require()?;
     let dataset = Dataset::open(&options.data, &options.category)?;
-    let detector = Detector::load(&options.detector)?.to_device(options.device)?;
+    let detector = options.computing.detector(&options.detector)?;
     let out = &options.out;
     create_folder(out)?;
     let mut images = Jsonl::create(&out.join("images.jsonl"))?;

@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::background::in_background;
 use common::names::{output_names, with_suffix};
-use common::options::Judging;
+use common::options::{Computing, Judging};
 use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Judged, Records};
 use common::{create_folder, note, say, unless_interrupted};
 use invad::data::collect_inputs;
-use invad::{Detector, Device, Error, Result};
+use invad::{Error, Result};
 
 /// Scores images and shows where they differ from normal ones
 ///
@@ -65,9 +65,8 @@ struct Options {
     /// Write scores.jsonl and scores.csv only
     #[arg(long)]
     no_pictures: bool,
-    /// Where to compute: cpu, cuda, cuda:N or best
-    #[arg(long, default_value = "best")]
-    device: Device,
+    #[command(flatten)]
+    computing: Computing,
 }
 
 fn main() -> ExitCode {
@@ -76,9 +75,9 @@ fn main() -> ExitCode {
 }
 
 fn score(options: Options) -> Result<ExitCode> {
-    options.device.require()?;
+    options.computing.require()?;
     let (images, unusable) = inputs(&options)?;
-    let detector = Detector::load(&options.detector)?.to_device(options.device)?;
+    let detector = options.computing.detector(&options.detector)?;
     let scoring = options.judging.options(options.category.clone());
     let out = &options.out;
     create_folder(out)?;

@@ -69,7 +69,7 @@ pub enum Error {
     },
     /// A device has not enough free memory.
     #[error(
-        "{device}: {} asked for, {} of {} free; lower the batch size",
+        "{device}: {} asked for, {} of {} free; lower the batch size (`Detector::with_batch_size`, `--batch`)",
         megabytes(*asked), megabytes(*free), megabytes(*total)
     )]
     OutOfMemory {

@@ -241,7 +241,7 @@ mod usage {
     #[test]
     fn wrong_usage_is_code_2() {
         let all = ["--detector", "x", "--out", "y", "z"];
-        let cases: [(&str, Vec<&str>, &str); 10] = [
+        let cases: [(&str, Vec<&str>, &str); 11] = [
             ("train", vec![], "--data <DIR>"),
             ("train", vec!["--data", "x"], "--out <DIR>"),
             ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
@@ -250,6 +250,7 @@ mod usage {
             ("score", vec!["--detector", "x", "--out", "y"], "<PATH>"),
             ("score", [&all[..], &["--threshold", "1", "--quantile", "1"]].concat(), "cannot be"),
             ("score", [&all[..], &["--score", "best"]].concat(), "block, top5, abs, nll, both"),
+            ("score", [&all[..], &["--batch", "0"]].concat(), "1..=1024"),
             ("evaluate", vec!["--data", "x", "--out", "y"], "--detector <FILE>"),
             ("quickstart", vec!["data"], "unexpected argument 'data'"),
         ];
@@ -553,6 +554,17 @@ mod scoring {
             }
         }
         assert_eq!(headers.last().map(String::as_str), Some("error"));
+
+        // Batches are a matter of speed; a GPU rounds differently.
+        let again = TempDir::new().unwrap();
+        let mut command = score(detector, again.path());
+        command.args(["--no-pictures", "--batch", "4"]).arg(data.join("nut/test")).run().expect(0);
+        let again = json_lines(again.path().join("scores.jsonl"));
+        assert_eq!(again.len(), lines.len());
+        for (again, line) in again.iter().zip(&lines) {
+            let [again, score] = [again, line].map(|line| line["score"].as_f64().unwrap());
+            assert!((again - score).abs() < 0.05, "{again} for {score}");
+        }
     }
 
     fn read_map(path: &Path) -> (u32, u32, Vec<f32>) {

@@ -1,7 +1,34 @@
 //! Options of several programs.
 
+use std::path::Path;
+
 use clap::{Args, ValueEnum};
 use invad::detect::{ScoreKind, ScoreOptions, Threshold};
+use invad::{Detector, Device, Result};
+
+/// Where images are scored.
+#[derive(Args)]
+pub struct Computing {
+    /// Where to compute: cpu, cuda, cuda:N or best
+    #[arg(long, default_value = "best")]
+    device: Device,
+    /// Images to compute at once; they cost memory
+    #[arg(long, value_name = "N", default_value_t = 8,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    batch: u16,
+}
+
+impl Computing {
+    /// Whether the device can be used.
+    pub fn require(&self) -> Result<()> {
+        self.device.require()
+    }
+
+    /// The detector of a file.
+    pub fn detector(&self, path: &Path) -> Result<Detector> {
+        Detector::load(path)?.to_device(self.device)?.with_batch_size(self.batch.into())
+    }
+}
 
 /// How images are judged.
 #[derive(Args)]

@@ -23,6 +23,11 @@ pub(crate) struct Slice<'a>(Infallible, PhantomData<&'a ()>);
 #[derive(Debug)]
 pub(crate) struct SliceMut<'a>(Infallible, PhantomData<&'a mut ()>);
 
+#[derive(Debug)]
+pub(crate) enum Upload {}
+
+pub(crate) enum Download {}
+
 impl Memory {
     pub fn zeros(ordinal: usize, _: DType, _: usize) -> Result<Self> {
         match context(ordinal)? {}
@@ -82,5 +87,37 @@ impl<'a> SliceMut<'a> {
 
     pub fn fill(&mut self, _: f32) -> Result<()> {
         match self.0 {}
+    }
+}
+
+impl Upload {
+    pub fn new(ordinal: usize, _: usize) -> Result<Self> {
+        match context(ordinal)? {}
+    }
+
+    pub fn bytes(&mut self) -> Result<&mut [u8]> {
+        match *self {}
+    }
+
+    pub fn device(&self) -> Device {
+        match *self {}
+    }
+
+    pub fn send(&mut self, _: usize) -> Result<()> {
+        match *self {}
+    }
+}
+
+impl Download {
+    pub fn new(ordinal: usize, _: usize) -> Result<Self> {
+        match context(ordinal)? {}
+    }
+
+    pub fn start(&mut self, _: &[Slice]) -> Result<()> {
+        match *self {}
+    }
+
+    pub fn wait(&mut self) -> Result<&[f32]> {
+        match *self {}
     }
 }

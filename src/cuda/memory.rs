@@ -96,19 +96,6 @@ impl Bytes {
         Ok(Self { context, data: allocate(context, len)?, len })
     }
 
-    /// Copies bytes from the host; there is room for them.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        assert!(bytes.len() <= self.len);
-        let (context, address) = (self.context, self.address());
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        context.bind()?;
-        // SAFETY: there is room; from memory that is not pinned the driver has copied on return.
-        let copy = unsafe { result::memcpy_htod_async(address, bytes, context.stream()) };
-        context.check("copying to the GPU", copy)
-    }
-
     pub fn address(&self) -> u64 {
         use cudarc::driver::DevicePtr;
         self.data.as_ref().map_or(0, |data| data.device_ptr(self.context.main_stream()).0)
@@ -148,6 +135,10 @@ impl<'a> Slice<'a> {
 
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// `len` elements from `start`, which the caller knows to be there.

@@ -22,6 +22,7 @@ mod memory;
 pub(crate) mod ops;
 mod probe;
 mod queue;
+mod transfer;
 
 pub use compile::{Compiled, Usage, compile};
 pub use cudarc;
@@ -30,7 +31,8 @@ pub use probe::{Gpu, Library, Probe, probe};
 pub use queue::{Element, Queue};
 
 pub(crate) use context::context;
-pub(crate) use memory::{Bytes, Memory, Slice, SliceMut};
+pub(crate) use memory::{Memory, Slice, SliceMut};
+pub(crate) use transfer::{Download, Upload};
 
 /// A kernel's source.
 struct Source {

@@ -1,25 +1,23 @@
 //! A trained detector.
 
 use std::path::Path;
-use std::sync::Mutex;
 
 use image::RgbImage;
-use rayon::prelude::*;
 
 use super::AnomalyMap;
+use super::measure::Measurer;
 use crate::checkpoint::{
     BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
 };
-use crate::cpu;
 use crate::data::load_image;
-use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
-use crate::nn::{Backbone, Dit, Whitening, features, stored};
-use crate::ops;
-use crate::tensor::{DType, Device, Tensor, TensorView};
+use crate::nn::Backbone;
+use crate::tensor::Device;
 
-/// Images whose features and latents are held at once.
-const BATCH: usize = 8;
+/// Images that are computed at once by default.
+const BATCH_SIZE: usize = 8;
+/// The most images that can be computed at once.
+const LARGEST_BATCH: usize = 1024;
 
 /// Which deviation from the mean counts as anomalous by default, see [`Moments::bound`].
 const DEVIATIONS: f64 = 3.0;
@@ -107,22 +105,7 @@ pub struct Scored {
 /// ```
 pub struct Detector {
     checkpoint: Checkpoint,
-    backbone: Backbone,
-    /// The checkpoint's, on the device.
-    whitening: Option<Whitening>,
-    inverter: Inverter,
-    spaces: Mutex<Vec<Space>>,
-}
-
-/// The buffers of one thread's batch.
-struct Space {
-    batch: usize,
-    features: Tensor,
-    latent: Tensor,
-    map: Tensor,
-    stats: Tensor,
-    backbone: features::Workspace,
-    inverter: diffusion::Workspace,
+    measurer: Measurer,
 }
 
 impl Detector {
@@ -162,42 +145,47 @@ impl Detector {
             let got = format!("{} on {}", denoiser.channels, denoiser.grid);
             return Err(Error::argument("Detector", "denoiser", expected, got));
         }
-        let inverter = Self::inverter(&checkpoint, Device::Cpu)?;
-        let whitening = checkpoint.whitening.as_ref().map(|w| w.on(Device::Cpu)).transpose()?;
-        Ok(Self { checkpoint, backbone, whitening, inverter, spaces: Mutex::default() })
+        let measurer = Measurer::new(&checkpoint, backbone, Device::Cpu, BATCH_SIZE)?;
+        Ok(Self { checkpoint, measurer })
     }
 
     /// The same detector, computing on a device; images are decoded and resized on the CPU.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
-    /// enough memory.
+    /// [`Error::OutOfMemory`] if the device has not enough memory; those of
+    /// [`DitConfig::require`](crate::nn::DitConfig::require).
     pub fn to_device(self, device: Device) -> Result<Self> {
         if device == self.device() {
             return Ok(self);
         }
-        let Self { checkpoint, backbone, .. } = self;
-        let backbone = backbone.to_device(device)?;
-        let inverter = Self::inverter(&checkpoint, device)?;
-        let whitening = checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?;
-        Ok(Self { checkpoint, backbone, whitening, inverter, spaces: Mutex::default() })
+        let Self { checkpoint, measurer: Measurer { backbone, batch_size, .. } } = self;
+        let measurer = Measurer::new(&checkpoint, backbone, device, batch_size)?;
+        Ok(Self { checkpoint, measurer })
     }
 
     /// Where the detector computes.
     pub fn device(&self) -> Device {
-        self.inverter.device()
+        self.measurer.device()
     }
 
-    fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
-        let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
-        Inverter::new(
-            &Dit::new(*denoiser)?,
-            &checkpoint.ema,
-            recipe.parameterisation,
-            recipe.inversion_steps,
-            recipe.single_timestep,
-            device,
-        )
+    /// The same detector, computing so many images at once; 8 unless it is set. On the CPU an image's
+    /// score and map are the same bits for any number. Memory grows with it, and a GPU is the faster the
+    /// more images it has at once.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless 1 ≤ `images` ≤ 1024.
+    pub fn with_batch_size(self, images: usize) -> Result<Self> {
+        if !(1..=LARGEST_BATCH).contains(&images) {
+            let expected = format!("in 1..={LARGEST_BATCH}");
+            return Err(Error::argument("Detector", "batch size", expected, images));
+        }
+        let measurer = self.measurer.with_batch_size(images);
+        Ok(Self { measurer, ..self })
+    }
+
+    /// How many images the detector computes at once.
+    pub fn batch_size(&self) -> usize {
+        self.measurer.batch_size
     }
 
     /// What a detector's file says of this backbone.
@@ -231,7 +219,9 @@ impl Detector {
         trained: &[RgbImage],
     ) -> Result<()> {
         let stats = |images| -> Result<_> {
-            Ok(self.measure(images)?.into_iter().map(|(stats, _)| stats).collect())
+            let mut all = Vec::new();
+            self.measure(images, |stats, _| all.push(stats))?;
+            Ok(all)
         };
         let (held_out, trained) = (stats(held_out)?, stats(trained)?);
         self.set_calibration(category, held_out, trained)
@@ -252,7 +242,7 @@ impl Detector {
     ) -> Result<()> {
         let mut stats = |paths: &[P]| -> Result<_> {
             let mut all = Vec::new();
-            self.measure_items(
+            self.measurer.measure(
                 paths,
                 |path| Ok((load_image(path)?, ())),
                 |path, result| each(path, result.map(|((_, ()), (stats, _))| all.push(stats))),
@@ -309,8 +299,9 @@ impl Detector {
     /// of range, an image is empty, or the network overflows.
     pub fn score_with(&self, images: &[RgbImage], options: &ScoreOptions) -> Result<Vec<Scored>> {
         let scale = self.scale(options)?;
-        let measured = self.measure(images)?.into_iter();
-        Ok(measured.map(|(stats, map)| scale.judge(stats, map)).collect())
+        let mut all = Vec::with_capacity(images.len());
+        self.measure(images, |stats, map| all.push(scale.judge(stats, map)))?;
+        Ok(all)
     }
 
     /// Scores image files, decoding the next ones while these are computed; holds a few images at
@@ -339,7 +330,7 @@ impl Detector {
         mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>) -> Result<()>,
     ) -> Result<()> {
         let scale = self.scale(options)?;
-        self.measure_items(items, load, |item, result| {
+        self.measurer.measure(items, load, |item, result| {
             each(
                 item,
                 result
@@ -348,41 +339,18 @@ impl Detector {
         })
     }
 
-    /// Measures what `load` makes of items, a batch at a time, while it makes the next batch.
-    fn measure_items<I: Sync, T: Send>(
+    /// The statistics and the map of each image, to `each` in order.
+    fn measure(
         &self,
-        items: &[I],
-        load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
-        mut each: impl FnMut(&I, Result<((RgbImage, T), (ImageStats, AnomalyMap))>) -> Result<()>,
+        images: &[RgbImage],
+        mut each: impl FnMut(ImageStats, AnomalyMap),
     ) -> Result<()> {
-        let load_all = |items: &[I]| -> Vec<_> { items.par_iter().map(&load).collect() };
-        let mut batches = items.chunks(BATCH);
-        let mut batch = batches.next().unwrap_or_default();
-        let mut loaded = load_all(batch);
-        while !batch.is_empty() {
-            let next = batches.next().unwrap_or_default();
-            let mut images = Vec::new();
-            let mut rest = Vec::new();
-            for result in loaded {
-                rest.push(result.map(|(image, extra)| {
-                    images.push(image);
-                    extra
-                }));
-            }
-            let (next_loaded, measured) = rayon::join(|| load_all(next), || self.measure(&images));
-            let mut done = images.into_iter().zip(measured?);
-            for (item, result) in batch.iter().zip(rest) {
-                each(
-                    item,
-                    result.map(|extra| {
-                        let (image, measured) = done.next().expect("one for each image");
-                        ((image, extra), measured)
-                    }),
-                )?;
-            }
-            (batch, loaded) = (next, next_loaded);
-        }
-        Ok(())
+        let load = |image| Ok((image, ()));
+        self.measurer.measure(images, load, |_: &RgbImage, result| {
+            let (_, (stats, map)) = result?;
+            each(stats, map);
+            Ok(())
+        })
     }
 
     fn scale(&self, options: &ScoreOptions) -> Result<Scale> {
@@ -398,78 +366,6 @@ impl Detector {
         }
         let trained = self.checkpoint.calibration.trained(options.category.as_deref());
         Scale::new(&held_out, &trained, options)
-    }
-
-    /// The statistics and the map of each image.
-    fn measure(&self, images: &[RgbImage]) -> Result<Vec<(ImageStats, AnomalyMap)>> {
-        let mut all = Vec::with_capacity(images.len());
-        for images in images.chunks(BATCH) {
-            let mut space = self.take_space(images.len())?;
-            let done = cpu::in_pool(|| self.measure_batch(images, &mut space, &mut all));
-            self.spaces.lock().unwrap_or_else(|e| e.into_inner()).push(space);
-            done?;
-        }
-        Ok(all)
-    }
-
-    fn take_space(&self, batch: usize) -> Result<Space> {
-        let mut spaces = self.spaces.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(i) = spaces.iter().position(|s| s.batch == batch) {
-            return Ok(spaces.swap_remove(i));
-        }
-        drop(spaces);
-        let (grid, channels) = (self.backbone.grid(), self.backbone.channels());
-        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, self.device());
-        let shape = [batch, grid, grid, channels];
-        Ok(Space {
-            batch,
-            features: match self.whitening {
-                Some(_) => Tensor::zeros(&shape, stored(self.device()), self.device())?,
-                None => zeros(&shape)?,
-            },
-            latent: zeros(&shape)?,
-            map: zeros(&[batch, grid * grid])?,
-            stats: zeros(&[batch, ops::SCORE_STATS])?,
-            backbone: features::Workspace::default(),
-            inverter: self.inverter.workspace(batch)?,
-        })
-    }
-
-    fn measure_batch(
-        &self,
-        images: &[RgbImage],
-        space: &mut Space,
-        all: &mut Vec<(ImageStats, AnomalyMap)>,
-    ) -> Result<()> {
-        let Space { batch, features, latent, map, stats, backbone, inverter } = space;
-        let side = self.backbone.grid();
-        self.backbone.extract(images, &mut *features, backbone)?;
-        let x = match &self.whitening {
-            Some(whitening) => {
-                whitening.apply(&*features, &mut *latent)?;
-                latent
-            }
-            None => features,
-        };
-        self.inverter.invert(&mut *x, inverter)?;
-        let tokens: TensorView =
-            x.view().part(0, &[*batch, side * side, self.backbone.channels()])?;
-        ops::score(tokens, &mut *map, &mut *stats)?;
-        let mut maps = vec![0.0; map.len()];
-        let mut rows = vec![0.0; stats.len()];
-        map.view().copy_to_slice(&mut maps)?;
-        stats.view().copy_to_slice(&mut rows)?;
-        for (map, row) in maps.chunks_exact(side * side).zip(rows.chunks_exact(ops::SCORE_STATS)) {
-            let [max, _, abs, top5, nll] = row.try_into().expect("five statistics");
-            let map = AnomalyMap::new(side, map.to_vec())?;
-            let stats = ImageStats { max, abs, block: map.block(), top5, nll };
-            if ![max, abs, top5, nll].iter().all(|v| v.is_finite()) {
-                let expected = "one whose latents are finite; train again";
-                return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
-            }
-            all.push((stats, map));
-        }
-        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 mod detector;
 mod evaluate;
 mod map;
+mod measure;
 pub mod overlay;
 pub mod panel;
 

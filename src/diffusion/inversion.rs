@@ -10,7 +10,7 @@ use crate::cuda::Graph;
 use crate::error::{Error, Result};
 use crate::nn::{Activations, Dit, PackedDit, stored};
 use crate::ops;
-use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
 
 /// A network ready to invert features in a fixed number of steps.
 pub struct Inverter {
@@ -32,18 +32,28 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 pub struct Workspace {
     acts: Activations,
     output: Tensor,
+    map: Tensor,
+    stats: Tensor,
     #[cfg(feature = "cuda")]
     recorded: Option<Recorded>,
 }
 
-/// An inversion as a GPU repeats it.
+/// Work as a GPU repeats it.
 #[cfg(feature = "cuda")]
 struct Recorded {
     graph: Graph,
-    /// The inverter it is of.
+    of: Work,
+}
+
+/// What makes recorded work another.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy, PartialEq)]
+struct Work {
     inverter: u64,
     /// Where the features are.
     x: u64,
+    /// Whether it ends with the score.
+    scored: bool,
 }
 
 impl Inverter {
@@ -53,8 +63,8 @@ impl Inverter {
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
-    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::Unavailable`] if the device
-    /// cannot be used; [`Error::OutOfMemory`] if it has not enough memory.
+    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
+    /// not enough memory; those of [`DitConfig::require`](crate::nn::DitConfig::require).
     pub fn new(
         dit: &Dit,
         parameters: &Tensor,
@@ -105,13 +115,12 @@ impl Inverter {
     pub fn workspace(&self, batch: usize) -> Result<Workspace> {
         let dit = self.network.dit();
         let c = dit.config();
+        let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, self.device);
         Ok(Workspace {
             acts: Activations::for_inference(dit, batch, self.device)?,
-            output: Tensor::zeros(
-                &[batch, c.grid, c.grid, c.channels],
-                stored(self.device),
-                self.device,
-            )?,
+            output: zeros(&[batch, c.grid, c.grid, c.channels], stored(self.device))?,
+            map: zeros(&[batch, c.grid * c.grid], DType::F32)?,
+            stats: zeros(&[batch, ops::SCORE_STATS], DType::F32)?,
             #[cfg(feature = "cuda")]
             recorded: None,
         })
@@ -126,35 +135,71 @@ impl Inverter {
     /// [`Error::Shape`] if the shapes do not fit the network or the workspace; [`Error::Device`] if
     /// they are elsewhere; [`Error::Cuda`] if a GPU fails.
     pub fn invert<'a>(&self, x: impl Into<TensorViewMut<'a>>, space: &mut Workspace) -> Result<()> {
-        let mut x = x.into();
-        #[cfg(feature = "cuda")]
-        if self.device != Device::Cpu {
-            return self.invert_recorded(x, space);
-        }
-        cpu::in_pool(|| self.steps(&mut x, space))
+        self.run(x.into(), space, false)
     }
 
-    fn steps(&self, x: &mut TensorViewMut, space: &mut Workspace) -> Result<()> {
-        for i in 0..self.respaced.timesteps.len() {
+    /// Inverts features and scores the latent, as [`ops::score`] does: its map (B, G²) and stats (B, 5),
+    /// f32, in the workspace. On a GPU all of it is recorded the first time, and the latent is not
+    /// stored; what is in `x` afterwards is not defined.
+    ///
+    /// `x`: (B, G, G, C), B the workspace's; f32.
+    ///
+    /// # Errors
+    /// As [`Inverter::invert`].
+    pub fn score<'a, 's>(
+        &self,
+        x: impl Into<TensorViewMut<'a>>,
+        space: &'s mut Workspace,
+    ) -> Result<(TensorView<'s>, TensorView<'s>)> {
+        self.run(x.into(), space, true)?;
+        Ok((space.map.view(), space.stats.view()))
+    }
+
+    fn run(&self, mut x: TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if self.device != Device::Cpu {
+            return self.run_recorded(x, space, scored);
+        }
+        cpu::in_pool(|| self.steps(&mut x, space, scored))
+    }
+
+    fn steps(&self, x: &mut TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
+        let last = self.respaced.timesteps.len() - 1;
+        for i in 0..last {
             self.step(i, x.reborrow(), space)?;
         }
-        Ok(())
+        if !scored {
+            return self.step(last, x.reborrow(), space).map(drop);
+        }
+        let factors = self.evaluate(last, x.reborrow(), space)?;
+        let Workspace { output, map, stats, .. } = space;
+        let &[images, grid, _, channels] = output.shape() else { unreachable!("it has four axes") };
+        let tokens = [images, grid * grid, channels];
+        let (x, output) = (x.reborrow().part(0, &tokens)?, output.view().part(0, &tokens)?);
+        ops::score_step(x, output, factors, map, stats)
     }
 
     #[cfg(feature = "cuda")]
-    fn invert_recorded(&self, mut x: TensorViewMut, space: &mut Workspace) -> Result<()> {
+    fn run_recorded(
+        &self,
+        mut x: TensorViewMut,
+        space: &mut Workspace,
+        scored: bool,
+    ) -> Result<()> {
         let at = x.view().on_cuda().map_or(0, |slice| slice.address());
+        let of = Work { inverter: self.id, x: at, scored };
         match &mut space.recorded {
-            Some(r) if (r.inverter, r.x) == (self.id, at) => {
+            Some(recorded) if recorded.of == of => {
                 ops::expect_shape("invert", "x", x.shape(), space.output.shape())?;
-                r.graph.run()
+                recorded.graph.run()
             }
             recorded => {
                 *recorded = None;
                 // SAFETY: the graph is run again only where all it uses is alive: this inverter, the
                 // buffers of this workspace, and an `x` of this shape at this place.
-                let graph = unsafe { Graph::record(self.device, || self.steps(&mut x, space)) }?;
-                space.recorded = Some(Recorded { graph, inverter: self.id, x: at });
+                let record =
+                    unsafe { Graph::record(self.device, || self.steps(&mut x, space, scored)) };
+                space.recorded = Some(Recorded { graph: record?, of });
                 Ok(())
             }
         }
@@ -171,6 +216,14 @@ impl Inverter {
         mut x: TensorViewMut,
         space: &'s mut Workspace,
     ) -> Result<TensorView<'s>> {
+        let [a, b] = self.evaluate(i, x.reborrow(), space)?;
+        ops::inversion_step(x, &space.output, a, b)?;
+        Ok(space.output.view())
+    }
+
+    /// Evaluates F at timestep i: what it returns is in the workspace. Returns the factors (a, b) of the
+    /// step a·x + b·F(x).
+    fn evaluate(&self, i: usize, mut x: TensorViewMut, space: &mut Workspace) -> Result<[f32; 2]> {
         let Workspace { acts, output, .. } = space;
         if let Some(scale) = self.single {
             // x ← √ᾱ_t·x; the old output only takes part with the factor 0.
@@ -180,8 +233,7 @@ impl Inverter {
         self.network.forward(x.view(), i, acts, &mut *output)?;
         let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_next(i));
         let (a, b) = self.parameterisation.ddim_factors(from, to);
-        ops::inversion_step(x, &*output, a as f32, b as f32)?;
-        Ok(output.view())
+        Ok([a as f32, b as f32])
     }
 
     /// The reconstruction that the method is compared with: from x at noise level `noise_step`,

@@ -53,6 +53,31 @@ impl DitConfig {
         PER_BLOCK * self.depth + 2
     }
 
+    /// Whether a device can be used and can compute networks of these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it is a GPU and there are no
+    /// kernels for the sizes: there are for widths that are multiples of 8 up to 8192, head sizes that
+    /// are multiples of 8 up to 256, and up to 4096 tokens.
+    pub fn require(&self, device: Device) -> Result<()> {
+        device.require()?;
+        #[cfg(feature = "cuda")]
+        if device != Device::Cpu {
+            use crate::cuda::ops::{LARGEST_HEAD, MOST_TOKENS, WIDEST};
+            for (arg, got, multiple, most) in [
+                ("width", self.width, 8, WIDEST),
+                ("head size", self.width / self.heads, 8, LARGEST_HEAD),
+                ("tokens", self.tokens(), 1, MOST_TOKENS),
+            ] {
+                if !got.is_multiple_of(multiple) || got > most {
+                    let expected = format!("a multiple of {multiple} up to {most} on a GPU");
+                    return Err(Error::argument("Dit", arg, expected, got));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self) -> Result<()> {
         let e = |arg, expected: &str, got: usize| Error::argument("Dit", arg, expected, got);
         let sizes = [
@@ -580,8 +605,8 @@ impl PackedDit {
     /// Packs `parameters`, which are on the CPU, for evaluations at `timesteps` on a device.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::Unavailable`] if the device
-    /// cannot be used; [`Error::OutOfMemory`] if it has not enough memory.
+    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
+    /// not enough memory; those of [`DitConfig::require`].
     pub fn new(
         dit: &Dit,
         parameters: &Tensor,
@@ -590,6 +615,7 @@ impl PackedDit {
     ) -> Result<Self> {
         ops::expect_shape("PackedDit::new", "parameters", parameters.shape(), &[dit.len])?;
         let c = &dit.config;
+        c.require(device)?;
         let mut layers = HashMap::new();
         let blocks = dit.blocks.iter().flat_map(|b| [b.qkv, b.proj, b.fc1, b.fc2]);
         for layer in [dit.embed, dit.output].into_iter().chain(blocks) {

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::efficientnet::{self, EfficientNet, LITE0_WEIGHTS};
 use crate::cpu;
+use crate::cuda;
 use crate::error::{Error, Result};
 use crate::ops::expect_shape;
 use crate::tensor::{Device, TensorView, TensorViewMut};
@@ -30,19 +31,58 @@ pub struct Backbone {
 /// more of it.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    images: Vec<Prepared>,
-    inputs: Vec<f32>,
+    inputs: Option<Inputs>,
+    normalised: Vec<f32>,
     network: efficientnet::Workspace,
     #[cfg(feature = "cuda")]
     on_gpu: Option<(usize, efficientnet::GpuWorkspace)>,
-    #[cfg(feature = "cuda")]
-    rgb: Vec<u8>,
 }
 
-#[derive(Debug, Default)]
-struct Prepared {
-    resize: cpu::Resize,
-    rgb: Vec<u8>,
+/// Images of the size that the network takes, in bytes: what it computes features of.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    rgb: Rgb,
+    kept: Vec<cpu::Resize>,
+}
+
+#[derive(Debug)]
+enum Rgb {
+    Host(Vec<u8>),
+    Gpu(cuda::Upload),
+}
+
+/// Where an image goes among [`Inputs`].
+pub(crate) struct Place<'a> {
+    side: usize,
+    rgb: &'a mut [u8],
+    kept: &'a mut cpu::Resize,
+}
+
+impl Place<'_> {
+    /// Resizes an image to its place.
+    pub fn put(self, image: &RgbImage) -> Result<()> {
+        if is_empty(image) {
+            return Err(empty(size(image)));
+        }
+        let from = [image.height() as usize, image.width() as usize];
+        let pixels = &image.as_raw()[..3 * from[0] * from[1]];
+        cpu::resize_antialias(pixels, from, self.rgb, [self.side; 2], self.kept);
+        Ok(())
+    }
+}
+
+const EXTRACT: &str = "Backbone::extract";
+
+fn is_empty(image: &RgbImage) -> bool {
+    image.width() == 0 || image.height() == 0
+}
+
+fn size(image: &RgbImage) -> String {
+    format!("{}×{}", image.width(), image.height())
+}
+
+fn empty(got: String) -> Error {
+    Error::argument(EXTRACT, "images", "images of at least one pixel", got)
 }
 
 impl Backbone {
@@ -114,81 +154,127 @@ impl Backbone {
         features: impl Into<TensorViewMut<'a>>,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        const OP: &str = "Backbone::extract";
-        let features = features.into();
-        let (size, grid, channels) = (self.image_size(), self.grid(), self.channels());
-        expect_shape(OP, "features", features.shape(), &[images.len(), grid, grid, channels])?;
-        if let Some(i) = images.iter().position(|image| image.width() == 0 || image.height() == 0) {
-            let got = format!("{}×{} at {i}", images[i].width(), images[i].height());
-            return Err(Error::argument(OP, "images", "images of at least one pixel", got));
+        /// Images that are held at once: on a GPU some 6 MB each.
+        const GROUP: usize = 64;
+        let mut features = features.into();
+        let [grid, channels] = [self.grid(), self.channels()];
+        expect_shape(EXTRACT, "features", features.shape(), &[images.len(), grid, grid, channels])?;
+        if let Some(i) = images.iter().position(is_empty) {
+            return Err(empty(format!("{} at {i}", size(&images[i]))));
         }
+        let device = features.device();
+        self.require(device)?;
+        for images in images.chunks(GROUP) {
+            let mut inputs = match workspace.inputs.take() {
+                Some(inputs) if inputs.fit(images.len(), device) => inputs,
+                _ => self.inputs(images.len(), device)?,
+            };
+            let places = self.places(&mut inputs)?;
+            places.into_par_iter().zip(images).try_for_each(|(place, image)| place.put(image))?;
+            let (part, rest) = features.split(&[images.len(), grid, grid, channels])?;
+            self.features(&mut inputs, part, workspace)?;
+            workspace.inputs = Some(inputs);
+            features = rest;
+        }
+        Ok(())
+    }
+
+    fn require(&self, device: Device) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if let (Some(network), Device::Cuda(_)) = (&self.on_gpu, features.device()) {
-            return self.extract_on_gpu(network, images, features, workspace);
+        let ready = device == Device::Cpu || self.on_gpu.is_some();
+        #[cfg(not(feature = "cuda"))]
+        let ready = device == Device::Cpu;
+        match ready {
+            true => Ok(()),
+            false => {
+                let expected = Device::Cpu;
+                Err(Error::Device { op: EXTRACT, arg: "features", expected, got: device })
+            }
         }
-        let features = features.into_f32s(OP, "features")?;
+    }
+
+    /// Room for so many images on their way to a device.
+    pub(crate) fn inputs(&self, images: usize, device: Device) -> Result<Inputs> {
+        let len = images * self.input_len();
+        let rgb = match device {
+            Device::Cpu => Rgb::Host(vec![0; len]),
+            Device::Cuda(ordinal) => Rgb::Gpu(cuda::Upload::new(ordinal, len)?),
+        };
+        let kept = std::iter::repeat_with(Default::default).take(images).collect();
+        Ok(Inputs { rgb, kept })
+    }
+
+    /// Where images go, in order; they may be put there by several threads.
+    pub(crate) fn places<'a>(&self, inputs: &'a mut Inputs) -> Result<Vec<Place<'a>>> {
+        let Inputs { rgb, kept } = inputs;
+        let rgb = match rgb {
+            Rgb::Host(rgb) => rgb,
+            Rgb::Gpu(upload) => upload.bytes()?,
+        };
+        let side = self.image_size();
+        let places = rgb.chunks_exact_mut(self.input_len()).zip(kept);
+        Ok(places.map(|(rgb, kept)| Place { side, rgb, kept }).collect())
+    }
+
+    /// The features of the first images of `inputs`. On a GPU the work is queued: inputs can be
+    /// replaced and features be used in further work at once.
+    ///
+    /// `features`: (B, G, G, C), on the device of `inputs`, written.
+    pub(crate) fn features(
+        &self,
+        inputs: &mut Inputs,
+        features: TensorViewMut,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
+        let (images, x_len) = (features.shape()[0], self.input_len());
+        let rgb = match &mut inputs.rgb {
+            Rgb::Host(rgb) => &rgb[..images * x_len],
+            Rgb::Gpu(upload) => {
+                upload.send(images * x_len)?;
+                #[cfg(feature = "cuda")]
+                if let Some(network) = &self.on_gpu {
+                    let space = match &mut workspace.on_gpu {
+                        Some((size, space)) if *size == images => space,
+                        other => &mut other.insert((images, network.workspace(images)?)).1,
+                    };
+                    network.forward(upload, features, space)?;
+                }
+                return Ok(());
+            }
+        };
+        let [side, grid, channels] = [self.image_size(), self.grid(), self.channels()];
+        let y = features.into_f32s(EXTRACT, "features")?;
         // Groups that keep every thread busy without holding the inputs of a long list at once.
         let group = 4 * rayon::current_num_threads();
-        let (x_len, y_len) = (size * size * 3, grid * grid * channels);
-        let count = group.min(images.len());
-        workspace.images.resize_with(count.max(workspace.images.len()), Prepared::default);
-        workspace.inputs.resize((count * x_len).max(workspace.inputs.len()), 0.0);
-        for (images, y) in images.chunks(group).zip(features.chunks_mut(group * y_len)) {
-            let inputs = &mut workspace.inputs[..images.len() * x_len];
-            let prepared = workspace.images.par_iter_mut().zip(inputs.par_chunks_exact_mut(x_len));
-            prepared.zip(images).for_each(|((kept, x), image)| self.prepare(image, kept, x));
+        let (y_len, most) = (grid * grid * channels, group.min(images) * x_len);
+        workspace.normalised.resize(most.max(workspace.normalised.len()), 0.0);
+        for (rgb, y) in rgb.chunks(group * x_len).zip(y.chunks_mut(group * y_len)) {
+            let x = &mut workspace.normalised[..rgb.len()];
+            let parts = x.par_chunks_exact_mut(x_len).zip(rgb.par_chunks_exact(x_len));
+            parts.for_each(|(x, rgb)| cpu::normalise(&self.normalise, rgb, x));
+            let images = rgb.len() / x_len;
             self.network.forward(
-                TensorView::from_slice(inputs, &[images.len(), size, size, 3])?,
-                TensorViewMut::from_slice(y, &[images.len(), grid, grid, channels])?,
+                TensorView::from_slice(x, &[images, side, side, 3])?,
+                TensorViewMut::from_slice(y, &[images, grid, grid, channels])?,
                 &mut workspace.network,
             )?;
         }
         Ok(())
     }
 
-    #[cfg(feature = "cuda")]
-    fn extract_on_gpu(
-        &self,
-        network: &efficientnet::EfficientNetOnGpu,
-        images: &[RgbImage],
-        mut features: TensorViewMut,
-        workspace: &mut Workspace,
-    ) -> Result<()> {
-        /// Images whose widest layer is on the GPU at once, some 6 MB each.
-        const GROUP: usize = 64;
-        let (len, shape) =
-            (self.image_size().pow(2) * 3, [self.grid(), self.grid(), self.channels()]);
-        let Workspace { images: kept, rgb, on_gpu, .. } = workspace;
-        for images in images.chunks(GROUP) {
-            let count = images.len();
-            kept.resize_with(count.max(kept.len()), Prepared::default);
-            rgb.resize((count * len).max(rgb.len()), 0);
-            let bytes = &mut rgb[..count * len];
-            let prepared = kept.par_iter_mut().zip(bytes.par_chunks_exact_mut(len));
-            prepared.zip(images).for_each(|((kept, bytes), image)| self.resize(image, kept, bytes));
-            let space = match &mut *on_gpu {
-                Some((size, space)) if *size == count => space,
-                other => &mut other.insert((count, network.workspace(count)?)).1,
-            };
-            let (part, rest) = features.split(&[count, shape[0], shape[1], shape[2]])?;
-            network.forward(bytes, part, space)?;
-            features = rest;
-        }
-        Ok(())
+    /// Bytes of an image that the network takes.
+    fn input_len(&self) -> usize {
+        self.image_size().pow(2) * 3
     }
+}
 
-    fn resize(&self, image: &RgbImage, kept: &mut Prepared, rgb: &mut [u8]) {
-        let from = [image.height() as usize, image.width() as usize];
-        let to = [self.image_size(); 2];
-        let pixels = &image.as_raw()[..3 * from[0] * from[1]];
-        cpu::resize_antialias(pixels, from, rgb, to, &mut kept.resize);
-    }
-
-    fn prepare(&self, image: &RgbImage, kept: &mut Prepared, x: &mut [f32]) {
-        let mut rgb = std::mem::take(&mut kept.rgb);
-        rgb.resize(x.len(), 0);
-        self.resize(image, kept, &mut rgb);
-        cpu::normalise(&self.normalise, &rgb, x);
-        kept.rgb = rgb;
+impl Inputs {
+    /// Whether there is room for so many images on their way to a device.
+    fn fit(&self, images: usize, device: Device) -> bool {
+        let there = match &self.rgb {
+            Rgb::Host(_) => Device::Cpu,
+            Rgb::Gpu(upload) => upload.device(),
+        };
+        there == device && images <= self.kept.len()
     }
 }

@@ -66,7 +66,7 @@ pub use relu6::{relu6, relu6_backward};
 pub use resize_antialias::resize_antialias;
 pub use resize_bilinear::{resize_bilinear, resize_bilinear_backward};
 pub use rgb_to_luma::rgb_to_luma;
-pub use score::{SCORE_STATS, score};
+pub use score::{SCORE_STATS, score, score_step};
 pub use silu::{silu, silu_backward};
 pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
 

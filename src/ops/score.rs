@@ -1,9 +1,11 @@
 //! Distance of a latent from the Gaussian prior.
 
-use super::expect_shape;
+use super::{expect_shape, inversion_step};
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
+
+const OP: &str = "score";
 
 /// Columns of [`score`]'s `stats`.
 pub const SCORE_STATS: usize = 5;
@@ -21,18 +23,50 @@ pub fn score<'a>(
     map: impl Into<TensorViewMut<'a>>,
     stats: impl Into<TensorViewMut<'a>>,
 ) -> Result<()> {
-    const OP: &str = "score";
     let (latent, map, stats) = (latent.into(), map.into(), stats.into());
-    let [images, tokens, channels] = *latent.shape() else {
-        return Err(Error::shape(OP, "latent", "(B, N, C)", latent.shape()));
+    let sizes = check("latent", latent.shape(), &map, &stats)?;
+    on_gpu!(latent, crate::cuda::ops::score(latent, None, map, stats));
+    let (map, stats) = (map.into_f32s(OP, "map")?, stats.into_f32s(OP, "stats")?);
+    cpu::score(latent.f32s(OP, "latent")?, map, stats, sizes);
+    Ok(())
+}
+
+/// The last step of an inversion and the [`score`] of the latent it leads to, z = a·x + b·output: on a
+/// GPU without storing z. What is in `x` afterwards is not defined.
+///
+/// `x`, `output`: (B, N, C), on a GPU `output` holds f16; `map`: (B, N); `stats`: (B, 5).
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn score_step<'a>(
+    x: impl Into<TensorViewMut<'a>>,
+    output: impl Into<TensorView<'a>>,
+    [a, b]: [f32; 2],
+    map: impl Into<TensorViewMut<'a>>,
+    stats: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    let (mut x, output, map, stats) = (x.into(), output.into(), map.into(), stats.into());
+    check("x", x.shape(), &map, &stats)?;
+    expect_shape(OP, "output", output.shape(), x.shape())?;
+    on_gpu!(x, crate::cuda::ops::score(x.view(), Some((output, a, b)), map, stats));
+    inversion_step(x.reborrow(), output, a, b)?;
+    score(x.view(), map, stats)
+}
+
+/// N and C.
+fn check(
+    arg: &'static str,
+    shape: &[usize],
+    map: &TensorViewMut,
+    stats: &TensorViewMut,
+) -> Result<(usize, usize)> {
+    let &[images, tokens, channels] = shape else {
+        return Err(Error::shape(OP, arg, "(B, N, C)", shape));
     };
     if tokens * channels == 0 {
-        return Err(Error::shape(OP, "latent", "(B, N ≥ 1, C ≥ 1)", latent.shape()));
+        return Err(Error::shape(OP, arg, "(B, N ≥ 1, C ≥ 1)", shape));
     }
     expect_shape(OP, "map", map.shape(), &[images, tokens])?;
     expect_shape(OP, "stats", stats.shape(), &[images, SCORE_STATS])?;
-    on_gpu!(latent, crate::cuda::ops::score(latent, map, stats));
-    let (map, stats) = (map.into_f32s(OP, "map")?, stats.into_f32s(OP, "stats")?);
-    cpu::score(latent.f32s(OP, "latent")?, map, stats, (tokens, channels));
-    Ok(())
+    Ok((tokens, channels))
 }

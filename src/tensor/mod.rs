@@ -5,10 +5,12 @@
 //! all parameters of a model and still be used part by part.
 
 mod device;
+mod readback;
 mod shape;
 mod view;
 
 pub use device::Device;
+pub(crate) use readback::Readback;
 pub use shape::{MAX_RANK, Shape};
 pub use view::{TensorView, TensorViewMut};
 

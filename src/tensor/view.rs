@@ -8,7 +8,7 @@ use crate::cuda;
 use crate::error::{Error, Result};
 
 #[derive(Clone, Copy, Debug)]
-enum Data<'a> {
+pub(super) enum Data<'a> {
     CpuF32(&'a [f32]),
     CpuF16(&'a [f16]),
     Cuda(cuda::Slice<'a>),
@@ -25,7 +25,7 @@ enum DataMut<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
     shape: Shape,
-    data: Data<'a>,
+    pub(super) data: Data<'a>,
 }
 
 /// A contiguous part of a tensor, to write.

@@ -17,3 +17,4 @@ mod numbers;
 mod probe;
 mod queue;
 mod refused;
+mod transfer;

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use invad::diffusion::{Inverter, Parameterisation};
+use invad::nn::{Dit, DitConfig};
 use invad::ops::{self, Activation, Chunk, Residual};
 use invad::{DType, Detector, Device, Error, Tensor};
 
@@ -158,6 +160,18 @@ fn with_little_memory() {
     assert!(matches!(detector.score(&images), Err(Error::OutOfMemory { .. })));
 }
 
+/// What an ignored test prints on an emulated device with so many bytes.
+fn passes_with_memory(test: &str, bytes: &str) -> String {
+    let ran = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("INVAD_EMULATOR_MEMORY", bytes)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
+    text
+}
+
 /// Where the buffers of a batch do not fit, the error says what to lower, and lowering it helps.
 #[test]
 fn memory_for_a_batch() {
@@ -165,16 +179,69 @@ fn memory_for_a_batch() {
     if !is_emulated() {
         return;
     }
-    let ran = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "refused::with_little_memory", "--ignored", "--nocapture"])
-        .env("INVAD_EMULATOR_MEMORY", LITTLE_MEMORY)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
+    let text = passes_with_memory("refused::with_little_memory", LITTLE_MEMORY);
     let refused = text.lines().find_map(|line| line.strip_prefix("refused: ")).unwrap();
     assert!(
-        refused.starts_with("cuda:0: ") && refused.ends_with("lower the batch size"),
+        refused.starts_with("cuda:0: ") && refused.contains("; lower the batch size ("),
         "{refused}"
     );
+}
+
+/// What no kernel can compute, by the argument that says so.
+fn networks() -> Vec<(&'static str, DitConfig)> {
+    let fits = DitConfig { channels: 192, grid: 16, width: 64, depth: 1, heads: 2, patch: 1 };
+    vec![
+        ("width", DitConfig { width: 60, heads: 1, ..fits }),
+        ("width", DitConfig { width: 8200, heads: 41, depth: 0, ..fits }),
+        ("head size", DitConfig { heads: 64, ..fits }),
+        ("head size", DitConfig { width: 72, heads: 6, ..fits }),
+        ("head size", DitConfig { width: 264, heads: 1, ..fits }),
+        ("head size", DitConfig { width: 512, heads: 1, ..fits }),
+        ("tokens", DitConfig { grid: 65, ..fits }),
+    ]
+}
+
+#[test]
+fn networks_without_kernels() {
+    let Some(gpu) = gpu() else { return };
+    for (wanted, config) in networks() {
+        let dit = Dit::new(config).unwrap();
+        let parameters = Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu).unwrap();
+        let make =
+            |device| Inverter::new(&dit, &parameters, Parameterisation::Velocity, 3, 0, device);
+        let refused = make(gpu).err().unwrap();
+        let Error::Argument { op: "Dit", arg, .. } = &refused else { panic!("{refused}") };
+        assert_eq!(*arg, wanted, "{refused}");
+        assert!(refused.to_string().contains(" on a GPU, got "), "{refused}");
+        if config.width < 1000 {
+            make(Device::Cpu).unwrap();
+        }
+    }
+}
+
+#[test]
+#[ignore = "run by the next test with hardly any memory"]
+fn with_hardly_any_memory() {
+    let Some(gpu) = gpu() else { return };
+    let [whitened, _] = recipes();
+    for (heads, memory) in [(8, false), (2, true)] {
+        let mut checkpoint = checkpoint(whitened.clone(), 1);
+        checkpoint.config.denoiser.heads = heads;
+        let refused = Detector::new(checkpoint).unwrap().to_device(gpu).err().unwrap();
+        match refused {
+            Error::Argument { op: "Dit", arg: "head size", .. } if !memory => {}
+            Error::OutOfMemory { .. } if memory => {}
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// A detector whose network has no kernels is refused before any memory is taken.
+#[test]
+fn detectors_without_kernels() {
+    gpu();
+    if !is_emulated() {
+        return;
+    }
+    passes_with_memory("refused::with_hardly_any_memory", "1");
 }

@@ -65,6 +65,38 @@ fn images_do_not_see_each_other() {
 }
 
 #[test]
+fn batch_sizes_do_not_matter() {
+    let folder = tempdir().unwrap();
+    let (path, images) = (folder.path().join("detector"), tested());
+    detector().save(&path).unwrap();
+    let paths: Vec<_> = (0..images.len()).map(|i| folder.path().join(format!("{i}.png"))).collect();
+    images.iter().zip(&paths).for_each(|(image, path)| image.save(path).unwrap());
+    let want = score(detector(), &images);
+    for size in [1, 2, 3, 7, 1024] {
+        let detector = Detector::load(&path).unwrap().with_batch_size(size).unwrap();
+        assert_eq!(detector.batch_size(), size);
+        for threads in [1, 3] {
+            on_threads(threads, || {
+                assert!(score(&detector, &images) == want, "{size} at once, {threads} threads");
+                let mut got = Vec::new();
+                let each = |_: &std::path::PathBuf, result: invad::Result<(RgbImage, Scored)>| {
+                    got.push(scored_bits(&result?.1));
+                    Ok(())
+                };
+                detector.score_files(&paths, &ScoreOptions::default(), each).unwrap();
+                assert!(got == want, "files, {size} at once, {threads} threads");
+            });
+        }
+    }
+    for size in [0, 1025] {
+        let detector = Detector::load(&path).unwrap();
+        assert_eq!(detector.batch_size(), 8);
+        let error = detector.with_batch_size(size).err().unwrap().to_string();
+        assert_eq!(error, format!("Detector: `batch size` should be in 1..=1024, got {size}"));
+    }
+}
+
+#[test]
 fn scores_from_four_threads_at_once() {
     let (detector, images) = (detector(), tested());
     let want = score(detector, &images);

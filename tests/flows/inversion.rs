@@ -1,6 +1,6 @@
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
 use invad::nn::{Activations, Dit, DitConfig, PackedDit};
-use invad::{Device, Error, Tensor};
+use invad::{Device, Error, Tensor, ops};
 
 use crate::common::*;
 use crate::numbers::{assert_close, bits, f64s, poisoned, tensor};
@@ -174,6 +174,33 @@ fn images_do_not_see_each_other() {
     }
 }
 
+/// The score of the latent, as by the operation.
+#[test]
+fn scores_are_those_of_the_latent() {
+    let dit = Dit::new(tiny()).unwrap();
+    let parameters = parameters(&dit, 5);
+    for steps in [1, 2, 3] {
+        for parameterisation in BOTH {
+            let inverter =
+                Inverter::new(&dit, &parameters, parameterisation, steps, 100, Device::Cpu)
+                    .unwrap();
+            let mut space = inverter.workspace(3).unwrap();
+            let mut z = features_of(&tiny(), 3, 6);
+            inverter.invert(&mut z, &mut space).unwrap();
+            let tokens = z.view().part(0, &[3, 16, 5]).unwrap();
+            let (mut map, mut stats) = (poisoned(&[3, 16]), poisoned(&[3, ops::SCORE_STATS]));
+            ops::score(tokens, &mut map, &mut stats).unwrap();
+            for _ in 0..2 {
+                let mut x = features_of(&tiny(), 3, 6);
+                let (got_map, got) = inverter.score(&mut x, &mut space).unwrap();
+                assert_eq!((got_map.shape(), got.shape()), (map.shape(), stats.shape()));
+                assert_eq!(got_map.to_vec_f32(), map.to_vec_f32(), "{steps} steps");
+                assert_eq!(got.to_vec_f32(), stats.to_vec_f32(), "{steps} steps");
+            }
+        }
+    }
+}
+
 #[test]
 fn other_shapes_are_refused() {
     let dit = Dit::new(tiny()).unwrap();
@@ -185,6 +212,8 @@ fn other_shapes_are_refused() {
     let mut space = inverter.workspace(2).unwrap();
     for shape in [[3, 4, 4, 5], [2, 4, 4, 6], [2, 4, 5, 5]] {
         let refused = inverter.invert(&mut tensor(1, &shape, 1.0), &mut space).unwrap_err();
+        assert!(matches!(refused, Error::Shape { arg: "x", .. }), "{refused}");
+        let refused = inverter.score(&mut tensor(1, &shape, 1.0), &mut space).unwrap_err();
         assert!(matches!(refused, Error::Shape { arg: "x", .. }), "{refused}");
     }
 }

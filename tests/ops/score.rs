@@ -43,6 +43,37 @@ fn forward() {
     }
 }
 
+/// Map and stats of each image of the latent a·x + b·output.
+fn oracle_of_step(x: &[f64], output: &[f64], [a, b]: [f32; 2], shape: [usize; 3]) -> [Vec<f64>; 2] {
+    let [_, n, c] = shape;
+    let (a, b) = (f64::from(a), f64::from(b));
+    let z: Vec<f64> = x.iter().zip(output).map(|(x, o)| a * x + b * o).collect();
+    let (mut maps, mut rows) = (Vec::new(), Vec::new());
+    for z in z.chunks_exact(n * c) {
+        let (map, row) = oracle(z, c);
+        maps.extend(map);
+        rows.extend(row);
+    }
+    [maps, rows]
+}
+
+const STEPS: [[f32; 2]; 3] = [[1.25, -0.5], [0.0, 1.0], [100.0, 0.375]];
+
+#[test]
+fn step() {
+    for shape @ [b, n, _] in [[1, 1, 1], [3, 5, 7], [2, 64, 33]] {
+        for factors in STEPS {
+            let (mut x, output) = (tensor(1, &shape, 1.7), tensor(2, &shape, 2.3));
+            let [want_map, want] = oracle_of_step(&f64s(&x), &f64s(&output), factors, shape);
+            let (mut map, mut stats) = (poisoned(&[b, n]), poisoned(&[b, SCORE_STATS]));
+            ops::score_step(&mut x, &output, factors, &mut map, &mut stats).unwrap();
+            let case = format!("{shape:?} {factors:?}");
+            assert_close(&format!("{case}: map"), &f64s(&map), &want_map, 5e-7);
+            assert_close(&format!("{case}: stats"), &f64s(&stats), &want, 5e-7);
+        }
+    }
+}
+
 #[test]
 fn the_largest_may_stand_anywhere() {
     for start in 0..9 {
@@ -99,6 +130,11 @@ fn refuses_other_shapes() {
         ops::score(&poisoned(&[2, 0, 4]), &mut poisoned(&[2, 0]), &mut stats),
         "score: `latent` should have shape (B, N ≥ 1, C ≥ 1), got [2, 0, 4]",
     );
+    let (mut x, output) = (tensor(1, &[2, 3, 4], 1.0), tensor(1, &[2, 3, 5], 1.0));
+    assert_refused(
+        ops::score_step(&mut x, &output, [1.0, 1.0], &mut poisoned(&[2, 3]), &mut stats),
+        "score: `output` should have shape [2, 3, 4], got [2, 3, 5]",
+    );
 }
 
 #[cfg(feature = "cuda")]
@@ -131,6 +167,27 @@ mod on_gpu {
                 let got = &stats[b * SCORE_STATS..][..SCORE_STATS];
                 assert_close(&format!("{case}: norms"), &got[..4], &want[..4], 1e-6);
                 assert_close(&format!("{case}: NLL"), &got[4..], &want[4..], 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn step() {
+        let Some(gpu) = gpu() else { return };
+        for shape @ [b, n, c] in [[1, 1, 1], [3, 5, 7], [2, 65, 33]] {
+            for factors in STEPS {
+                let (x, output) = (uniform(1, b * n * c, 1.7), halves(2, b * n * c, 2.3));
+                let f64s = |v: &[f32]| -> Vec<f64> { v.iter().map(|&v| v.into()).collect() };
+                let [want_map, want] = oracle_of_step(&f64s(&x), &f64s(&output), factors, shape);
+                let mut x = upload(&x, &shape, DType::F32, gpu);
+                let output = upload(&output, &shape, DType::F16, gpu);
+                let mut map = Guarded::new(&[b, n], DType::F32, gpu);
+                let mut stats = Guarded::new(&[b, SCORE_STATS], DType::F32, gpu);
+                let (map_out, stats_out) = (map.view_mut(), stats.view_mut());
+                ops::score_step(&mut x, &output, factors, map_out, stats_out).unwrap();
+                let case = format!("{shape:?} {factors:?}");
+                assert_close(&format!("{case}: map"), &map.f64s(), &want_map, 1e-6);
+                assert_close(&format!("{case}: stats"), &stats.f64s(), &want, 1e-6);
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::ops::{Chunk, Residual};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// The widest row.
-const WIDEST: usize = 8192;
+pub(crate) const WIDEST: usize = 8192;
 /// Up to here a warp has a row, above a block.
 const WARP_WIDTH: usize = 2048;
 

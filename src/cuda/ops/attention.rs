@@ -7,6 +7,10 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// Head sizes that there are kernels for; others use the next larger one.
 const BUCKETS: [usize; 6] = [32, 64, 96, 128, 192, 256];
+/// The largest head size.
+pub(crate) const LARGEST_HEAD: usize = BUCKETS[BUCKETS.len() - 1];
+/// The most tokens that networks may have.
+pub(crate) const MOST_TOKENS: usize = 4096;
 /// The most tokens whose scores fit in a block's registers.
 const TOKENS: usize = 256;
 /// Queries of a block.

@@ -23,9 +23,9 @@ mod silu;
 mod stem_conv;
 mod timestep_embedding;
 
-pub(crate) use adaln_zero::adaln_zero;
+pub(crate) use adaln_zero::{WIDEST, adaln_zero};
 pub(crate) use add_position::add_position;
-pub(crate) use attention::attention;
+pub(crate) use attention::{LARGEST_HEAD, MOST_TOKENS, attention};
 pub(crate) use channel_gate::channel_gate;
 pub(crate) use channel_mean::channel_mean;
 pub(crate) use depthwise_conv2d::depthwise_conv2d;

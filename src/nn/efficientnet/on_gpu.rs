@@ -2,15 +2,14 @@
 
 use super::{LITE0, LITE0_WEIGHTS, ReadConv, read};
 use crate::cpu::conv2d::Window;
-use crate::cuda::{self, Bytes};
+use crate::cuda::{self, Upload};
 use crate::error::{Error, Result};
-use crate::ops::{Activation, expect_shape};
+use crate::ops::Activation;
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
 
 /// A frozen EfficientNet without squeeze-excite.
 pub(in crate::nn) struct EfficientNetOnGpu {
     ordinal: usize,
-    image_size: usize,
     /// Factors and offsets that take bytes of red, green and blue to what the network was trained
     /// with.
     normalise: Tensor,
@@ -38,7 +37,6 @@ struct Convolution {
 #[derive(Debug)]
 pub(in crate::nn) struct Workspace {
     images: usize,
-    rgb: Bytes,
     /// A block's input and output.
     maps: [Tensor; 2],
     expanded: Tensor,
@@ -103,7 +101,6 @@ impl EfficientNetOnGpu {
         let stem = &blocks[0].expand;
         Ok(Self {
             ordinal,
-            image_size: LITE0.image_size,
             normalise: TensorView::from_slice(&normalise, &[6])?.copied_to(device, DType::F32)?,
             stem: Convolution::direct(stem.window, &stem.weight, &stem.bias, device)?,
             blocks: blocks
@@ -135,35 +132,33 @@ impl EfficientNetOnGpu {
         let map = || longest(|block| Some(&block.project), 0);
         Ok(Workspace {
             images,
-            rgb: Bytes::new(self.ordinal, images * self.image_size * self.image_size * 3)?,
             maps: [map()?, map()?],
             expanded: longest(|block| block.expand.as_ref(), len(&self.stem))?,
             filtered: longest(|block| Some(&block.depthwise), 0)?,
         })
     }
 
-    /// The features of images.
+    /// The features of images that have been sent to the GPU.
     ///
-    /// `rgb`: (B, S, S, 3); `features`: (B, G, G, C), f16 or f32, B the workspace's.
+    /// `rgb`: (B, S, S, 3), or more; `features`: (B, G, G, C), f16 or f32, B the workspace's.
     pub fn forward(
         &self,
-        rgb: &[u8],
+        rgb: &mut Upload,
         mut features: TensorViewMut,
         workspace: &mut Workspace,
     ) -> Result<()> {
-        const OP: &str = "EfficientNet";
-        let Workspace { images, rgb: bytes, maps: [input, output], expanded, filtered } = workspace;
+        let Workspace { images, maps: [input, output], expanded, filtered } = workspace;
         let images = *images;
-        expect_shape(OP, "rgb", &[rgb.len()], &[images * self.image_size * self.image_size * 3])?;
         if features.device() != Device::Cuda(self.ordinal) {
             let (expected, got) = (Device::Cuda(self.ordinal), features.device());
-            return Err(Error::Device { op: OP, arg: "features", expected, got });
+            return Err(Error::Device { op: "EfficientNet", arg: "features", expected, got });
         }
-        bytes.write(rgb)?;
         let stem = &self.stem;
         let y = expanded.view_mut().part(0, &stem.output(images))?;
         let (normalise, weight) = (self.normalise.view(), stem.weight.view());
-        cuda::ops::stem_conv(bytes, normalise, weight, stem.bias.view(), stem.window, y)?;
+        rgb.read(|rgb| {
+            cuda::ops::stem_conv(rgb, normalise, weight, stem.bias.view(), stem.window, y)
+        })?;
         let (mut input, mut output) = (input, output);
         let mut expanded_shape = stem.output(images);
         let mut x_shape = [0; 4];
