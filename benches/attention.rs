@@ -4,7 +4,10 @@ mod common;
 
 use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
-use invad::ops;
+use invad::{DType, ops};
+
+const TOKENS: usize = 256;
+const HEADS: usize = 8;
 
 fn attention(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
@@ -24,5 +27,25 @@ fn attention(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, attention);
+/// Counts the five products of the gradient, not those that are made again to save memory.
+fn attention_backward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("attention_backward");
+    for (name, size) in [("base", 128), ("gigant", 256)] {
+        for &batch in batches() {
+            let of_out = [batch, TOKENS, HEADS * size];
+            let qkv = normal_on_device(&[batch, TOKENS, 3, HEADS, size], 1.0, 0, stored());
+            let dout = normal_on_device(&of_out, 1.0, 1, stored());
+            let (mut out, mut dqkv) = (zeros(&of_out, stored()), zeros(qkv.shape(), stored()));
+            let mut lse = zeros(&[batch, HEADS, TOKENS], DType::F32);
+            ops::attention(&qkv, &mut out, Some(lse.view_mut())).unwrap();
+            let work = Work::Flops((10 * batch * TOKENS * TOKENS * HEADS * size) as f64);
+            measure(&mut group, name, batch, work, || {
+                ops::attention_backward(&qkv, &out, &lse, &dout, &mut dqkv).unwrap();
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, attention, attention_backward);
 criterion_main!(benches);

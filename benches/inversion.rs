@@ -3,12 +3,12 @@
 mod common;
 
 use common::{
-    Work, batches, device, measure_calls, normal, normal_on_device, presets, stored, zeros,
+    Work, batches, device, flops, measure_calls, normal, normal_on_device, presets, stored, zeros,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::checkpoint::Preset;
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::nn::{Dit, DitConfig};
+use invad::nn::Dit;
 use invad::{DType, Device, ops};
 
 const STEPS: usize = 3;
@@ -48,13 +48,6 @@ fn inversion(c: &mut Criterion) {
         }
     }
     group.finish();
-}
-
-/// Operations of the matrix products and the attention of one evaluation.
-fn flops(c: &DitConfig) -> f64 {
-    let (n, d, token) = (c.tokens(), c.width, c.channels * c.patch * c.patch);
-    let block = 24 * n * d * d + 4 * n * n * d;
-    (c.depth * block + 4 * n * d * token) as f64
 }
 
 criterion_group!(benches, inversion);

@@ -1,15 +1,20 @@
-//! A training step: noising, forward, loss, backward, clipping, AdamW, EMA.
+//! A training step: noising, forward, loss, backward, clipping, AdamW, EMA. Operations are those of the
+//! matrix products and the attention, three times those of a forward pass; what is computed again is
+//! not counted.
+
+mod common;
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use invad::checkpoint::{BackboneId, Ema, Recipe, TrainingConfig};
+use common::{Work, batches, device, flops, measure_calls, presets};
+use criterion::{Criterion, criterion_group, criterion_main};
+use invad::checkpoint::{BackboneId, Ema, Preset, Recipe, TrainingConfig};
 use invad::nn::DitConfig;
+use invad::train::{Average, Resources};
 use invad::{DType, Device, Tensor, Trainer, ops};
 
 /// 272 channels on a grid of 16, ε-prediction.
-fn trainer(width: usize, depth: usize, heads: usize, batch: usize) -> Trainer {
-    let denoiser = DitConfig { channels: 272, grid: 16, width, depth, heads, patch: 1 };
+fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     let config = TrainingConfig {
         recipe: Recipe { batch, ema: Ema::Constant(0.999), ..Recipe::paper() },
         denoiser,
@@ -21,16 +26,35 @@ fn trainer(width: usize, depth: usize, heads: usize, batch: usize) -> Trainer {
     let mut features = Tensor::zeros(&[64, 16, 16, 272], DType::F32, Device::Cpu).unwrap();
     let random = ops::Random { seed: 1, stream: ops::Stream::Noise, step: 0 };
     ops::normal(random, &mut features).unwrap();
-    Trainer::new(config, features, Device::Cpu).unwrap()
+    Trainer::new(config, features, resources).unwrap()
 }
 
 fn training(c: &mut Criterion) {
     let mut group = c.benchmark_group("training");
-    for (name, width, depth, heads, batch) in [("w256d4", 256, 4, 8, 8), ("w128d2", 128, 2, 2, 8)] {
-        let mut trainer = trainer(width, depth, heads, batch);
-        group.sample_size(10).throughput(Throughput::Elements(batch as u64));
-        group.bench_function(BenchmarkId::new(name, batch), |b| {
-            b.iter(|| black_box(trainer.step().unwrap()));
+    let sizes =
+        |width, depth, heads| DitConfig { channels: 272, grid: 16, width, depth, heads, patch: 1 };
+    let here = Resources::from(device());
+    let small =
+        Resources { moments: DType::BF16, average: Average::Host { every: 1_000_000 }, ..here };
+    let mut cases = Vec::new();
+    if device() == Device::Cpu {
+        cases.push(("w256d4", sizes(256, 4, 8), 8, here));
+        cases.push(("w128d2", sizes(128, 2, 2), 8, here));
+    } else {
+        for &(name, preset) in presets() {
+            let resources = if preset == Preset::Gigant { small } else { here };
+            let batches = batches().iter().map(|&batch| {
+                let micro_batch = Some(batch.min(8));
+                (name, preset.config(272, 16), batch, Resources { micro_batch, ..resources })
+            });
+            cases.extend(batches);
+        }
+    }
+    for (name, denoiser, batch, resources) in cases {
+        let mut trainer = trainer(denoiser, batch, resources);
+        let work = Work::Flops(3.0 * batch as f64 * flops(&denoiser));
+        measure_calls(&mut group, name, batch, work, || {
+            black_box(trainer.step().unwrap());
         });
     }
     group.finish();

@@ -79,7 +79,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
         recipe: Recipe::whitened(),
         steps: options.steps,
         seed: options.seed,
-        device: options.device,
+        resources: options.device.into(),
         ..FitOptions::default()
     };
     let mut progress = FitProgress::default();

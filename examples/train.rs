@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,13 +10,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use common::progress::FitProgress;
+use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
 use invad::checkpoint::{Preset, Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::files::write_atomic;
-use invad::train::StepReport;
-use invad::{Control, Device, Error, Event, FitOptions, Fitted, Result, fit};
+use invad::nn::{Backbone, Recompute};
+use invad::tensor::Plan;
+use invad::train::{Average, Memory, Resources, StepReport};
+use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
 /// Trains one detector on the good images of all categories
 ///
@@ -42,11 +45,11 @@ Exit codes:
   130  stopped by Ctrl-C")]
 struct Options {
     /// A folder of good images, or a data set: CATEGORY/train/good/* or train/good/*
-    #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    data: Option<PathBuf>,
     /// Where to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "plan")]
+    out: Option<PathBuf>,
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
@@ -65,6 +68,24 @@ struct Options {
     /// Where to compute: cpu, cuda, cuda:N or best
     #[arg(long, default_value = "best")]
     device: Device,
+    /// Images computed at once, a divisor of the recipe's batch [default: all of it]
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
+    /// What the backward pass computes again, to need less memory [default: as little as fits]
+    #[arg(long, value_parser = recompute(), conflicts_with = "memory_limit")]
+    recompute: Option<Recompute>,
+    /// Bytes of the device's memory that may be used
+    #[arg(long, value_name = "BYTES")]
+    memory_limit: Option<usize>,
+    /// The type of the optimiser's moments; bf16 on a GPU only
+    #[arg(long, default_value = "f32", value_parser = moments())]
+    moments: DType,
+    /// Keep the average of the parameters on the host, brought up to date every so many steps
+    #[arg(long, value_name = "STEPS")]
+    average_every: Option<u64>,
+    /// Print the memory that the training would take, and stop
+    #[arg(long)]
+    plan: bool,
     /// Go on with the interrupted training in OUT, with the same data and options
     #[arg(long)]
     resume: bool,
@@ -78,17 +99,75 @@ fn preset() -> impl TypedValueParser<Value = Preset> {
     PossibleValuesParser::new(Preset::NAMES).try_map(|name| Preset::named(&name))
 }
 
+fn recompute() -> impl TypedValueParser<Value = Recompute> {
+    PossibleValuesParser::new(Recompute::ALL.map(Recompute::name)).map(|name| {
+        let found = Recompute::ALL.into_iter().find(|r| r.name() == name);
+        found.expect("one of the possible values")
+    })
+}
+
+fn moments() -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(["f32", "bf16"])
+        .map(|name| if name == "bf16" { DType::BF16 } else { DType::F32 })
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| train(options))
 }
 
+/// Where to train and how it fits there.
+fn resources(options: &Options) -> Resources {
+    Resources {
+        micro_batch: options.micro_batch,
+        memory: match (options.recompute, options.memory_limit) {
+            (Some(recompute), _) => Memory::Recompute(recompute),
+            (None, Some(bytes)) => Memory::Limit(bytes),
+            (None, None) => Memory::Free,
+        },
+        moments: options.moments,
+        average: options.average_every.map_or(Average::Device, |every| Average::Host { every }),
+        ..options.device.into()
+    }
+}
+
+/// The memory of the training in MiB, by purpose, for each way to compute again.
+fn print_plan(options: &Options) -> Result<()> {
+    let resources = resources(options);
+    let backbone = Backbone::lite0();
+    let denoiser = options.preset.config(backbone.channels(), backbone.grid());
+    let plan = |recompute| resources.plan(denoiser, options.recipe.batch, recompute);
+    let plans = Recompute::ALL.map(plan).into_iter().collect::<Result<Vec<_>>>()?;
+    let purposes: BTreeSet<_> =
+        plans.iter().flat_map(|plan| plan.bytes().map(|(purpose, _)| purpose)).collect();
+    let line =
+        |name: String, cells: Vec<String>| say(format!("| {name} | {} |", cells.join(" | ")));
+    line("MiB, recomputing".into(), Recompute::ALL.map(|way| way.name().into()).into());
+    say("|---|---|---|---|");
+    let row = |name, of: &dyn Fn(&Plan) -> usize| {
+        line(name, plans.iter().map(|plan| mebibytes(of(plan))).collect());
+    };
+    for purpose in purposes {
+        let bytes = |plan: &Plan| plan.bytes().find(|(p, _)| *p == purpose).map_or(0, |(_, b)| b);
+        row(purpose.to_string(), &bytes);
+    }
+    row("all".into(), &Plan::total);
+    Ok(())
+}
+
 fn train(options: Options) -> Result<ExitCode> {
-    let dataset = Dataset::open(&options.data, &options.category)?;
-    create_folder(&options.out)?;
+    if options.plan {
+        print_plan(&options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let resources = resources(&options);
+    let (Some(data), Some(out)) = (options.data, options.out) else {
+        unreachable!("both are required without --plan")
+    };
+    let dataset = Dataset::open(&data, &options.category)?;
+    create_folder(&out)?;
     let [detector_path, state_path, log_path] =
-        ["detector.safetensors", "training.safetensors", "training.csv"]
-            .map(|name| options.out.join(name));
+        ["detector.safetensors", "training.safetensors", "training.csv"].map(|name| out.join(name));
     check_state(&state_path, &detector_path, options.resume)?;
     let mut log = TrainingLog::open(&log_path, options.resume)?;
     common::catch_interrupts()?;
@@ -98,7 +177,7 @@ fn train(options: Options) -> Result<ExitCode> {
         preset: options.preset,
         steps: options.steps,
         seed: options.seed,
-        device: options.device,
+        resources,
         state: Some(state_path.clone()),
         resume: options.resume,
     };
@@ -170,7 +249,7 @@ struct TrainingLog {
 }
 
 impl TrainingLog {
-    const HEADER: [&str; 4] = ["step", "loss", "gradient_norm", "learning_rate"];
+    const HEADER: [&str; 5] = ["step", "loss", "gradient_norm", "learning_rate", "loss_scale"];
 
     fn open(path: &Path, resume: bool) -> Result<Self> {
         let resumed = resume && path.exists();
@@ -192,7 +271,8 @@ impl TrainingLog {
         if std::mem::take(&mut self.resumed) {
             self.cut(report.step)?;
         }
-        self.row((report.step, report.loss, report.gradient_norm, report.learning_rate))
+        let StepReport { step, loss, gradient_norm, learning_rate, loss_scale, .. } = *report;
+        self.row((step, loss, gradient_norm, learning_rate, loss_scale))
     }
 
     /// Leaves only the steps before `step`: a run that was killed may have logged more than it

@@ -82,6 +82,25 @@ pub enum Error {
         /// Bytes that the device has.
         total: usize,
     },
+    /// A training needs more memory than there is.
+    #[error(
+        "training on {device} needs {}, {} of it for {purpose}, and has {}; {setting} needs less",
+        megabytes(*needed), megabytes(*largest), megabytes(*available)
+    )]
+    TooLarge {
+        /// The device.
+        device: Device,
+        /// Bytes that the training needs.
+        needed: usize,
+        /// Bytes that it may have.
+        available: usize,
+        /// Bytes of the largest part.
+        largest: usize,
+        /// What the largest part is.
+        purpose: String,
+        /// What would make it smaller.
+        setting: String,
+    },
     /// A CUDA library returned an error.
     #[error("{device}: {call}: {reason}")]
     Cuda {

@@ -6,9 +6,9 @@ use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
 use crate::data::{Category, Dataset};
 use crate::detect::Detector;
 use crate::error::{Error, Result};
-use crate::nn::Backbone;
-use crate::tensor::Device;
-use crate::train::{StepReport, Trainer, extract_features, hold_out};
+use crate::nn::{Backbone, Recompute};
+use crate::tensor::Plan;
+use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
 /// Steps after which the training state is saved again.
 const SAVE_EVERY: u64 = 500;
@@ -24,8 +24,8 @@ pub struct FitOptions {
     pub steps: Option<u64>,
     /// The seed of all random numbers.
     pub seed: u64,
-    /// Where to train.
-    pub device: Device,
+    /// Where to train, and how it fits there.
+    pub resources: Resources,
     /// Where the training state is saved, so that a run that ends early can go on.
     pub state: Option<PathBuf>,
     /// Whether to go on from that state.
@@ -40,7 +40,7 @@ impl Default for FitOptions {
             preset: Preset::Small,
             steps: None,
             seed: 0,
-            device: Device::Cpu,
+            resources: Resources::default(),
             state: None,
             resume: false,
         }
@@ -56,6 +56,13 @@ pub enum Event<'a> {
         done: usize,
         /// All of them.
         total: usize,
+    },
+    /// The memory of the training is taken.
+    Plan {
+        /// Its bytes by purpose.
+        plan: &'a Plan,
+        /// What the backward pass computes again.
+        recompute: Recompute,
     },
     /// An optimiser step of `total` is done.
     Step {
@@ -121,10 +128,7 @@ pub fn fit(
     options: &FitOptions,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
-    options.device.require()?;
-    if let Err(why) = options.device.require_training() {
-        log::warn!("{why}");
-    }
+    options.resources.device.require()?;
     // Before the long work of computing features.
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
@@ -181,9 +185,10 @@ pub fn fit(
         recipe,
     };
     let mut trainer = match saved {
-        Some(state) => Trainer::resume(state, &config, features, Device::Cpu)?,
-        None => Trainer::new(config, features, Device::Cpu)?,
+        Some(state) => Trainer::resume(state, &config, features, options.resources)?,
+        None => Trainer::new(config, features, options.resources)?,
     };
+    observe(Event::Plan { plan: trainer.plan(), recompute: trainer.recompute() });
 
     let save = |trainer: &Trainer| match &options.state {
         Some(path) => trainer.state().save(path),
@@ -208,7 +213,7 @@ pub fn fit(
         }
     }
 
-    let mut detector = Detector::new(trainer.into_checkpoint())?;
+    let mut detector = Detector::new(trainer.into_checkpoint()?)?;
     let total = normal.iter().map(|(_, held_out, trained)| held_out.len() + trained.len()).sum();
     let mut done = 0;
     for (name, held_out, trained) in normal {

@@ -290,7 +290,8 @@ mod training {
         assert!(training.stderr.contains("warning: category `bolt` has 6 good images"));
         let log = fs::read_to_string(trained.join("training.csv")).unwrap();
         let lines: Vec<Vec<&str>> = log.lines().map(|line| line.split(',').collect()).collect();
-        assert_eq!(lines[0], ["step", "loss", "gradient_norm", "learning_rate"]);
+        let header = ["step", "loss", "gradient_norm", "learning_rate", "loss_scale"];
+        assert_eq!(lines[0], header);
         assert_eq!(lines.len(), 21);
         for (step, line) in (1..).zip(&lines[1..]) {
             assert_eq!(line[0], step.to_string());

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use invad::checkpoint::Preset;
+use invad::nn::DitConfig;
 use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -103,6 +104,13 @@ pub fn normal(shape: &[usize], scale: f32, step: u64) -> Tensor {
 /// [`normal`] on the device.
 pub fn normal_on_device(shape: &[usize], scale: f32, step: u64, dtype: DType) -> Tensor {
     normal(shape, scale, step).view().copied_to(device(), dtype).unwrap()
+}
+
+/// Operations of the matrix products and the attention of a forward pass over an image.
+pub fn flops(c: &DitConfig) -> f64 {
+    let (n, d, token) = (c.tokens(), c.width, c.channels * c.patch * c.patch);
+    let block = 24 * n * d * d + 4 * n * n * d;
+    (c.depth * block + 4 * n * d * token) as f64
 }
 
 /// Measures an operation that may be recorded: on a GPU its time without the launch.

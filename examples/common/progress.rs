@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use invad::Event;
+use invad::nn::Recompute;
+use invad::tensor::Plan;
+use invad::train::StepReport;
 
 use super::note;
 
@@ -109,11 +112,37 @@ impl Progress {
     }
 }
 
+/// A training's memory in one line.
+fn plan_line(plan: &Plan, recompute: Recompute) -> String {
+    let parts: Vec<_> =
+        plan.bytes().map(|(purpose, bytes)| format!("{purpose} {}", mebibytes(bytes))).collect();
+    let (total, again) = (mebibytes(plan.total()), recompute.name());
+    format!("memory: {total} MiB ({}), recomputing {again}", parts.join(", "))
+}
+
+/// As a number of MiB.
+pub fn mebibytes(bytes: usize) -> String {
+    format!("{:.1}", bytes as f64 / (1 << 20) as f64)
+}
+
+/// `rate`: images a second.
+fn message(loss: f64, report: StepReport, rate: f64) -> String {
+    let norm = report.gradient_norm;
+    let mut message = format!("loss {loss:.4}, gradient {norm:.3}, {rate:.1} images/s");
+    if report.loss_scale != 1.0 {
+        let skipped = if report.skipped { ", skipped" } else { "" };
+        message += &format!(", scale {}{skipped}", report.loss_scale);
+    }
+    message
+}
+
 /// The progress of [`invad::fit`].
 #[derive(Default)]
 pub struct FitProgress {
     phase: Option<Progress>,
     loss: Option<f64>,
+    /// When the first step was done, and the images of those after it.
+    trained: Option<(Instant, usize)>,
     times: Vec<(&'static str, Duration)>,
 }
 
@@ -124,12 +153,19 @@ impl FitProgress {
             Event::Features { done, total } => {
                 self.phase("features", total as u64, "images").set(done as u64, String::new);
             }
+            Event::Plan { plan, recompute } => {
+                self.end_phase();
+                note(plan_line(plan, recompute));
+            }
             Event::Step { report, total } => {
                 // Smoothed: the loss of single batches jumps with the timesteps drawn.
                 let loss = self.loss.map_or(report.loss, |l| l + 0.05 * (report.loss - l));
                 self.loss = Some(loss);
+                let (began, images) = self.trained.get_or_insert_with(|| (Instant::now(), 0));
+                let rate = *images as f64 / began.elapsed().as_secs_f64();
+                *images += report.images;
                 self.phase("training", total, "steps")
-                    .set(report.step, || format!("loss {loss:.4}"));
+                    .set(report.step, || message(loss, report, rate));
             }
             Event::Calibration { done, total } => {
                 self.phase("calibration", total as u64, "images").set(done as u64, String::new);

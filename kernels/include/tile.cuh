@@ -25,8 +25,8 @@ DEVICE bool beyond(int row, int rows) { return row % GROUP == 0 && row >= rows; 
 
 // Starts copying a ROWS x WIDTH tile whose rows are `stride` halves apart in global memory. With MASKED, rows
 // from `rows` on and columns from `columns` on are not read: they are filled with zeros, whole groups of rows
-// after the first left as they are.
-template <int ROWS, int WIDTH, int THREADS, bool MASKED>
+// after the first only with WHOLE and else left as they are.
+template <int ROWS, int WIDTH, int THREADS, bool MASKED, bool WHOLE = false>
 DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, int columns) {
     // So many that eight neighbouring threads write to eight different groups of banks.
     const int ACROSS = WIDTH % 64 == 0 ? 8 : WIDTH == 16 ? 2 : 4, DOWN = THREADS / ACROSS;
@@ -35,12 +35,12 @@ DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, 
     const h16* from = source + (uint32_t)(first_row * stride + first_unit * 8);
 #pragma unroll
     for (int i = 0; i < ROWS / DOWN; ++i) {
-        if (MASKED && i > 0 && beyond(i * DOWN, rows)) break;
+        if (MASKED && !WHOLE && i > 0 && beyond(i * DOWN, rows)) break;
 #pragma unroll
         for (int j = 0; j < WIDTH / (8 * ACROSS); ++j) {
             const int row = first_row + i * DOWN, unit = first_unit + j * ACROSS;
             h16* to = tile + tile_at<WIDTH>(row, unit);
-            const h16* at = from + (uint32_t)(i * DOWN * stride + j * ACROSS * 8);
+            const h16* at = from + j * ACROSS * 8;
             if (MASKED) {
                 const bool valid = row < rows && unit * 8 < columns;
                 cp_async16_zfill(to, valid ? at : source, valid);
@@ -48,6 +48,7 @@ DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, 
                 cp_async16(to, at);
             }
         }
+        from += (uint32_t)(DOWN * stride);
     }
 }
 

@@ -40,3 +40,21 @@ DEVICE void store8(float* to, const float (&v)[8]) {
 // One number, whatever its type in memory.
 DEVICE float load1(const float* from) { return *from; }
 DEVICE float load1(const h16* from) { return to_f32(*from); }
+DEVICE void store1(float* to, float v) { *to = v; }
+DEVICE void store1(h16* to, float v) { *to = to_h16(v); }
+
+// The first `count` of eight numbers; the others are 0, or are not stored.
+template <class T>
+DEVICE void load_some(const T* from, int64_t count, float (&v)[8]) {
+    if (count >= 8) return load8(from, v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] = e < count ? load1(from + e) : 0.0f;
+}
+
+template <class T>
+DEVICE void store_some(T* to, int64_t count, const float (&v)[8]) {
+    if (count >= 8) return store8(to, v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e)
+        if (e < count) store1(to + e, v[e]);
+}

@@ -3,10 +3,12 @@
 mod calibration;
 mod detector;
 mod file;
+mod loss_scale;
 mod recipe;
 mod training;
 
 pub use calibration::{Calibration, ImageStats, Moments};
 pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
+pub use loss_scale::LossScale;
 pub use recipe::{Ema, LossWeight, Preset, Recipe, Steps};
 pub use training::{TrainingConfig, TrainingState};

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::file;
-use super::{BackboneId, Recipe};
+use super::{BackboneId, LossScale, Recipe};
 use crate::error::{Error, Result};
 use crate::nn::{Dit, DitConfig, Whitening};
 use crate::tensor::Tensor;
@@ -54,9 +54,11 @@ pub struct TrainingState {
     pub step: u64,
     /// SHA-256 of the features, in hexadecimal.
     pub features: String,
+    /// The factor of the loss, of a run on a GPU.
+    pub loss_scale: Option<LossScale>,
     /// The denoiser's parameters.
     pub parameters: Tensor,
-    /// Their average.
+    /// Their average; on the host, if it is brought up to date there now and then.
     pub ema: Tensor,
     /// AdamW's first moment.
     pub m: Tensor,
@@ -72,6 +74,8 @@ struct Header {
     config: TrainingConfig,
     step: u64,
     features: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<LossScale>,
 }
 
 impl TrainingState {
@@ -80,8 +84,9 @@ impl TrainingState {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let Self { config, step, features, .. } = self;
-        let header = Header { config: config.clone(), step: *step, features: features.clone() };
+        let Self { config, step, features, loss_scale, .. } = self;
+        let (config, features) = (config.clone(), features.clone());
+        let header = Header { config, step: *step, features, loss_scale: *loss_scale };
         let mut tensors = vec![
             ("parameters".into(), self.parameters.view()),
             ("ema".into(), self.ema.view()),
@@ -103,11 +108,14 @@ impl TrainingState {
     /// if it is damaged, of another format or version, or does not agree with itself.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let mut file: file::Contents<Header> = file::read(path.as_ref(), FORMAT, VERSION)?;
-        let Header { config, step, features } = file.config.clone();
+        let Header { config, step, features, loss_scale } = file.config.clone();
         config.check().map_err(|e| file.fail(e.to_string()))?;
         let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
         if step > config.steps {
             return Err(file.fail(format!("it is at step {step} of {}", config.steps)));
+        }
+        if loss_scale.is_some_and(|scale| !scale.fits(step)) {
+            return Err(file.fail(format!("its loss scale {loss_scale:?} is out of range")));
         }
         let mut take = |name| file.take(name, &[dit.len()]);
         let (parameters, ema) = (take("parameters")?, take("ema")?);
@@ -120,6 +128,6 @@ impl TrainingState {
             None
         };
         file.finish()?;
-        Ok(Self { config, step, features, parameters, ema, m, v, whitening })
+        Ok(Self { config, step, features, loss_scale, parameters, ema, m, v, whitening })
     }
 }

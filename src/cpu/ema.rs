@@ -12,7 +12,7 @@ pub(crate) fn ema(decay: f64, p: &[f32], average: &mut [f32]) {
 /// By the difference: with two factors rounded to f32, whose sum is not 1, the average of a constant would
 /// settle beside it, by 1e-5 of it at a decay of 0.999.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn blend(take: f32, p: &[f32], average: &mut [f32]) {
+pub(super) fn blend(take: f32, p: &[f32], average: &mut [f32]) {
     for (a, p) in average.iter_mut().zip(p) {
         *a += take * (p - *a);
     }

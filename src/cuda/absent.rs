@@ -14,6 +14,21 @@ pub(crate) fn context(ordinal: usize) -> Result<Infallible> {
     })
 }
 
+/// Refuses the GPU `ordinal`.
+pub(crate) fn free_memory(ordinal: usize) -> Result<usize> {
+    match context(ordinal)? {}
+}
+
+/// Refuses the GPU `ordinal`.
+pub(crate) fn reserve_scratch(ordinal: usize, _: usize) -> Result<()> {
+    match context(ordinal)? {}
+}
+
+/// Nothing is taken on a GPU.
+pub(crate) fn workspace_bytes(_: usize) -> usize {
+    0
+}
+
 #[derive(Debug)]
 pub(crate) enum Memory {}
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ptr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::result::{DriverError, mem_get_info, memcpy_htod_async};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult, CUstream};
@@ -25,6 +25,9 @@ pub(crate) struct Context {
     pub kernels: Kernels,
     gemm: OnceLock<Gemm>,
     tables: Mutex<BTreeMap<&'static str, CudaSlice<u8>>>,
+    queueing: Mutex<()>,
+    /// The last is the largest; recorded work may use those before it.
+    scratch: Mutex<Vec<CudaSlice<u8>>>,
 }
 
 /// What the GPU allows.
@@ -47,6 +50,27 @@ pub(crate) fn context(ordinal: usize) -> Result<&'static Context> {
     let context = &*Box::leak(Box::new(Context::new(ordinal)?));
     contexts.insert(ordinal, context);
     Ok(context)
+}
+
+/// Bytes of a GPU's memory that are free.
+pub(crate) fn free_memory(ordinal: usize) -> Result<usize> {
+    let context = context(ordinal)?;
+    // What has been freed is free once the stream is there.
+    context.synchronize()?;
+    context.bind()?;
+    context.check("asking for free memory", mem_get_info()).map(|(free, _)| free)
+}
+
+/// Takes scratch memory, so that it is not made little by little.
+pub(crate) fn reserve_scratch(ordinal: usize, bytes: usize) -> Result<()> {
+    context(ordinal)?.scratch(bytes).map(drop)
+}
+
+/// Bytes that a training takes on a GPU once in a process, beside its tensors and scratch memory; those
+/// of an RTX 4090 where there is no such GPU.
+pub(crate) fn workspace_bytes(ordinal: usize) -> usize {
+    let arch = context(ordinal).map_or(89, |context| context.limits.arch);
+    Gemm::workspace_bytes(arch) + super::ops::TIMESTEP_TABLE_BYTES
 }
 
 thread_local! {
@@ -89,6 +113,8 @@ impl Context {
             kernels: Kernels::default(),
             gemm: OnceLock::new(),
             tables: Mutex::default(),
+            queueing: Mutex::default(),
+            scratch: Mutex::default(),
         })
     }
 
@@ -157,6 +183,22 @@ impl Context {
             tables.insert(name, memory);
         }
         Ok(tables.get(name).map_or(0, |memory| memory.device_ptr(&self.stream).0))
+    }
+
+    /// Held while an operation is queued, so that what other threads queue comes before or after
+    /// all of it.
+    pub fn queueing(&self) -> MutexGuard<'_, ()> {
+        self.queueing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The address of memory for what an operation's kernels leave to each other, of undefined
+    /// content; the next operation may use the same.
+    pub fn scratch(&self, bytes: usize) -> Result<u64> {
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        if scratch.last().is_none_or(|largest| largest.len() < bytes) {
+            scratch.extend(allocate(self, bytes)?);
+        }
+        Ok(scratch.last().map_or(0, |memory| memory.device_ptr(&self.stream).0))
     }
 
     /// The result of a driver call that was part of doing `call`.

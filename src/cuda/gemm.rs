@@ -28,39 +28,67 @@ unsafe impl Send for Gemm {}
 // SAFETY: as above.
 unsafe impl Sync for Gemm {}
 
-/// y (m, n) = x (m, k) · weight (n, k)ᵀ and what is added, all row-major, x and weight fp16.
+/// A product of a linear layer from k to n features with m rows, all row-major, its operands fp16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Product {
+    pub form: Form,
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Whether y is fp32 and not fp16; the bias is of the same type.
+    /// Whether the result is fp32 and not fp16; the bias is of the same type.
     pub wide: bool,
     /// Whether a bias (n) is added.
     pub bias: bool,
-    /// Whether GELU (tanh) follows.
-    pub gelu: bool,
-    /// Whether a tensor like y is added.
+    /// What GELU (tanh) has to do with the result.
+    pub gelu: Gelu,
+    /// Whether a tensor like the result is added.
     pub skip: bool,
+}
+
+/// Which product of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// y (m, n) = x (m, k) · weight (n, k)ᵀ.
+    Output,
+    /// dx (m, k) = dy (m, n) · weight (n, k).
+    InputGradient,
+    /// dweight (n, k) = dy (m, n)ᵀ · x (m, k).
+    WeightGradient,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Gelu {
+    None,
+    /// It follows.
+    Applied,
+    /// It follows, and what it is applied to is kept.
+    Kept,
+    /// The result is multiplied by its slope at what was kept.
+    Slope,
 }
 
 /// The addresses of a product.
 #[derive(Clone, Copy)]
 pub(crate) struct Operands {
-    pub x: u64,
-    pub weight: u64,
+    /// The weight, or x in a weight's gradient.
+    pub left: u64,
+    /// x or dy.
+    pub right: u64,
     pub bias: u64,
-    /// What is added; y itself where nothing is.
+    /// What GELU is applied to, like the result.
+    pub kept: u64,
+    /// What is added; the result itself where nothing is.
     pub skip: u64,
-    pub y: u64,
+    pub result: u64,
 }
 
-/// A product as cuBLASLt knows it: in its column-major view yᵀ = weight · xᵀ.
+/// A product as cuBLASLt knows it, in its column-major view: yᵀ = weight · xᵀ, dxᵀ = weightᵀ · dyᵀ or
+/// dweightᵀ = xᵀ · dy.
 struct Plan {
     product: cublasLtMatmulDesc_t,
-    weight: cublasLtMatrixLayout_t,
-    x: cublasLtMatrixLayout_t,
-    y: cublasLtMatrixLayout_t,
+    left: cublasLtMatrixLayout_t,
+    right: cublasLtMatrixLayout_t,
+    result: cublasLtMatrixLayout_t,
     /// For each alignment of the operands, the algorithm.
     algorithms: HashMap<u64, cublasLtMatmulAlgo_t>,
 }
@@ -70,10 +98,13 @@ impl Gemm {
         context.bind()?;
         let handle = result::create_handle().map_err(|e| context.error("cuBLASLt", e))?;
         let mut gemm = Self { handle, workspace: None, plans: Mutex::default() };
-        // What NVIDIA recommends: 32 MiB from Hopper on, 4 MiB before.
-        let bytes = if context.limits.arch >= 90 { 32 << 20 } else { 4 << 20 };
-        gemm.workspace = allocate(context, bytes)?;
+        gemm.workspace = allocate(context, Self::workspace_bytes(context.limits.arch))?;
         Ok(gemm)
+    }
+
+    /// What NVIDIA recommends for sm_`arch`: 32 MiB from Hopper on, 4 MiB before.
+    pub fn workspace_bytes(arch: u32) -> usize {
+        if arch >= 90 { 32 << 20 } else { 4 << 20 }
     }
 
     /// Queues a product.
@@ -81,7 +112,8 @@ impl Gemm {
     /// # Safety
     /// Memory of the product's shapes and types is behind the addresses.
     pub unsafe fn run(&self, context: &Context, product: Product, at: Operands) -> Result<()> {
-        if product.m == 0 || product.n == 0 {
+        let Product { m, n, k, .. } = product;
+        if m == 0 || n == 0 || k == 0 {
             return Ok(());
         }
         context.bind()?;
@@ -98,6 +130,11 @@ impl Gemm {
             unsafe { plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at.bias) }
                 .map_err(describe)?;
         }
+        if matches!(product.gelu, Gelu::Kept | Gelu::Slope) {
+            // SAFETY: the attribute is an address.
+            unsafe { plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at.kept) }
+                .map_err(describe)?;
+        }
         let workspace = self.workspace.as_ref();
         let bytes = workspace.map_or(0, CudaSlice::len);
         let algorithm = plan.algorithm(self.handle, at, bytes).map_err(describe)?;
@@ -111,14 +148,14 @@ impl Gemm {
                 plan.product,
                 (&raw const one).cast(),
                 (&raw const of_skip).cast(),
-                at.weight as *const c_void,
-                plan.weight,
-                at.x as *const c_void,
-                plan.x,
+                at.left as *const c_void,
+                plan.left,
+                at.right as *const c_void,
+                plan.right,
                 at.skip as *const c_void,
-                plan.y,
-                at.y as *mut c_void,
-                plan.y,
+                plan.result,
+                at.result as *mut c_void,
+                plan.result,
                 &algorithm,
                 address as *mut c_void,
                 bytes,
@@ -143,26 +180,43 @@ impl Plan {
         let out = if of.wide { cudaDataType::CUDA_R_32F } else { half };
         let mut plan = Self {
             product: std::ptr::null_mut(),
-            weight: std::ptr::null_mut(),
-            x: std::ptr::null_mut(),
-            y: std::ptr::null_mut(),
+            left: std::ptr::null_mut(),
+            right: std::ptr::null_mut(),
+            result: std::ptr::null_mut(),
             algorithms: HashMap::new(),
         };
         let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
         plan.product = result::create_matmul_desc(compute, cudaDataType::CUDA_R_32F)?;
-        plan.weight = result::create_matrix_layout(half, k as u64, n as u64, k as i64)?;
-        plan.x = result::create_matrix_layout(half, k as u64, m as u64, k as i64)?;
-        plan.y = result::create_matrix_layout(out, n as u64, m as u64, n as i64)?;
-        let epilogue = match (of.bias, of.gelu) {
-            (false, false) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
-            (true, false) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
-            (false, true) => Epilogue::CUBLASLT_EPILOGUE_GELU,
-            (true, true) => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
+        // Rows and columns of the operands and of the result, and whether operands are transposed.
+        let (left, right, product, transposed) = match of.form {
+            Form::Output => ([k, n], [k, m], [n, m], [1i32, 0]),
+            Form::InputGradient => ([k, n], [n, m], [k, m], [0, 0]),
+            Form::WeightGradient => ([k, m], [n, m], [k, n], [0, 1]),
         };
-        // SAFETY: the attributes are an i32 that says "transposed", and enums.
+        let layout = |dtype, [rows, columns]: [usize; 2]| {
+            result::create_matrix_layout(dtype, rows as u64, columns as u64, rows as i64)
+        };
+        plan.left = layout(half, left)?;
+        plan.right = layout(half, right)?;
+        plan.result = layout(out, product)?;
+        let epilogue = match (of.bias, of.gelu) {
+            (false, Gelu::None) => Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
+            (true, Gelu::None) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
+            (false, Gelu::Applied) => Epilogue::CUBLASLT_EPILOGUE_GELU,
+            (true, Gelu::Applied) => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
+            (false, Gelu::Kept) => Epilogue::CUBLASLT_EPILOGUE_GELU_AUX,
+            (true, Gelu::Kept) => Epilogue::CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+            (_, Gelu::Slope) => Epilogue::CUBLASLT_EPILOGUE_DGELU,
+        };
+        // SAFETY: the attributes are i32s that say "transposed", enums, and an i64.
         unsafe {
-            plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1i32)?;
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposed[0])?;
+            plan.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, &transposed[1])?;
             plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            if matches!(of.gelu, Gelu::Kept | Gelu::Slope) {
+                let distance = product[0] as i64;
+                plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &distance)?;
+            }
             if of.bias {
                 plan.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &out)?;
             }
@@ -189,15 +243,15 @@ impl Plan {
     ) -> Result<cublasLtMatmulAlgo_t, CublasError> {
         const MOST: u64 = 256;
         let alignment = |address: u64| (address | MOST) & (address | MOST).wrapping_neg();
-        let [weight, x, skip, y] = [at.weight, at.x, at.skip, at.y].map(alignment);
-        let key = weight | x << 16 | skip << 32 | y << 48;
+        let [left, right, skip, y] = [at.left, at.right, at.skip, at.result].map(alignment);
+        let key = left | right << 16 | skip << 32 | y << 48;
         if let Some(algorithm) = self.algorithms.get(&key) {
             return Ok(*algorithm);
         }
         let preference = result::create_matmul_pref()?;
         let attributes = [
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, weight),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, left),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, right),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, skip),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y),
         ];
@@ -221,10 +275,10 @@ impl Plan {
                 result::get_matmul_algo_heuristic(
                     handle,
                     self.product,
-                    self.weight,
-                    self.x,
-                    self.y,
-                    self.y,
+                    self.left,
+                    self.right,
+                    self.result,
+                    self.result,
                     preference,
                 )
             })
@@ -241,7 +295,7 @@ impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: what was made is destroyed once, and nobody has it after this.
         unsafe {
-            for layout in [self.weight, self.x, self.y] {
+            for layout in [self.left, self.right, self.result] {
                 if !layout.is_null() {
                     result::destroy_matrix_layout(layout).ok();
                 }

@@ -57,6 +57,7 @@ impl Graph {
     /// [`Error::Cuda`] if the GPU fails.
     pub fn run(&mut self) -> Result<()> {
         self.context.bind()?;
+        let _queueing = self.context.queueing();
         // SAFETY: the graph is alive; whoever recorded it vouches for the memory it uses.
         let queued = unsafe {
             result::graph::launch(

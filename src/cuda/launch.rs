@@ -82,6 +82,12 @@ impl From<f32> for Arg {
     }
 }
 
+impl From<f64> for Arg {
+    fn from(value: f64) -> Self {
+        value.to_bits().into()
+    }
+}
+
 /// `[a, b, c]` as arguments of a kernel.
 macro_rules! args {
     ($($value:expr),* $(,)?) => { [$($crate::cuda::launch::Arg::from($value)),*] };

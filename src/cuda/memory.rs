@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use cudarc::driver::{CudaSlice, result};
-use half::f16;
+use half::{bf16, f16};
 
 use super::context::{Context, context};
 use crate::error::Result;
@@ -152,12 +152,22 @@ impl<'a> Slice<'a> {
         match self.dtype {
             DType::F32 => self.read_raw(out),
             DType::F16 => {
-                let mut halves = vec![f16::ZERO; out.len()];
-                self.read_raw(&mut halves)?;
+                let halves = self.read_halves::<f16>(out.len())?;
+                out.iter_mut().zip(halves).for_each(|(o, h)| *o = h.to_f32());
+                Ok(())
+            }
+            DType::BF16 => {
+                let halves = self.read_halves::<bf16>(out.len())?;
                 out.iter_mut().zip(halves).for_each(|(o, h)| *o = h.to_f32());
                 Ok(())
             }
         }
+    }
+
+    fn read_halves<T: Default + Clone>(&self, len: usize) -> Result<Vec<T>> {
+        let mut halves = vec![T::default(); len];
+        self.read_raw(&mut halves)?;
+        Ok(halves)
     }
 
     fn read_raw<T>(&self, out: &mut [T]) -> Result<()> {
@@ -208,6 +218,10 @@ impl<'a> SliceMut<'a> {
                 let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
                 self.write_raw(&halves)
             }
+            DType::BF16 => {
+                let halves: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
+                self.write_raw(&halves)
+            }
         }
     }
 
@@ -255,6 +269,10 @@ impl<'a> SliceMut<'a> {
                 DType::F32 => cuMemsetD32Async(address, value.to_bits(), len, context.stream()),
                 DType::F16 => {
                     let bits = f16::from_f32(value).to_bits();
+                    cuMemsetD16Async(address, bits, len, context.stream())
+                }
+                DType::BF16 => {
+                    let bits = bf16::from_f32(value).to_bits();
                     cuMemsetD16Async(address, bits, len, context.stream())
                 }
             }

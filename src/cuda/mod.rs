@@ -30,7 +30,7 @@ pub use graph::Graph;
 pub use probe::{Gpu, Library, Probe, probe};
 pub use queue::{Element, Queue};
 
-pub(crate) use context::context;
+pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
 pub(crate) use memory::{Memory, Slice, SliceMut};
 pub(crate) use transfer::{Download, Upload};
 

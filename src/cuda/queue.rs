@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
-use half::f16;
+use half::{bf16, f16};
 
 use super::context::Context;
 use super::memory::{Slice, SliceMut};
@@ -53,10 +53,15 @@ impl Element for f16 {
     const DTYPE: DType = DType::F16;
 }
 
+impl Element for bf16 {
+    const DTYPE: DType = DType::BF16;
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
+    impl Sealed for half::bf16 {}
 }
 
 impl Queue {

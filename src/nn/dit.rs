@@ -6,7 +6,16 @@
 //! come from one linear layer: chunk 6i + j of its output is vector j of block i (shift, scale,
 //! gate for attention, then for the MLP), and the last two are the output layer's shift and scale.
 
+mod buffers;
+
 use std::collections::HashMap;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use buffers::TimestepGradients;
+pub(crate) use buffers::stored;
+pub use buffers::{Activations, Gradients, TimestepActivations};
 
 use crate::error::{Error, Result};
 use crate::ops::{
@@ -21,7 +30,7 @@ const PER_BLOCK: usize = 6;
 const MLP_RATIO: usize = 4;
 
 /// The sizes of a [`Dit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {
     /// Feature channels C.
@@ -102,6 +111,76 @@ impl DitConfig {
             return Err(e("patch", &format!("a divisor of the grid {}", self.grid), self.patch));
         }
         Ok(())
+    }
+}
+
+/// What a backward pass computes again instead of having it kept, from the fastest to the smallest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The outputs of normalisations and of GELUs.
+    Normalisation,
+    /// Everything but the residual stream between blocks: each block's forward pass.
+    Blocks,
+}
+
+impl Recompute {
+    /// All of them, each smaller and slower than the one before.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Normalisation, Self::Blocks];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Normalisation => "normalisation",
+            Self::Blocks => "blocks",
+        }
+    }
+}
+
+/// A network's parameters: the flat tensor in f32 and, for computing on a GPU, its copy in f16.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// In f32.
+    pub full: &'a Tensor,
+    /// In f16, which a GPU's matrix products read.
+    pub half: Option<&'a Tensor>,
+}
+
+impl<'a> From<&'a Tensor> for Parameters<'a> {
+    fn from(full: &'a Tensor) -> Self {
+        Self { full, half: None }
+    }
+}
+
+impl<'a> From<&'a mut Tensor> for Parameters<'a> {
+    fn from(full: &'a mut Tensor) -> Self {
+        Self { full, half: None }
+    }
+}
+
+impl<'a> Parameters<'a> {
+    fn check(&self, op: &'static str, dit: &Dit) -> Result<()> {
+        ops::expect_shape(op, "parameters", self.full.shape(), &[dit.len])?;
+        match self.half {
+            Some(half) => ops::expect_shape(op, "half", half.shape(), &[dit.len]),
+            None => Ok(()),
+        }
+    }
+
+    fn weight(&self, layer: &Linear) -> Result<TensorView<'a>> {
+        layer.weight(self.half.unwrap_or(self.full))
+    }
+
+    /// The bias for an output of this type.
+    fn bias(&self, layer: &Linear, output: DType) -> Result<TensorView<'a>> {
+        match self.half {
+            Some(half) if output == DType::F16 => layer.bias(half),
+            _ => layer.bias(self.full),
+        }
     }
 }
 
@@ -247,8 +326,24 @@ impl Dit {
     /// [`Error::Unavailable`] if the device cannot be used.
     pub fn init(&self, seed: u64, device: Device) -> Result<Tensor> {
         let mut values = vec![0.0f32; self.len];
+        self.init_each(seed, |p, numbers| {
+            values[p.offset..][..p.len()].copy_from_slice(numbers);
+            Ok(())
+        })?;
+        Tensor::from_f32(values, &[self.len], device)
+    }
+
+    /// Hands over the numbers of [`Dit::init`], parameter by parameter.
+    pub(crate) fn init_each(
+        &self,
+        seed: u64,
+        mut each: impl FnMut(&Parameter, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut values = Vec::new();
         for (i, p) in self.parameters.iter().enumerate() {
-            let out = &mut values[p.offset..][..p.len()];
+            values.clear();
+            values.resize(p.len(), 0.0f32);
+            let out = &mut values[..];
             let random = Random { seed, stream: Stream::Init, step: i as u64 };
             let zero = p.name.ends_with("bias")
                 || p.name.contains("adaLN_modulation")
@@ -260,14 +355,16 @@ impl Dit {
                 out.iter_mut().for_each(|x| *x *= 0.02);
             } else if !zero {
                 let bound = (6.0 / (p.shape[0] + p.len() / p.shape[0]) as f64).sqrt();
-                for (j, x) in out.iter_mut().enumerate() {
-                    let word = random.words(j as u64 / 4)[j % 4];
-                    let unit = (f64::from(word) + 0.5) / (1u64 << 31) as f64 - 1.0;
-                    *x = (bound * unit) as f32;
-                }
+                out.par_chunks_mut(4).enumerate().with_min_len(1 << 12).for_each(|(j, out)| {
+                    for (x, word) in out.iter_mut().zip(random.words(j as u64)) {
+                        let unit = (f64::from(word) + 0.5) / (1u64 << 31) as f64 - 1.0;
+                        *x = (bound * unit) as f32;
+                    }
+                });
             }
+            each(p, out)?;
         }
-        Tensor::from_f32(values, &[self.len], device)
+        Ok(())
     }
 
     /// The modulation vectors of timesteps `t` (B), as a table (B, (6·depth + 2)·D).
@@ -276,12 +373,12 @@ impl Dit {
     /// Those of the operations.
     pub fn modulation_table<'a>(
         &self,
-        parameters: &Tensor,
+        parameters: impl Into<Parameters<'a>>,
         t: impl Into<TensorView<'a>>,
         acts: &mut TimestepActivations,
         table: impl Into<TensorViewMut<'a>>,
     ) -> Result<()> {
-        let (t, table) = (t.into(), table.into());
+        let (parameters, t, table) = (parameters.into(), t.into(), table.into());
         let [first, second] = &self.time;
         let TimestepActivations { features, hidden, hidden_silu, c, c_silu } = acts;
         ops::timestep_embedding(t, &mut *features)?;
@@ -294,20 +391,22 @@ impl Dit {
 
     /// out = F(x, t), keeping in `acts` what [`Dit::backward`] needs.
     ///
-    /// `x`, `out`: (B, G, G, C); `t`: (B).
+    /// `x`, `out`: (B, G, G, C); `t`: (B). On a GPU `out` holds f16, and the parameters are needed
+    /// in f16 as well.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit the network or `acts`.
     pub fn forward<'a>(
         &self,
-        parameters: &Tensor,
+        parameters: impl Into<Parameters<'a>>,
         x: impl Into<TensorView<'a>>,
         t: impl Into<TensorView<'a>>,
         acts: &mut Activations,
         out: impl Into<TensorViewMut<'a>>,
     ) -> Result<()> {
-        ops::expect_shape("Dit", "parameters", parameters.shape(), &[self.len])?;
-        let (x, t, out) = (x.into(), t.into(), out.into());
+        let (parameters, x, t, out) = (parameters.into(), x.into(), t.into(), out.into());
+        parameters.check("Dit", self)?;
+        // Taken out for the time of the pass, which writes to the rest.
         let mut table = acts.table.take().ok_or_else(|| {
             Error::argument("Dit::forward", "acts", "made for training", "made for inference")
         })?;
@@ -330,79 +429,105 @@ impl Dit {
         let grid = [acts.batch, c.grid, c.grid, c.channels];
         ops::expect_shape("Dit", "x", x.shape(), &grid)?;
         ops::expect_shape("Dit", "out", out.shape(), &grid)?;
-        let chunk = |index| Chunk { table, index };
         ops::patchify(x, &mut acts.patches, c.patch, PatchOrder::ChannelsFirst)?;
         // The first site's output is not needed before the site is reached.
-        let tokens = slot(&mut acts.sites, 0);
+        let tokens = slot_mut(&mut acts.sites, 0);
         source.linear(&self.embed, acts.patches.view(), tokens.view_mut())?;
         ops::add_position(&*tokens, source.position(self)?, &mut acts.stream[0])?;
-        for k in 0..=2 * c.depth {
-            let (shift, scale) = site_chunks(k);
-            let h = slot(&mut acts.sites, k);
-            let stats = acts.stats.get_mut(k).map(Tensor::view_mut);
-            if k == 0 {
-                let x = acts.stream[0].view();
-                ops::adaln_zero(x, None, chunk(shift), chunk(scale), None, h, stats)?;
-            } else {
-                let n = acts.stream.len();
-                let [x, x_out] = acts
-                    .stream
-                    .get_disjoint_mut([(k - 1) % n, k % n])
-                    .expect("the stream alternates between two tensors at least");
-                let y = slot(&mut acts.branches, k - 1).view();
-                let residual = Residual { y, gate: chunk(gate_chunk(k)) };
-                let (shift, scale) = (chunk(shift), chunk(scale));
-                let x_out = Some(x_out.view_mut());
-                ops::adaln_zero(x.view(), Some(residual), shift, scale, x_out, &mut *h, stats)?;
-            }
-            let h = slot(&mut acts.sites, k).view();
-            if k == 2 * c.depth {
-                source.linear(&self.output, h, acts.patches_out.view_mut())?;
-                break;
-            }
-            let (i, block) = (k / 2, &self.blocks[k / 2]);
-            let y = slot(&mut acts.branches, k).view_mut();
-            if k.is_multiple_of(2) {
-                let qkv = slot(&mut acts.qkv, i);
-                let joined = [acts.batch, c.tokens(), 3 * c.width];
-                source.linear(&block.qkv, h, qkv.view_mut().part(0, &joined)?)?;
-                let lse = acts.lse.get_mut(i).map(Tensor::view_mut);
-                let attended = slot(&mut acts.attended, i);
-                ops::attention(&*qkv, &mut *attended, lse)?;
-                source.linear(&block.proj, attended.view(), y)?;
-            } else {
-                let hidden = slot(&mut acts.hidden, i);
-                let pre = acts.hidden_pre.get_mut(i).map(Tensor::view_mut);
-                let (w, b) = source.weights(&block.fc1)?;
-                ops::linear(h, w, Some(b), Activation::Gelu, pre, &mut *hidden)?;
-                source.linear(&block.fc2, hidden.view(), y)?;
-            }
+        self.site(0, table, acts, false)?;
+        for k in 0..2 * c.depth {
+            self.branch(k, source, acts)?;
+            self.site(k + 1, table, acts, true)?;
         }
+        let h = slot(&acts.sites, 2 * c.depth);
+        source.linear(&self.output, h.view(), acts.patches_out.view_mut())?;
         ops::unpatchify(&acts.patches_out, out.reborrow(), c.patch, PatchOrder::ChannelsLast)
     }
 
+    /// Site k: joins branch k − 1 to the stream before it, or takes the stream as it is after it.
+    fn site(&self, k: usize, table: TensorView, acts: &mut Activations, join: bool) -> Result<()> {
+        let chunk = |index| Chunk { table, index };
+        let (shift, scale) = site_chunks(k);
+        let (shift, scale) = (chunk(shift), chunk(scale));
+        let now = acts.stream_at(k);
+        let before = if join { acts.stream_at(k - 1) } else { now };
+        let h = slot_mut(&mut acts.sites, k);
+        let stats = acts.stats.get_mut(k).map(Tensor::view_mut);
+        if !join {
+            return ops::adaln_zero(&acts.stream[now], None, shift, scale, None, h, stats);
+        }
+        let [x, x_out] = acts
+            .stream
+            .get_disjoint_mut([before, now])
+            .expect("the stream alternates between two tensors at least");
+        let y = slot(&acts.branches, k - 1).view();
+        let residual = Some(Residual { y, gate: chunk(gate_chunk(k)) });
+        ops::adaln_zero(x.view(), residual, shift, scale, Some(x_out.view_mut()), h, stats)
+    }
+
+    /// Branch k: attention, or the MLP, of what site k gives.
+    fn branch(&self, k: usize, source: &Source, acts: &mut Activations) -> Result<()> {
+        let c = &self.config;
+        let (i, block) = (k / 2, &self.blocks[k / 2]);
+        let h = slot(&acts.sites, k).view();
+        let y = slot_mut(&mut acts.branches, k).view_mut();
+        if k.is_multiple_of(2) {
+            let qkv = slot_mut(&mut acts.qkv, i);
+            let joined = [acts.batch, c.tokens(), 3 * c.width];
+            source.linear(&block.qkv, h, qkv.view_mut().part(0, &joined)?)?;
+            let lse = (!acts.lse.is_empty()).then(|| slot_mut(&mut acts.lse, i).view_mut());
+            let attended = slot_mut(&mut acts.attended, i);
+            ops::attention(&*qkv, &mut *attended, lse)?;
+            source.linear(&block.proj, attended.view(), y)
+        } else {
+            let hidden = slot_mut(&mut acts.hidden, i);
+            let pre = &mut acts.hidden_pre;
+            let pre = (!pre.is_empty()).then(|| slot_mut(pre, i).view_mut());
+            let (w, b) = source.weights(&block.fc1, hidden.dtype())?;
+            ops::linear(h, w, Some(b), Activation::Gelu, pre, &mut *hidden)?;
+            source.linear(&block.fc2, hidden.view(), y)
+        }
+    }
+
     /// The gradients for the last [`Dit::forward`] with these `acts`: those of the parameters are
-    /// accumulated in `gradients.parameters`, that of x is written to `dx` if it is asked for.
+    /// accumulated in `gradients.parameters`, that of x is written to `dx` if it is asked for. It
+    /// can be called once for a forward pass: `acts` keep what is computed again.
     ///
-    /// `dout`, `dx`: (B, G, G, C).
+    /// `dout`, `dx`: (B, G, G, C); on a GPU `dout` holds f16 or f32 and `dx` f16.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit the network or `acts`.
     pub fn backward<'a>(
         &self,
-        parameters: &Tensor,
-        acts: &Activations,
+        parameters: impl Into<Parameters<'a>>,
+        acts: &mut Activations,
         dout: impl Into<TensorView<'a>>,
         gradients: &mut Gradients,
         dx: Option<TensorViewMut<'a>>,
     ) -> Result<()> {
         const OP: &str = "Dit::backward";
+        let (parameters, dout) = (parameters.into(), dout.into());
+        parameters.check(OP, self)?;
         let c = &self.config;
-        let Some(table) = acts.table.as_ref().map(Tensor::view) else {
+        ops::expect_shape(OP, "dout", dout.shape(), &[acts.batch, c.grid, c.grid, c.channels])?;
+        let Some(table) = acts.table.take() else {
             return Err(Error::argument(OP, "acts", "made for training", "made for inference"));
         };
-        let dout = dout.into();
-        ops::expect_shape(OP, "dout", dout.shape(), &[acts.batch, c.grid, c.grid, c.channels])?;
+        let done = self.run_backward(parameters, table.view(), acts, dout, gradients, dx);
+        acts.table = Some(table);
+        done
+    }
+
+    fn run_backward(
+        &self,
+        parameters: Parameters,
+        table: TensorView,
+        acts: &mut Activations,
+        dout: TensorView,
+        gradients: &mut Gradients,
+        dx: Option<TensorViewMut>,
+    ) -> Result<()> {
+        let c = &self.config;
         let chunk = |index| Chunk { table, index };
         let Gradients {
             parameters: dp,
@@ -418,23 +543,27 @@ impl Dit {
         } = gradients;
         ops::patchify(dout, &mut *patches, c.patch, PatchOrder::ChannelsLast)?;
         let last = 2 * c.depth;
-        plain_backward(&self.output, parameters, patches, &acts.sites[last], Some(dh), dp)?;
+        let h = slot(&acts.sites, last);
+        plain_backward(&self.output, parameters, patches, h, Some(dh), dp)?;
         dstream.view_mut().fill(0.0)?;
         for k in (0..=last).rev() {
             // dh holds the gradient of site k's output.
+            if acts.recompute == Recompute::Blocks && k > 0 && k < last && k.is_multiple_of(2) {
+                self.block_again(k / 2 - 1, parameters, table, acts)?;
+            }
             let (shift, scale) = site_chunks(k);
             let residual = match k {
                 0 => None,
                 _ => Some(ResidualBackward {
                     forward: Residual {
-                        y: acts.branches[k - 1].view(),
+                        y: slot(&acts.branches, k - 1).view(),
                         gate: chunk(gate_chunk(k)),
                     },
                     dy: dy.view_mut(),
                 }),
             };
             ops::adaln_zero_backward(
-                &acts.stream[k],
+                &acts.stream[acts.stream_at(k)],
                 &acts.stats[k],
                 shift,
                 chunk(scale),
@@ -447,17 +576,25 @@ impl Dit {
                 break;
             }
             let k = k - 1;
-            let (i, block, h) = (k / 2, &self.blocks[k / 2], &acts.sites[k]);
+            let (i, block) = (k / 2, &self.blocks[k / 2]);
+            if acts.recompute == Recompute::Normalisation {
+                self.site(k, table, acts, false)?;
+                if !k.is_multiple_of(2) {
+                    ops::gelu(slot(&acts.hidden_pre, i), slot_mut(&mut acts.hidden, i))?;
+                }
+            }
+            let h = slot(&acts.sites, k);
             if k.is_multiple_of(2) {
-                let (qkv, attended) = (&acts.qkv[i], &acts.attended[i]);
+                let (qkv, attended) = (slot(&acts.qkv, i), slot(&acts.attended, i));
                 plain_backward(&block.proj, parameters, dy, attended, Some(dattended), dp)?;
-                ops::attention_backward(qkv, attended, &acts.lse[i], &*dattended, &mut *dqkv)?;
+                let lse = slot(&acts.lse, i);
+                ops::attention_backward(qkv, attended, lse, &*dattended, &mut *dqkv)?;
                 let dqkv = dqkv.view().part(0, &[acts.batch, c.tokens(), 3 * c.width])?;
                 backward(&block.qkv, parameters, dqkv, h.view(), Some(dh.view_mut()), dp)?;
             } else {
                 let (dw, db) = block.fc2.parts(dp)?;
-                ops::linear_backward_weight(&*dy, &acts.hidden[i], dw, Some(db))?;
-                let (w, pre) = (block.fc2.weight(parameters)?, acts.hidden_pre[i].view());
+                ops::linear_backward_weight(&*dy, slot(&acts.hidden, i), dw, Some(db))?;
+                let (w, pre) = (parameters.weight(&block.fc2)?, slot(&acts.hidden_pre, i).view());
                 ops::linear_backward_input(&*dy, w, Some(pre), &mut *dhidden)?;
                 plain_backward(&block.fc1, parameters, dhidden, h, Some(dh), dp)?;
             }
@@ -484,6 +621,55 @@ impl Dit {
         plain_backward(second, parameters, d, &acts.hidden_silu, Some(d_silu), dp)?;
         ops::silu_backward(&acts.hidden, &*d_silu, &mut *d)?;
         plain_backward(first, parameters, d, &acts.features, None, dp)
+    }
+
+    /// What the forward pass of block i has computed, from the stream before it.
+    fn block_again(
+        &self,
+        i: usize,
+        parameters: Parameters,
+        table: TensorView,
+        acts: &mut Activations,
+    ) -> Result<()> {
+        let source = Source::Arena(parameters);
+        self.site(2 * i, table, acts, false)?;
+        self.branch(2 * i, &source, acts)?;
+        self.site(2 * i + 1, table, acts, true)?;
+        self.branch(2 * i + 1, &source, acts)
+    }
+}
+
+impl Dit {
+    /// Bytes that the kernels of a training over `batch` images at once leave to each other on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn scratch_bytes(&self, batch: usize) -> usize {
+        use crate::cuda::ops as gpu;
+        let c = &self.config;
+        let (n, d) = (c.tokens(), c.width);
+        let rows = batch * n;
+        let half = |layer: &Linear| gpu::linear_backward_scratch(rows, layer.n, DType::F16);
+        let full = |layer: &Linear, rows| gpu::linear_backward_scratch(rows, layer.n, DType::F32);
+        let blocks = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.fc1, &b.fc2]);
+        let layers = blocks.chain([&self.output]).map(half).max().unwrap_or(0);
+        let [first, second] = &self.time;
+        [
+            layers,
+            full(&self.embed, rows),
+            full(&self.modulation, batch),
+            full(first, batch),
+            full(second, batch),
+            gpu::attention_backward_scratch(batch, n, c.heads, d / c.heads),
+            gpu::adaln_zero_backward_scratch(batch, n, d),
+            gpu::global_norm_scratch(self.len),
+        ]
+        .into_iter()
+        .max()
+        .unwrap_or(0)
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    pub(crate) fn scratch_bytes(&self, _: usize) -> usize {
+        0
     }
 }
 
@@ -523,31 +709,35 @@ fn gate_chunk(k: usize) -> usize {
     site_chunks(k - 1).0 + 2
 }
 
-/// The tensor of index i, where in inference one or two serve for all.
-fn slot(tensors: &mut [Tensor], i: usize) -> &mut Tensor {
+/// The tensor of index i, where a list may have fewer that take turns.
+fn slot(tensors: &[Tensor], i: usize) -> &Tensor {
+    &tensors[i % tensors.len()]
+}
+
+fn slot_mut(tensors: &mut [Tensor], i: usize) -> &mut Tensor {
     let n = tensors.len();
     &mut tensors[i % n]
 }
 
-fn plain(layer: &Linear, arena: &Tensor, x: TensorView, y: TensorViewMut) -> Result<()> {
-    let (w, b) = (layer.weight(arena)?, layer.bias(arena)?);
+fn plain(layer: &Linear, from: Parameters, x: TensorView, y: TensorViewMut) -> Result<()> {
+    let (w, b) = (from.weight(layer)?, from.bias(layer, y.dtype())?);
     ops::linear(x, w, Some(b), Activation::None, None, y)
 }
 
 fn plain_backward(
     layer: &Linear,
-    arena: &Tensor,
+    parameters: Parameters,
     dy: &Tensor,
     x: &Tensor,
     dx: Option<&mut Tensor>,
     gradients: &mut Tensor,
 ) -> Result<()> {
-    backward(layer, arena, dy.view(), x.view(), dx.map(Tensor::view_mut), gradients)
+    backward(layer, parameters, dy.view(), x.view(), dx.map(Tensor::view_mut), gradients)
 }
 
 fn backward(
     layer: &Linear,
-    arena: &Tensor,
+    parameters: Parameters,
     dy: TensorView,
     x: TensorView,
     dx: Option<TensorViewMut>,
@@ -556,21 +746,22 @@ fn backward(
     let (dw, db) = layer.parts(gradients)?;
     ops::linear_backward_weight(dy, x, dw, Some(db))?;
     match dx {
-        Some(dx) => ops::linear_backward_input(dy, layer.weight(arena)?, None, dx),
+        Some(dx) => ops::linear_backward_input(dy, parameters.weight(layer)?, None, dx),
         None => Ok(()),
     }
 }
 
 /// Where a forward pass takes its weights from.
 enum Source<'a> {
-    Arena(&'a Tensor),
+    Arena(Parameters<'a>),
     Packed(&'a PackedDit),
 }
 
 impl Source<'_> {
-    fn weights(&self, layer: &Linear) -> Result<(Weight<'_>, TensorView<'_>)> {
+    /// The weight, and the bias for an output of this type.
+    fn weights(&self, layer: &Linear, output: DType) -> Result<(Weight<'_>, TensorView<'_>)> {
         match self {
-            Source::Arena(arena) => Ok((layer.weight(arena)?.into(), layer.bias(arena)?)),
+            Source::Arena(from) => Ok((from.weight(layer)?.into(), from.bias(layer, output)?)),
             Source::Packed(packed) => {
                 let (weight, bias) = &packed.layers[&layer.offset];
                 Ok((weight.into(), bias.view()))
@@ -579,14 +770,14 @@ impl Source<'_> {
     }
 
     fn linear(&self, layer: &Linear, x: TensorView, y: TensorViewMut) -> Result<()> {
-        let (w, b) = self.weights(layer)?;
+        let (w, b) = self.weights(layer, y.dtype())?;
         ops::linear(x, w, Some(b), Activation::None, None, y)
     }
 
     fn position(&self, dit: &Dit) -> Result<TensorView<'_>> {
         let shape = [dit.config.tokens(), dit.config.width];
         match self {
-            Source::Arena(arena) => arena.view().part(dit.position, &shape),
+            Source::Arena(from) => from.full.view().part(dit.position, &shape),
             Source::Packed(packed) => packed.position.view().part(0, &shape),
         }
     }
@@ -623,10 +814,11 @@ impl PackedDit {
             let bias = layer.bias(parameters)?.copied_to(device, stored(device))?;
             layers.insert(layer.offset, (weight, bias));
         }
-        let mut acts = TimestepActivations::new(c.width, 1, parameters.device())?;
+        let mut acts = TimestepActivations::new(&mut parameters.device(), c.width, 1)?;
         let mut tables = Vec::new();
         for &t in timesteps {
-            let mut table = zeros(&[1, c.chunks() * c.width], parameters.device())?;
+            let shape = [1, c.chunks() * c.width];
+            let mut table = Tensor::zeros(&shape, DType::F32, parameters.device())?;
             let t = Tensor::from_f32(vec![t as f32], &[1], parameters.device())?;
             dit.modulation_table(parameters, &t, &mut acts, &mut table)?;
             tables.push(match device {
@@ -664,177 +856,6 @@ impl PackedDit {
         })?;
         self.dit.run(&Source::Packed(self), x.into(), table.view(), acts, out.into())
     }
-}
-
-/// Activations on the way from timesteps to modulation vectors.
-#[derive(Debug)]
-pub struct TimestepActivations {
-    features: Tensor,
-    hidden: Tensor,
-    hidden_silu: Tensor,
-    c: Tensor,
-    c_silu: Tensor,
-}
-
-impl TimestepActivations {
-    fn new(width: usize, batch: usize, device: Device) -> Result<Self> {
-        let vectors = || zeros(&[batch, width], device);
-        Ok(Self {
-            features: zeros(&[batch, TIMESTEP_FEATURES], device)?,
-            hidden: vectors()?,
-            hidden_silu: vectors()?,
-            c: vectors()?,
-            c_silu: vectors()?,
-        })
-    }
-}
-
-/// A forward pass's activations: for training all of them, for inference what one block needs.
-#[derive(Debug)]
-pub struct Activations {
-    batch: usize,
-    patches: Tensor,
-    patches_out: Tensor,
-    /// x after each site.
-    stream: Vec<Tensor>,
-    stats: Vec<Tensor>,
-    /// What each site hands to its branch.
-    sites: Vec<Tensor>,
-    branches: Vec<Tensor>,
-    qkv: Vec<Tensor>,
-    lse: Vec<Tensor>,
-    attended: Vec<Tensor>,
-    hidden_pre: Vec<Tensor>,
-    hidden: Vec<Tensor>,
-    timestep: TimestepActivations,
-    table: Option<Tensor>,
-}
-
-impl Activations {
-    /// Buffers for a forward pass over `batch` images that a backward pass follows.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used; GPUs cannot be trained on yet.
-    pub fn for_training(dit: &Dit, batch: usize, device: Device) -> Result<Self> {
-        device.require_training()?;
-        let c = &dit.config;
-        let mut acts = Self::new(c, batch, device, [2 * c.depth + 1, 2 * c.depth, c.depth])?;
-        acts.stats = tensors(2 * c.depth + 1, &[batch, c.tokens(), 2], device)?;
-        acts.lse = tensors(c.depth, &[batch, c.heads, c.tokens()], device)?;
-        acts.hidden_pre = tensors(c.depth, &[batch, c.tokens(), MLP_RATIO * c.width], device)?;
-        acts.table = Some(zeros(&[batch, c.chunks() * c.width], device)?);
-        Ok(acts)
-    }
-
-    /// Buffers for a forward pass over `batch` images.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used.
-    pub fn for_inference(dit: &Dit, batch: usize, device: Device) -> Result<Self> {
-        let mut acts = Self::new(&dit.config, batch, device, [1, 1, 1])?;
-        acts.stream.push(acts.stream[0].try_clone()?);
-        Ok(acts)
-    }
-
-    /// The number of images.
-    pub fn batch(&self) -> usize {
-        self.batch
-    }
-
-    fn new(
-        c: &DitConfig,
-        batch: usize,
-        device: Device,
-        [sites, branches, blocks]: [usize; 3],
-    ) -> Result<Self> {
-        let n = c.tokens();
-        let wide = [batch, n, c.width];
-        let between = |shape: &[usize]| Tensor::zeros(shape, stored(device), device);
-        let many = |count: usize, shape: &[usize]| -> Result<Vec<Tensor>> {
-            (0..count).map(|_| between(shape)).collect()
-        };
-        Ok(Self {
-            batch,
-            patches: between(&[batch, n, c.token_len()])?,
-            patches_out: between(&[batch, n, c.token_len()])?,
-            stream: tensors(sites, &wide, device)?,
-            stats: Vec::new(),
-            sites: many(sites, &wide)?,
-            branches: many(branches, &wide)?,
-            qkv: many(blocks, &[batch, n, 3, c.heads, c.width / c.heads])?,
-            lse: Vec::new(),
-            attended: many(blocks, &wide)?,
-            hidden_pre: Vec::new(),
-            hidden: many(blocks, &[batch, n, MLP_RATIO * c.width])?,
-            timestep: TimestepActivations::new(c.width, batch, device)?,
-            table: None,
-        })
-    }
-}
-
-#[derive(Debug)]
-struct TimestepGradients {
-    d_silu: Tensor,
-    d: Tensor,
-}
-
-/// The gradients of all parameters, and the buffers of a backward pass.
-#[derive(Debug)]
-pub struct Gradients {
-    /// The parameters' gradients, laid out like the parameters; accumulated.
-    pub parameters: Tensor,
-    patches: Tensor,
-    dh: Tensor,
-    dstream: Tensor,
-    dy: Tensor,
-    dqkv: Tensor,
-    dattended: Tensor,
-    dhidden: Tensor,
-    dtable: Tensor,
-    time: TimestepGradients,
-}
-
-impl Gradients {
-    /// Zero gradients and buffers for batches of `batch` images.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used.
-    pub fn new(dit: &Dit, batch: usize, device: Device) -> Result<Self> {
-        let c = &dit.config;
-        let n = c.tokens();
-        let wide = || zeros(&[batch, n, c.width], device);
-        Ok(Self {
-            parameters: zeros(&[dit.len], device)?,
-            patches: zeros(&[batch, n, c.token_len()], device)?,
-            dh: wide()?,
-            dstream: wide()?,
-            dy: wide()?,
-            dqkv: zeros(&[batch, n, 3, c.heads, c.width / c.heads], device)?,
-            dattended: wide()?,
-            dhidden: zeros(&[batch, n, MLP_RATIO * c.width], device)?,
-            dtable: zeros(&[batch, c.chunks() * c.width], device)?,
-            time: TimestepGradients {
-                d_silu: zeros(&[batch, c.width], device)?,
-                d: zeros(&[batch, c.width], device)?,
-            },
-        })
-    }
-}
-
-/// The type of what lies between operations, but for the residual stream, which is f32.
-pub(crate) fn stored(device: Device) -> DType {
-    match device {
-        Device::Cpu => DType::F32,
-        Device::Cuda(_) => DType::F16,
-    }
-}
-
-fn zeros(shape: &[usize], device: Device) -> Result<Tensor> {
-    Tensor::zeros(shape, DType::F32, device)
-}
-
-fn tensors(count: usize, shape: &[usize], device: Device) -> Result<Vec<Tensor>> {
-    (0..count).map(|_| zeros(shape, device)).collect()
 }
 
 /// Two-dimensional sin-cos positions (N, D), as in MAE (He et al., 2022): the first half of the

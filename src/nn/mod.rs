@@ -6,6 +6,9 @@ pub mod features;
 mod whitening;
 
 pub(crate) use dit::stored;
-pub use dit::{Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, TimestepActivations};
+pub use dit::{
+    Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, Parameters, Recompute,
+    TimestepActivations,
+};
 pub use features::Backbone;
 pub use whitening::Whitening;

@@ -131,7 +131,8 @@ pub struct ResidualBackward<'a> {
 /// forward pass left them; `dout`: (B, N, D). `dx`: (B, N, D), on entry the gradient that reaches
 /// x_out by other ways, on return the gradient of x. The sums over tokens for shift, scale and
 /// gate are written into `dtable` (B, P·D) at the chunks' columns; the gate's index is the
-/// residual's.
+/// residual's. On a GPU `x` holds f32 or f16, `y`, `dout` and `dy` f16, the others f32, and D is a
+/// multiple of 8 up to 4096.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -162,10 +163,27 @@ pub fn adaln_zero_backward<'a>(
             return Err(Error::shape(OP, "dtable", expected, dtable.shape()));
         }
     };
+    if let Some(r) = &residual {
+        expect_shape(OP, "y", r.forward.y.shape(), x.shape())?;
+        expect_shape(OP, "dy", r.dy.shape(), x.shape())?;
+        r.forward.gate.check(OP, "gate", images, width)?;
+    }
+    scale.check(OP, "scale", images, width)?;
+    on_gpu!(
+        x,
+        crate::cuda::ops::adaln_zero_backward(
+            x,
+            stats,
+            shift_index,
+            scale,
+            dout,
+            dx,
+            residual,
+            dtable,
+        )
+    );
     let residual = match residual {
         Some(r) => {
-            expect_shape(OP, "y", r.forward.y.shape(), x.shape())?;
-            expect_shape(OP, "dy", r.dy.shape(), x.shape())?;
             let gate = r.forward.gate.per_image(OP, "gate", images, width)?;
             Some((r.forward.y.f32s(OP, "y")?, gate, r.dy.into_f32s(OP, "dy")?))
         }

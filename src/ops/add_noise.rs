@@ -29,6 +29,7 @@ pub fn add_noise<'a>(
     expect_shape(OP, "out", out.shape(), x.shape())?;
     expect_shape(OP, "signal_scale", signal_scale.shape(), &[images])?;
     expect_shape(OP, "noise_scale", noise_scale.shape(), &[images])?;
+    on_gpu!(x, crate::cuda::ops::add_noise(x, noise, signal_scale, noise_scale, out));
     cpu::add_noise(
         x.f32s(OP, "x")?,
         noise.f32s(OP, "noise")?,

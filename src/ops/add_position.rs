@@ -29,7 +29,7 @@ pub fn add_position<'a>(
 
 /// dposition += Σ over images of dx.
 ///
-/// `dx`: (B, N, D); `dposition`: (N, D), accumulated.
+/// `dx`: (B, N, D); `dposition`: (N, D), accumulated; both f32 on a GPU too.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -40,6 +40,7 @@ pub fn add_position_backward<'a>(
     const OP: &str = "add_position_backward";
     let (dx, dposition) = (dx.into(), dposition.into());
     check(OP, "dx", dx.shape(), dposition.shape())?;
+    on_gpu!(dx, crate::cuda::ops::add_position_backward(dx, dposition));
     cpu::add_position_backward(dx.f32s(OP, "dx")?, dposition.into_f32s(OP, "dposition")?);
     Ok(())
 }

@@ -34,7 +34,7 @@ pub fn attention<'a>(
 /// The gradient of [`attention`] with respect to `qkv`; nothing N × N is kept between the passes.
 ///
 /// `qkv`, `out`, `lse`: as in the forward pass; `dout`: (B, N, H·d); `dqkv`: (B, N, 3, H, d),
-/// written.
+/// written. On a GPU all but `lse` hold f16, and a gradient that exceeds it becomes infinite.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -53,6 +53,7 @@ pub fn attention_backward<'a>(
     expect_shape(OP, "lse", lse.shape(), &[images, h.heads, h.tokens])?;
     expect_shape(OP, "dout", dout.shape(), out.shape())?;
     expect_shape(OP, "dqkv", dqkv.shape(), qkv.shape())?;
+    on_gpu!(qkv, crate::cuda::ops::attention_backward(qkv, out, lse, dout, dqkv));
     cpu::attention_backward(
         qkv.f32s(OP, "qkv")?,
         out.f32s(OP, "out")?,

@@ -75,8 +75,8 @@ impl<'a> From<&'a PackedWeight> for Weight<'a> {
 ///
 /// `x`: (…, K); `weight`: (N, K); `bias`: (N); `y`: (…, N). `before_activation`, shaped like `y`,
 /// receives x · weightᵀ + bias, which the backward pass of the activation needs. On a GPU `x` and
-/// `weight` hold f16, `y` f16 or f32 and `bias` the same; there is no `before_activation` yet, and
-/// no activation but GELU.
+/// `weight` hold f16, `y` f16 or f32 and `bias` the same; `before_activation` is for GELU, which
+/// alone can be there, and holds f16 with N a multiple of 8, as `y` does then.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -105,9 +105,6 @@ pub fn linear<'a>(
         expect_shape(OP, "before_activation", pre.shape(), y.shape())?;
     }
     on_gpu!(x, {
-        if before_activation.is_some() {
-            return Err(Error::argument(OP, "before_activation", "none on a GPU", "some"));
-        }
         let weight = match &weight {
             Weight::Plain(w) => *w,
             Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => w.view(),
@@ -116,7 +113,8 @@ pub fn linear<'a>(
                 return Err(Error::Device { op: OP, arg: "weight", expected, got });
             }
         };
-        crate::cuda::ops::linear(x, weight, bias, activation, None, y, (m, k, n))
+        let before = before_activation;
+        crate::cuda::ops::linear(x, weight, bias, activation, before, None, y, (m, k, n))
     });
     let rhs = match &weight {
         Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(OP, "weight")?, n, k).t()),
@@ -142,7 +140,8 @@ pub fn linear<'a>(
 /// dx = dy · weight, or (dy · weight) ∘ GELU′(gelu_input) where the layer's input was a GELU's output.
 ///
 /// `dy`: (…, N); `weight`: (N, K); `dx`: (…, K), written; `gelu_input`: shaped like `dx`, what
-/// [`Activation::Gelu`] was applied to.
+/// [`Activation::Gelu`] was applied to. On a GPU `weight` holds f16, `dy` f16 or f32, which is
+/// rounded, `dx` f16 or f32, and `gelu_input` f16 with K a multiple of 8, as `dx` does then.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -162,6 +161,7 @@ pub fn linear_backward_input<'a>(
     if let Some(at) = &gelu_input {
         expect_shape(OP, "gelu_input", at.shape(), dx.shape())?;
     }
+    on_gpu!(dy, crate::cuda::ops::linear_backward_input(dy, weight, gelu_input, dx, (m, k, n)));
     let at = gelu_input.map(|x| x.f32s(OP, "gelu_input")).transpose()?;
     let (dy, weight) = (dy.f32s(OP, "dy")?, weight.f32s(OP, "weight")?);
     cpu::linear_backward_input(dy, weight, at, dx.into_f32s(OP, "dx")?, (m, k, n));
@@ -170,7 +170,8 @@ pub fn linear_backward_input<'a>(
 
 /// dweight += dyᵀ · x and dbias += Σ dy over rows.
 ///
-/// `dy`: (…, N); `x`: (…, K); `dweight`: (N, K) and `dbias`: (N), accumulated.
+/// `dy`: (…, N); `x`: (…, K); `dweight`: (N, K) and `dbias`: (N), accumulated. On a GPU `x` holds f16,
+/// `dy` f16 or f32, which is rounded for `dweight`, the gradients f32.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -190,6 +191,7 @@ pub fn linear_backward_weight<'a>(
     if let Some(dbias) = &dbias {
         expect_shape(OP, "dbias", dbias.shape(), &[n])?;
     }
+    on_gpu!(dy, crate::cuda::ops::linear_backward_weight(dy, x, dweight, dbias, (m, k, n)));
     cpu::linear_backward_weight(
         dy.f32s(OP, "dy")?,
         x.f32s(OP, "x")?,

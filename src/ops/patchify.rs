@@ -17,7 +17,7 @@ pub enum PatchOrder {
 /// Rearranges a grid into patches.
 ///
 /// `grid`: (B, G, G, C); `patches`: (B, (G/p)², C·p²), p the side of a patch. On a GPU `patches`
-/// hold f16.
+/// hold f16, `grid` f32 or f16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.

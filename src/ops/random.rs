@@ -20,6 +20,8 @@ pub enum Stream {
     HeldOut = 4,
     /// Noise of the reconstruction baseline.
     Reconstruction = 5,
+    /// How an optimiser's moments are rounded; the step is the optimiser's.
+    Rounding = 6,
 }
 
 /// Where a sequence of random numbers starts.
@@ -61,11 +63,13 @@ impl Random {
 ///
 /// Elements 4i..4i+4 come from the words w of block i by Box–Muller: u = (w₀ + ½)/2³² in f32
 /// gives the radius √(−2 ln u), w₁/2³² the angle in turns; cosine first, then sine; then w₂ and
-/// w₃ alike.
+/// w₃ alike. A GPU draws the same numbers, bit for bit.
 ///
 /// # Errors
 /// [`Error::DType`](crate::Error::DType) if `out` does not hold f32.
 pub fn normal<'a>(random: Random, out: impl Into<TensorViewMut<'a>>) -> Result<()> {
-    cpu::normal(random, out.into().into_f32s("normal", "out")?);
+    let out = out.into();
+    on_gpu!(out, crate::cuda::ops::normal(random, out));
+    cpu::normal(random, out.into_f32s("normal", "out")?);
     Ok(())
 }

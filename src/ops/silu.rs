@@ -21,7 +21,8 @@ pub fn silu<'a>(x: impl Into<TensorView<'a>>, y: impl Into<TensorViewMut<'a>>) -
 
 /// dx = dy · σ(x) · (1 + x · (1 − σ(x))).
 ///
-/// `x`, `dy` and `dx`: any shape, the same. `dx` is written.
+/// `x`, `dy` and `dx`: any shape, the same. `dx` is written. On a GPU `x` holds f16 or f32, the
+/// gradients f32.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.
@@ -34,6 +35,7 @@ pub fn silu_backward<'a>(
     let (x, dy, dx) = (x.into(), dy.into(), dx.into());
     expect_shape(OP, "dy", dy.shape(), x.shape())?;
     expect_shape(OP, "dx", dx.shape(), x.shape())?;
+    on_gpu!(x, crate::cuda::ops::silu_backward(x, dy, dx));
     cpu::silu_backward(x.f32s(OP, "x")?, dy.f32s(OP, "dy")?, dx.into_f32s(OP, "dx")?);
     Ok(())
 }

@@ -39,17 +39,6 @@ impl Device {
             Device::Cuda(ordinal) => crate::cuda::context(ordinal).map(drop),
         }
     }
-
-    /// Whether networks can be trained on the device.
-    pub(crate) fn require_training(self) -> Result<()> {
-        match self {
-            Device::Cpu => Ok(()),
-            Device::Cuda(_) => Err(Error::Unavailable {
-                what: format!("training on {self}"),
-                why: "this version of invad trains on the CPU; use the device `cpu`".into(),
-            }),
-        }
-    }
 }
 
 impl fmt::Display for Device {

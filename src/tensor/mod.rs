@@ -5,16 +5,19 @@
 //! all parameters of a model and still be used part by part.
 
 mod device;
+mod plan;
 mod readback;
 mod shape;
 mod view;
 
 pub use device::Device;
+pub(crate) use plan::Allocate;
+pub use plan::{Plan, Purpose};
 pub(crate) use readback::Readback;
 pub use shape::{MAX_RANK, Shape};
 pub use view::{TensorView, TensorViewMut};
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::cuda;
 use crate::error::{Error, Result};
@@ -27,6 +30,8 @@ pub enum DType {
     F32,
     /// 16-bit IEEE float.
     F16,
+    /// The upper half of a 32-bit IEEE float.
+    BF16,
 }
 
 impl DType {
@@ -34,7 +39,7 @@ impl DType {
     pub fn size(self) -> usize {
         match self {
             DType::F32 => 4,
-            DType::F16 => 2,
+            DType::F16 | DType::BF16 => 2,
         }
     }
 }
@@ -43,6 +48,7 @@ impl DType {
 enum Storage {
     CpuF32(Vec<f32>),
     CpuF16(Vec<f16>),
+    CpuBf16(Vec<bf16>),
     Cuda(cuda::Memory),
 }
 
@@ -65,6 +71,7 @@ impl Tensor {
         let storage = match (device, dtype) {
             (Device::Cpu, DType::F32) => Storage::CpuF32(vec![0.0; n]),
             (Device::Cpu, DType::F16) => Storage::CpuF16(vec![f16::ZERO; n]),
+            (Device::Cpu, DType::BF16) => Storage::CpuBf16(vec![bf16::ZERO; n]),
             (Device::Cuda(ordinal), _) => Storage::Cuda(cuda::Memory::zeros(ordinal, dtype, n)?),
         };
         Ok(Self { shape, storage })
@@ -96,6 +103,7 @@ impl Tensor {
         let storage = match &self.storage {
             Storage::CpuF32(v) => Storage::CpuF32(v.clone()),
             Storage::CpuF16(v) => Storage::CpuF16(v.clone()),
+            Storage::CpuBf16(v) => Storage::CpuBf16(v.clone()),
             Storage::Cuda(memory) => Storage::Cuda(memory.try_clone()?),
         };
         Ok(Self { shape: self.shape, storage })
@@ -131,6 +139,7 @@ impl Tensor {
         match &self.storage {
             Storage::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+            Storage::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
             Storage::Cuda(memory) => TensorView::cuda(self.shape, memory.slice()),
         }
     }
@@ -140,6 +149,7 @@ impl Tensor {
         match &mut self.storage {
             Storage::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+            Storage::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
             Storage::Cuda(memory) => TensorViewMut::cuda(self.shape, memory.slice_mut()),
         }
     }

@@ -1,6 +1,6 @@
 //! Borrowed parts of tensors.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{DType, Device, Shape, Tensor};
 use crate::cpu;
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 pub(super) enum Data<'a> {
     CpuF32(&'a [f32]),
     CpuF16(&'a [f16]),
+    CpuBf16(&'a [bf16]),
     Cuda(cuda::Slice<'a>),
 }
 
@@ -18,6 +19,7 @@ pub(super) enum Data<'a> {
 enum DataMut<'a> {
     CpuF32(&'a mut [f32]),
     CpuF16(&'a mut [f16]),
+    CpuBf16(&'a mut [bf16]),
     Cuda(cuda::SliceMut<'a>),
 }
 
@@ -42,6 +44,10 @@ impl<'a> TensorView<'a> {
 
     pub(super) fn cpu_f16(shape: Shape, data: &'a [f16]) -> Self {
         Self { shape, data: Data::CpuF16(data) }
+    }
+
+    pub(super) fn cpu_bf16(shape: Shape, data: &'a [bf16]) -> Self {
+        Self { shape, data: Data::CpuBf16(data) }
     }
 
     pub(crate) fn cuda(shape: Shape, data: cuda::Slice<'a>) -> Self {
@@ -80,6 +86,7 @@ impl<'a> TensorView<'a> {
         match self.data {
             Data::CpuF32(_) => DType::F32,
             Data::CpuF16(_) => DType::F16,
+            Data::CpuBf16(_) => DType::BF16,
             Data::Cuda(v) => v.dtype(),
         }
     }
@@ -87,8 +94,8 @@ impl<'a> TensorView<'a> {
     /// Where the elements are.
     pub fn device(&self) -> Device {
         match self.data {
-            Data::CpuF32(_) | Data::CpuF16(_) => Device::Cpu,
             Data::Cuda(v) => v.device(),
+            _ => Device::Cpu,
         }
     }
 
@@ -110,6 +117,7 @@ impl<'a> TensorView<'a> {
         Ok(match self.data {
             Data::CpuF32(v) => Self::cpu_f32(shape, &v[start..end]),
             Data::CpuF16(v) => Self::cpu_f16(shape, &v[start..end]),
+            Data::CpuBf16(v) => Self::cpu_bf16(shape, &v[start..end]),
             Data::Cuda(v) => Self::cuda(shape, v.part(start, shape.elements())),
         })
     }
@@ -137,6 +145,7 @@ impl<'a> TensorView<'a> {
         match self.data {
             Data::CpuF32(v) => out.copy_from_slice(v),
             Data::CpuF16(v) => out.iter_mut().zip(v).for_each(|(o, x)| *o = x.to_f32()),
+            Data::CpuBf16(v) => out.iter_mut().zip(v).for_each(|(o, x)| *o = x.to_f32()),
             Data::Cuda(v) => v.read(out)?,
         }
         Ok(())
@@ -164,8 +173,8 @@ impl<'a> TensorView<'a> {
     pub(crate) fn f32s(&self, op: &'static str, arg: &'static str) -> Result<&'a [f32]> {
         match self.data {
             Data::CpuF32(v) => Ok(v),
-            Data::CpuF16(_) => Err(Error::DType { op, arg, expected: DType::F32, got: DType::F16 }),
             Data::Cuda(v) => Err(not_on_the_host(op, arg, v.device())),
+            _ => Err(Error::DType { op, arg, expected: DType::F32, got: self.dtype() }),
         }
     }
 
@@ -186,6 +195,10 @@ impl<'a> TensorViewMut<'a> {
 
     pub(super) fn cpu_f16(shape: Shape, data: &'a mut [f16]) -> Self {
         Self { shape, data: DataMut::CpuF16(data) }
+    }
+
+    pub(super) fn cpu_bf16(shape: Shape, data: &'a mut [bf16]) -> Self {
+        Self { shape, data: DataMut::CpuBf16(data) }
     }
 
     pub(crate) fn cuda(shape: Shape, data: cuda::SliceMut<'a>) -> Self {
@@ -224,6 +237,7 @@ impl<'a> TensorViewMut<'a> {
         match &self.data {
             DataMut::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
+            DataMut::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
             DataMut::Cuda(v) => TensorView::cuda(self.shape, v.as_slice()),
         }
     }
@@ -233,6 +247,7 @@ impl<'a> TensorViewMut<'a> {
         match &mut self.data {
             DataMut::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
+            DataMut::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
             DataMut::Cuda(v) => TensorViewMut::cuda(self.shape, v.reborrow()),
         }
     }
@@ -271,6 +286,10 @@ impl<'a> TensorViewMut<'a> {
                 let (a, b) = v.split_at_mut(n);
                 (Self::cpu_f16(shape, a), Self::cpu_f16(rest, b))
             }
+            DataMut::CpuBf16(v) => {
+                let (a, b) = v.split_at_mut(n);
+                (Self::cpu_bf16(shape, a), Self::cpu_bf16(rest, b))
+            }
             DataMut::Cuda(v) => {
                 let (a, b) = v.split(n);
                 (Self::cuda(shape, a), Self::cuda(rest, b))
@@ -294,6 +313,9 @@ impl<'a> TensorViewMut<'a> {
         match &mut self.data {
             DataMut::CpuF32(v) => v.copy_from_slice(data),
             DataMut::CpuF16(v) => v.iter_mut().zip(data).for_each(|(v, &x)| *v = f16::from_f32(x)),
+            DataMut::CpuBf16(v) => {
+                v.iter_mut().zip(data).for_each(|(v, &x)| *v = bf16::from_f32(x));
+            }
             DataMut::Cuda(v) => v.write(data)?,
         }
         Ok(())
@@ -307,6 +329,7 @@ impl<'a> TensorViewMut<'a> {
         match &mut self.data {
             DataMut::CpuF32(v) => cpu::fill(v, value),
             DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
+            DataMut::CpuBf16(v) => v.fill(bf16::from_f32(value)),
             DataMut::Cuda(v) => v.fill(value)?,
         }
         Ok(())
@@ -314,12 +337,11 @@ impl<'a> TensorViewMut<'a> {
 
     /// The elements on the host, for the CPU's implementation of `op`.
     pub(crate) fn into_f32s(self, op: &'static str, arg: &'static str) -> Result<&'a mut [f32]> {
+        let got = self.dtype();
         match self.data {
             DataMut::CpuF32(v) => Ok(v),
-            DataMut::CpuF16(_) => {
-                Err(Error::DType { op, arg, expected: DType::F32, got: DType::F16 })
-            }
             DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
+            _ => Err(Error::DType { op, arg, expected: DType::F32, got }),
         }
     }
 

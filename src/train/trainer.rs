@@ -2,58 +2,63 @@
 
 use sha2::{Digest, Sha256};
 
-use super::LearningRate;
-use crate::checkpoint::{Calibration, Checkpoint, CheckpointConfig, TrainingConfig, TrainingState};
+use super::space::{Column, Moved, Space, column, images};
+use super::{Average, LearningRate, Resources};
+use crate::checkpoint::{
+    Calibration, Checkpoint, CheckpointConfig, LossScale, TrainingConfig, TrainingState,
+};
 use crate::cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::Graph;
 use crate::diffusion::{Schedule, TIMESTEPS};
 use crate::error::{Error, Result};
-use crate::nn::{Activations, Dit, Gradients, Whitening};
-use crate::ops::{self, AdamW, Random, Stream};
-use crate::tensor::{DType, Device, Tensor, TensorView};
+use crate::nn::{Dit, Parameters, Recompute, Whitening};
+use crate::ops::{self, AdamW, Random, Stream, Target};
+use crate::tensor::{DType, Device, Plan, Tensor, TensorView};
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
     /// Steps completed, this one included.
     pub step: u64,
+    /// Images of its batch.
+    pub images: usize,
     /// The batch's loss.
     pub loss: f64,
     /// The gradients' norm before clipping.
     pub gradient_norm: f64,
     /// The learning rate.
     pub learning_rate: f64,
+    /// The factor that the loss had for the gradients; 1 on the CPU.
+    pub loss_scale: f64,
+    /// Whether the parameters stayed, since a gradient was not finite.
+    pub skipped: bool,
 }
 
 /// Trains a denoiser on features of normal images.
 ///
 /// All random numbers are addressed by seed, purpose and step: the same features, configuration
-/// and device give the same bits, in one run or in several with the state saved between.
+/// and resources give the same bits, in one run or in several with the state saved between.
+///
+/// On a GPU activations and their gradients are f16, all that is summed over steps f32; a step in
+/// which a gradient overflows is skipped, and the loss scaled down.
 pub struct Trainer {
+    /// The work of a step on a GPU, which uses the tensors below.
+    #[cfg(feature = "cuda")]
+    recorded: Option<Graph>,
     state: TrainingState,
+    /// The parameters in f16, on a GPU.
+    half: Option<Tensor>,
+    resources: Resources,
+    recompute: Recompute,
+    plan: Plan,
     dit: Dit,
     alphas_cumprod: Vec<f64>,
     /// What the network sees, (n, G, G, C).
     features: Vec<f32>,
     images: usize,
     epoch: Option<(u64, Vec<usize>)>,
-    space: Workspace,
-}
-
-/// The buffers of a step.
-struct Workspace {
-    acts: Activations,
-    gradients: Gradients,
-    x0: Tensor,
-    noise: Tensor,
-    x: Tensor,
-    target: Tensor,
-    output: Tensor,
-    doutput: Tensor,
-    /// One number per image.
-    t: Tensor,
-    scales: [Tensor; 4],
-    weight: Tensor,
-    loss: Tensor,
+    space: Space,
 }
 
 impl Trainer {
@@ -63,26 +68,30 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
-    /// configuration is out of range; [`Error::Unavailable`] if the device cannot be used.
-    pub fn new(config: TrainingConfig, features: Tensor, device: Device) -> Result<Self> {
-        device.require_training()?;
+    /// configuration or the resources are out of range; [`Error::Unavailable`] if the device cannot
+    /// be used; [`Error::TooLarge`] if it has not enough memory.
+    pub fn new(
+        config: TrainingConfig,
+        features: Tensor,
+        resources: impl Into<Resources>,
+    ) -> Result<Self> {
+        let resources = resources.into();
         check(&config, &features)?;
         let dit = Dit::new(config.denoiser)?;
         let hash = hash(&features)?;
         let whitening = config.recipe.whiten.then(|| Whitening::fit(&features)).transpose()?;
-        let parameters = dit.init(config.seed, device)?;
-        let zeros = || Tensor::zeros(&[dit.len()], DType::F32, device);
-        let state = TrainingState {
-            step: 0,
-            features: hash,
-            ema: parameters.clone(),
-            parameters,
-            m: zeros()?,
-            v: zeros()?,
-            whitening,
-            config,
-        };
-        Self::from_state(state, dit, features, device)
+        let seed = config.seed;
+        Self::begin(config, dit, whitening, features, resources, |dit, moved, average| {
+            dit.init_each(seed, |p, numbers| {
+                let targets =
+                    [Some(&mut moved.parameters), moved.half.as_mut(), Some(&mut *average)];
+                for target in targets.into_iter().flatten() {
+                    target.view_mut().part(p.offset, &[p.len()])?.copy_from_slice(numbers)?;
+                }
+                Ok(())
+            })?;
+            Ok((0, hash, None))
+        })
     }
 
     /// A training run that goes on where `state` was saved.
@@ -96,7 +105,7 @@ impl Trainer {
         state: TrainingState,
         config: &TrainingConfig,
         features: Tensor,
-        device: Device,
+        resources: impl Into<Resources>,
     ) -> Result<Self> {
         check(config, &features)?;
         if let Some((setting, was, is)) = difference(&state.config, config) {
@@ -108,41 +117,83 @@ impl Trainer {
             return Err(Error::argument("resume", "data", expected, "others"));
         }
         let dit = Dit::new(config.denoiser)?;
-        Self::from_state(state, dit, features, device)
+        let TrainingState { config, step, features: hash, loss_scale, whitening, .. } = state;
+        let (parameters, ema, m, v) = (state.parameters, state.ema, state.m, state.v);
+        Self::begin(config, dit, whitening, features, resources.into(), |_, moved, average| {
+            // One by one, so that the memory of what is copied is free again.
+            if let Some(half) = &mut moved.half {
+                copy(&parameters, half)?;
+            }
+            for (from, to) in [
+                (parameters, &mut moved.parameters),
+                (ema, average),
+                (m, &mut moved.m),
+                (v, &mut moved.v),
+            ] {
+                copy(&from, to)?;
+            }
+            Ok((step, hash, loss_scale))
+        })
     }
 
-    fn from_state(
-        state: TrainingState,
+    /// Takes the memory, and has `fill` set what is trained and its average, and tell the step, the
+    /// features' hash and the loss scale.
+    fn begin(
+        config: TrainingConfig,
         dit: Dit,
+        whitening: Option<Whitening>,
         mut features: Tensor,
-        device: Device,
+        resources: Resources,
+        fill: impl FnOnce(&Dit, &mut Moved, &mut Tensor) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
+        let mut device = resources.device;
+        device.require()?;
+        let batch = config.recipe.batch;
+        let (recompute, plan) = resources.choose(&dit, batch)?;
         let images = features.shape()[0];
-        if let Some(whitening) = &state.whitening {
+        if let Some(whitening) = &whitening {
             let raw = features;
             features = Tensor::zeros(raw.shape(), DType::F32, raw.device())?;
             whitening.apply(&raw, &mut features)?;
         }
-        let batch = state.config.recipe.batch;
-        let c = dit.config();
-        let grid = || Tensor::zeros(&[batch, c.grid, c.grid, c.channels], DType::F32, device);
-        let per_image = || Tensor::zeros(&[batch], DType::F32, device);
-        let space = Workspace {
-            acts: Activations::for_training(&dit, batch, device)?,
-            gradients: Gradients::new(&dit, batch, device)?,
-            x0: grid()?,
-            noise: grid()?,
-            x: grid()?,
-            target: grid()?,
-            output: grid()?,
-            doutput: grid()?,
-            t: per_image()?,
-            scales: [per_image()?, per_image()?, per_image()?, per_image()?],
-            weight: per_image()?,
-            loss: per_image()?,
+        let taken = Moved::new(&mut device, &dit, &resources).and_then(|moved| {
+            let micro = resources.micro_batch(batch);
+            let space = Space::new(&mut device, &dit, batch, micro, recompute)?;
+            if let Device::Cuda(ordinal) = device {
+                crate::cuda::reserve_scratch(ordinal, dit.scratch_bytes(micro))?;
+            }
+            Ok((moved, space))
+        });
+        let (mut moved, space) = taken.map_err(|e| match e {
+            Error::OutOfMemory { free, .. } => resources.too_large(&plan, recompute, batch, free),
+            other => other,
+        })?;
+        let mut ema = match moved.average.take() {
+            Some(average) => average,
+            None => Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu)?,
+        };
+        let (step, hash, loss_scale) = fill(&dit, &mut moved, &mut ema)?;
+        let fresh = (device != Device::Cpu).then(|| LossScale::new(resources.loss_scale));
+        let Moved { parameters, half, m, v, .. } = moved;
+        let state = TrainingState {
+            config,
+            step,
+            features: hash,
+            loss_scale: loss_scale.or(fresh),
+            parameters,
+            ema,
+            m,
+            v,
+            whitening,
         };
         Ok(Self {
+            #[cfg(feature = "cuda")]
+            recorded: None,
             state,
+            half,
+            resources,
+            recompute,
+            plan,
             dit,
             alphas_cumprod: Schedule::linear().alphas_cumprod,
             features: features.to_vec_f32(),
@@ -155,6 +206,16 @@ impl Trainer {
     /// What decides the run.
     pub fn config(&self) -> &TrainingConfig {
         &self.state.config
+    }
+
+    /// What the backward pass computes again.
+    pub fn recompute(&self) -> Recompute {
+        self.recompute
+    }
+
+    /// The memory that the run takes on its device.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Steps completed.
@@ -173,9 +234,19 @@ impl Trainer {
     }
 
     /// The detector as far as it is trained, without a calibration.
-    pub fn into_checkpoint(self) -> Checkpoint {
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if a GPU fails.
+    pub fn into_checkpoint(mut self) -> Result<Checkpoint> {
+        if let Average::Host { every } = self.resources.average {
+            self.update_average(self.state.step % every)?;
+        }
         let TrainingState { config, step, parameters, ema, whitening, .. } = self.state;
-        Checkpoint {
+        let on_host = |tensor: Tensor| match tensor.device() {
+            Device::Cpu => Ok(tensor),
+            _ => tensor.view().copied_to(Device::Cpu, DType::F32),
+        };
+        Ok(Checkpoint {
             config: CheckpointConfig {
                 recipe: config.recipe,
                 denoiser: config.denoiser,
@@ -185,71 +256,151 @@ impl Trainer {
                 images: self.images,
                 categories: config.categories,
             },
-            denoiser: parameters,
-            ema,
+            denoiser: on_host(parameters)?,
+            ema: on_host(ema)?,
             whitening,
             calibration: Calibration::default(),
-        }
+        })
     }
 
     /// One step: noise a batch, predict, and move the parameters against the gradient.
     ///
     /// # Errors
-    /// [`Error::NonFinite`] if the loss or the gradient is not finite; the parameters are then as
-    /// after the step before.
+    /// [`Error::NonFinite`] if the loss or the gradient is not finite, on a GPU in many steps in a
+    /// row; the parameters are then as after the last step in which they were.
     pub fn step(&mut self) -> Result<StepReport> {
         cpu::in_pool(|| self.update())
     }
 
     fn update(&mut self) -> Result<StepReport> {
         let k = self.state.step;
-        self.load_batch(k)?;
-        let TrainingState { config, parameters, ema, m, v, .. } = &mut self.state;
-        let recipe = &config.recipe;
-        let s = &mut self.space;
-        let [signal, noise, target_signal, target_noise] = &s.scales;
-        ops::normal(Random { seed: config.seed, stream: Stream::Noise, step: k }, &mut s.noise)?;
-        ops::add_noise(&s.x0, &s.noise, signal, noise, &mut s.x)?;
-        ops::add_noise(&s.x0, &s.noise, target_signal, target_noise, &mut s.target)?;
-        self.dit.forward(parameters, &s.x, &s.t, &mut s.acts, &mut s.output)?;
-        ops::mse(&s.output, &s.target, &s.weight, &mut s.loss)?;
-        let losses = s.loss.to_vec_f32();
+        let learning_rate = rate(&self.state.config).at(k);
+        self.load_batch(k, learning_rate)?;
+        let on_gpu = self.resources.device != Device::Cpu;
+        if on_gpu {
+            self.compute_on_gpu()?;
+        } else {
+            self.work().gradients()?;
+        }
+        let s = &self.space;
+        let (mut losses, mut norm) = (vec![0.0; s.batch], [0.0; 2]);
+        s.loss.view().copy_to_slice(&mut losses)?;
+        s.norm.view().copy_to_slice(&mut norm)?;
         let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
-        let finite = |what, value: f64| match value.is_finite() {
-            true => Ok(()),
-            false => Err(Error::NonFinite { step: k, what, last_good: k }),
+        let gradient_norm = f64::from(norm[0]);
+        let what = match (loss.is_finite(), norm[1].is_finite()) {
+            (true, true) => None,
+            (false, _) => Some("the loss"),
+            _ => Some("the gradient"),
         };
-        finite("the loss", loss)?;
-        ops::mse_backward(&s.output, &s.target, &s.weight, &mut s.doutput)?;
-        s.gradients.parameters.view_mut().fill(0.0)?;
-        self.dit.backward(parameters, &s.acts, &s.doutput, &mut s.gradients, None)?;
-        let gradient_norm = ops::global_norm(&s.gradients.parameters)?;
-        finite("the gradient", gradient_norm)?;
-        let learning_rate = rate(config).at(k);
-        let adamw = AdamW {
-            learning_rate,
-            beta1: recipe.beta1,
-            beta2: recipe.beta2,
-            eps: recipe.eps,
-            weight_decay: recipe.weight_decay,
-        };
-        let clip = ops::clip_coefficient(gradient_norm, recipe.clip);
-        ops::adamw(adamw, k + 1, clip, &mut *parameters, &s.gradients.parameters, m, v)?;
-        ops::ema(recipe.ema.decay(k), &*parameters, ema)?;
+        let loss_scale = self.loss_scale();
+        match what {
+            Some(what) => self.not_finite(k, what)?,
+            None if on_gpu => self.state.loss_scale.iter_mut().for_each(LossScale::passed),
+            None => self.work().optimise()?,
+        }
         self.state.step = k + 1;
-        Ok(StepReport { step: k + 1, loss, gradient_norm, learning_rate })
+        if let Average::Host { every } = self.resources.average
+            && (k + 1).is_multiple_of(every)
+        {
+            self.update_average(every)?;
+        }
+        let images = self.space.batch;
+        let (step, skipped) = (k + 1, what.is_some());
+        Ok(StepReport { step, images, loss, gradient_norm, learning_rate, loss_scale, skipped })
     }
 
-    /// Fills the batch of step k: images in the order of a permutation of each epoch, and their
-    /// timesteps with the factors that follow from these.
-    fn load_batch(&mut self, k: u64) -> Result<()> {
+    /// A GPU has skipped the step, and takes the next with a smaller loss scale.
+    fn not_finite(&mut self, k: u64, what: &'static str) -> Result<()> {
+        let on_gpu = self.resources.device != Device::Cpu;
+        let Some(scale) = self.state.loss_scale.as_mut().filter(|_| on_gpu) else {
+            return Err(Error::NonFinite { step: k, what, last_good: k });
+        };
+        scale.overflowed();
+        if scale.streak <= LossScale::LONGEST_STREAK {
+            return Ok(());
+        }
+        let last_good = (k + 1).saturating_sub(scale.streak);
+        self.state.step = k + 1;
+        Err(Error::NonFinite { step: k, what, last_good })
+    }
+
+    fn loss_scale(&self) -> f64 {
+        match &self.state.loss_scale {
+            Some(scale) if self.resources.device != Device::Cpu => scale.scale,
+            _ => 1.0,
+        }
+    }
+
+    /// The whole step: the first time for real and recorded, then with one call to the driver.
+    #[cfg(feature = "cuda")]
+    fn compute_on_gpu(&mut self) -> Result<()> {
+        if let Some(recorded) = &mut self.recorded {
+            return recorded.run();
+        }
+        let device = self.resources.device;
+        let mut work = self.work();
+        // SAFETY: all that the work uses belongs to this trainer, lives as long as the graph, and
+        // is never replaced.
+        let graph = unsafe {
+            Graph::record(device, || {
+                work.gradients()?;
+                work.optimise()
+            })
+        }?;
+        self.recorded = Some(graph);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn compute_on_gpu(&mut self) -> Result<()> {
+        unreachable!("there is no GPU without the feature")
+    }
+
+    fn work(&mut self) -> Work<'_> {
+        Work {
+            dit: &self.dit,
+            state: &mut self.state,
+            half: self.half.as_mut(),
+            average_here: self.resources.average == Average::Device,
+            space: &mut self.space,
+        }
+    }
+
+    /// Brings the average on the host up to date after `steps` steps in which it was not.
+    fn update_average(&mut self, steps: u64) -> Result<()> {
+        /// Parameters copied from a GPU at once.
+        const PART: usize = 1 << 22;
+        let TrainingState { config, step, parameters, ema, .. } = &mut self.state;
+        let decay: f64 = (*step - steps..*step).map(|i| config.recipe.ema.decay(i)).product();
+        if steps == 0 {
+            return Ok(());
+        }
+        let mut staged = vec![0.0; PART.min(parameters.len())];
+        for start in (0..parameters.len()).step_by(PART) {
+            let part = [PART.min(parameters.len() - start)];
+            let staged = &mut staged[..part[0]];
+            parameters.view().part(start, &part)?.copy_to_slice(staged)?;
+            let average = ema.view_mut().part(start, &part)?;
+            ops::ema(decay, TensorView::from_slice(staged, &part)?, average)?;
+        }
+        Ok(())
+    }
+
+    /// Brings what step k needs to the device: images in the order of a permutation of each epoch,
+    /// their noise, their timesteps with the factors that follow from these, and the optimiser's
+    /// numbers.
+    fn load_batch(&mut self, k: u64, learning_rate: f64) -> Result<()> {
+        let loss_scale = self.loss_scale();
         let TrainingConfig { recipe, seed, .. } = &self.state.config;
-        let batch = recipe.batch as u64;
+        let s = &mut self.space;
+        let batch = s.batch;
         let image_len = self.features.len() / self.images;
         let draw = Random { seed: *seed, stream: Stream::Timestep, step: k };
-        let mut numbers: [Vec<f32>; 6] = Default::default();
+        let mut columns = vec![0.0; Column::COUNT * batch];
+        let elements = s.x0.len() as f64;
         for j in 0..batch {
-            let position = k * batch + j;
+            let position = k * batch as u64 + j as u64;
             let epoch = position / self.images as u64;
             if self.epoch.as_ref().is_none_or(|(e, _)| *e != epoch) {
                 let random = Random { seed: *seed, stream: Stream::Order, step: epoch };
@@ -258,29 +409,97 @@ impl Trainer {
             let (_, order) = self.epoch.as_ref().expect("set above");
             let image = order[(position % self.images as u64) as usize];
             let from = &self.features[image * image_len..][..image_len];
-            let to = j as usize * image_len;
-            self.space.x0.view_mut().part(to, &[image_len])?.copy_from_slice(from)?;
+            s.x0.view_mut().part(j * image_len, &[image_len])?.copy_from_slice(from)?;
 
-            let t = draw.below(TIMESTEPS as u32, j);
+            let t = draw.below(TIMESTEPS as u32, j as u64);
             let alpha = self.alphas_cumprod[t as usize];
             let (p, q) = recipe.parameterisation.target_factors(alpha);
-            let row = [
-                f64::from(t),
-                alpha.sqrt(),
-                (1.0 - alpha).sqrt(),
-                p,
-                q,
-                recipe.loss_weight.at(alpha),
-            ];
-            numbers.iter_mut().zip(row).for_each(|(column, v)| column.push(v as f32));
+            let weight = recipe.loss_weight.at(alpha) as f32;
+            for (column, number) in [
+                (Column::Timestep, f64::from(t)),
+                (Column::Signal, alpha.sqrt()),
+                (Column::Noise, (1.0 - alpha).sqrt()),
+                (Column::TargetSignal, p),
+                (Column::TargetNoise, q),
+                (Column::Weight, weight.into()),
+                (Column::Slope, loss_scale * (2.0 / elements * f64::from(weight))),
+            ] {
+                columns[column as usize * batch + j] = number as f32;
+            }
         }
-        let s = &mut self.space;
-        let [a, b, c, d] = &mut s.scales;
-        for (tensor, numbers) in [&mut s.t, a, b, c, d, &mut s.weight].into_iter().zip(&numbers) {
-            tensor.view_mut().copy_from_slice(numbers)?;
-        }
-        Ok(())
+        s.columns.view_mut().copy_from_slice(&columns)?;
+        ops::normal(Random { seed: *seed, stream: Stream::Noise, step: k }, &mut s.noise)?;
+        let adamw = AdamW {
+            learning_rate,
+            beta1: recipe.beta1,
+            beta2: recipe.beta2,
+            eps: recipe.eps,
+            weight_decay: recipe.weight_decay,
+        };
+        // Moments have seen the steps that were not skipped.
+        let skipped = self.state.loss_scale.map_or(0, |scale| scale.skipped);
+        let numbers = adamw.numbers(k + 1 - skipped, loss_scale, recipe.ema.decay(k))?;
+        s.numbers.view_mut().copy_from_slice(&numbers)
     }
+}
+
+/// A step's work on the device, the same at every step.
+struct Work<'a> {
+    dit: &'a Dit,
+    state: &'a mut TrainingState,
+    half: Option<&'a mut Tensor>,
+    /// Whether the average is brought up to date with the parameters.
+    average_here: bool,
+    space: &'a mut Space,
+}
+
+impl Work<'_> {
+    /// The batch's losses, gradients, and their norm.
+    fn gradients(&mut self) -> Result<()> {
+        let s = &mut *self.space;
+        let parameters = Parameters { full: &self.state.parameters, half: self.half.as_deref() };
+        s.gradients.parameters.view_mut().fill(0.0)?;
+        for first in (0..s.batch).step_by(s.micro) {
+            let of = |name| column(&s.columns, name, first, s.micro);
+            let x0 = images(&s.x0, first, s.micro)?;
+            let noise = images(&s.noise, first, s.micro)?;
+            ops::add_noise(x0, noise, of(Column::Signal)?, of(Column::Noise)?, &mut s.x)?;
+            let t = of(Column::Timestep)?;
+            self.dit.forward(parameters, &s.x, t, &mut s.acts, &mut s.output)?;
+            let target = Target {
+                x0,
+                noise,
+                signal_scale: of(Column::TargetSignal)?,
+                noise_scale: of(Column::TargetNoise)?,
+            };
+            let (weight, slope) = (of(Column::Weight)?, of(Column::Slope)?);
+            let loss = s.loss.view_mut().part(first, &[s.micro])?;
+            let doutput = Some(s.doutput.view_mut());
+            ops::denoising_loss(&s.output, target, weight, slope, loss, doutput)?;
+            self.dit.backward(parameters, &mut s.acts, &s.doutput, &mut s.gradients, None)?;
+        }
+        let clip = self.state.config.recipe.clip;
+        ops::global_norm(&s.gradients.parameters, clip, &s.numbers, &mut s.norm)
+    }
+
+    /// Moves the parameters, unless the norm of the gradients is not finite.
+    fn optimise(&mut self) -> Result<()> {
+        let TrainingState { config, parameters, ema, m, v, .. } = &mut *self.state;
+        let moved = ops::Moved {
+            parameters: parameters.view_mut(),
+            m: m.view_mut(),
+            v: v.view_mut(),
+            average: self.average_here.then(|| ema.view_mut()),
+            rounded: self.half.as_deref_mut().map(Tensor::view_mut),
+        };
+        let s = &*self.space;
+        ops::adamw(&s.gradients.parameters, &s.numbers, &s.norm, config.seed, moved)
+    }
+}
+
+/// Copies all numbers of a tensor on the host.
+fn copy(from: &Tensor, to: &mut Tensor) -> Result<()> {
+    to.view_mut().copy_from_slice(from.view().f32s("resume", "state")?)
 }
 
 fn rate(config: &TrainingConfig) -> LearningRate {

@@ -17,4 +17,5 @@ mod numbers;
 mod probe;
 mod queue;
 mod refused;
+mod training;
 mod transfer;

@@ -7,8 +7,8 @@ fn on_gpu(data: &[f32], shape: &[usize], device: Device) -> Tensor {
     Tensor::from_f32(data.to_vec(), shape, device).unwrap()
 }
 
-fn half(data: &[f32], shape: &[usize], device: Device) -> Tensor {
-    let mut tensor = Tensor::zeros(shape, DType::F16, device).unwrap();
+fn half(data: &[f32], shape: &[usize], dtype: DType, device: Device) -> Tensor {
+    let mut tensor = Tensor::zeros(shape, dtype, device).unwrap();
     tensor.view_mut().copy_from_slice(data).unwrap();
     tensor
 }
@@ -21,16 +21,22 @@ fn numbers_go_there_and_back() {
         let there = on_gpu(&data, &[n], gpu);
         assert_eq!((there.device(), there.dtype(), there.len()), (gpu, DType::F32, n));
         assert_eq!(there.to_vec_f32(), data);
-        let (there, here) = (half(&data, &[n], gpu), half(&data, &[n], Device::Cpu));
-        assert_eq!((there.device(), there.dtype()), (gpu, DType::F16));
-        assert_eq!(there.to_vec_f32(), here.to_vec_f32());
+        for dtype in [DType::F16, DType::BF16] {
+            let [there, here] = [gpu, Device::Cpu].map(|device| half(&data, &[n], dtype, device));
+            assert_eq!((there.device(), there.dtype()), (gpu, dtype));
+            assert_eq!((here.device(), here.dtype()), (Device::Cpu, dtype));
+            assert_eq!(there.to_vec_f32(), here.to_vec_f32());
+            let epsilon = if dtype == DType::F16 { 1.0 / 2048.0 } else { 1.0 / 256.0 };
+            let near = |(got, want): (&f32, &f32)| (got - want).abs() <= epsilon * want.abs();
+            assert!(here.to_vec_f32().iter().zip(&data).all(near), "{dtype:?}");
+        }
     }
 }
 
 #[test]
 fn new_memory_is_zero_and_can_be_filled() {
     let Some(gpu) = gpu() else { return };
-    for dtype in [DType::F32, DType::F16] {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
         let mut x = Tensor::zeros(&[3, 5], dtype, gpu).unwrap();
         assert_eq!(x.to_vec_f32(), [0.0; 15]);
         x.view_mut().part(4, &[6]).unwrap().fill(-1.5).unwrap();
@@ -46,7 +52,8 @@ fn new_memory_is_zero_and_can_be_filled() {
 fn parts_are_where_they_should_be() {
     let Some(gpu) = gpu() else { return };
     let data: Vec<f32> = (0..60).map(|i| i as f32).collect();
-    for mut x in [on_gpu(&data, &[60], gpu), half(&data, &[60], gpu)] {
+    let halves = [DType::F16, DType::BF16].map(|dtype| half(&data, &[60], dtype, gpu));
+    for mut x in halves.into_iter().chain([on_gpu(&data, &[60], gpu)]) {
         let part = x.view().part(7, &[2, 3]).unwrap();
         assert_eq!((part.shape(), part.device()), (&[2, 3][..], gpu));
         assert_eq!(part.to_vec_f32(), data[7..13]);
@@ -105,7 +112,7 @@ fn arguments_on_different_devices_are_refused() {
 fn parts_that_are_not_aligned_are_refused() {
     let Some(gpu) = gpu() else { return };
     let mut x = on_gpu(&[1.0; 16], &[16], gpu);
-    let output = half(&[1.0; 16], &[16], gpu);
+    let output = half(&[1.0; 16], &[16], DType::F16, gpu);
     let part = output.view().part(4, &[8]).unwrap();
     let refused = ops::inversion_step(x.view_mut().part(0, &[8]).unwrap(), part, 1.0, 1.0);
     assert_eq!(

@@ -14,7 +14,8 @@ using emulator::Outcome;
 
 enum Status : int { SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
 enum Type : int { F32 = 0, F16 = 2 };
-enum Epilogue : int { DEFAULT = 1, RELU = 2, BIAS = 4, GELU = 32 };  // RELU, BIAS and GELU combine by or
+// Combined by or. GELU_AUX stores what GELU is applied to, DGELU multiplies by GELU's slope there.
+enum Epilogue : int { DEFAULT = 1, RELU = 2, BIAS = 4, GELU = 32, GELU_AUX = 160, DGELU = 192 };
 
 struct Layout {
     int type;
@@ -38,8 +39,14 @@ struct Description {
     const void* bias = nullptr;
     int64_t bias_stride = 0;
     int bias_type = -1;  // that of D
+    void* aux = nullptr;
+    int64_t aux_ld = 0;
+    int aux_type = -1;  // that of D
 
     bool has_bias() const { return epilogue & BIAS; }
+    bool has_aux() const { return epilogue & 128; }
+    bool is_gelu() const { return epilogue & GELU; }
+    bool is_gelu_slope() const { return (epilogue & DGELU) == DGELU; }
 };
 
 struct Heuristic {
@@ -147,6 +154,11 @@ void in_parallel(size_t columns, double operations, Body body) {
 
 float gelu(float x) { return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
 
+float gelu_slope(float x) {
+    float t = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 0.134145f * x * x);
+}
+
 struct Matmul {
     Description description;
     Layout a, b, c, d;
@@ -156,6 +168,11 @@ struct Matmul {
 
     int bias_type() const { return description.bias_type < 0 ? d.type : description.bias_type; }
 
+    int aux_type() const { return description.aux_type < 0 ? d.type : description.aux_type; }
+    size_t aux_bytes() const {
+        return ((d.columns - 1) * description.aux_ld + d.rows) * (aux_type() == F16 ? 2 : 4);
+    }
+
     int check() const {
         for (auto* layout : {&a, &b, &c, &d}) {
             if (layout->type != F16 && layout->type != F32) return NOT_SUPPORTED;
@@ -163,8 +180,17 @@ struct Matmul {
                 return INVALID_VALUE;
         }
         int epilogue = description.epilogue & ~BIAS;
-        if (epilogue != 0 && epilogue != DEFAULT && epilogue != RELU && epilogue != GELU)
+        if (epilogue != 0 && epilogue != DEFAULT && epilogue != RELU && epilogue != GELU &&
+            epilogue != GELU_AUX && description.epilogue != DGELU) {
             return NOT_SUPPORTED;
+        }
+        if (description.has_aux()) {
+            if (d.batch != 1 || (aux_type() != F16 && aux_type() != F32)) return NOT_SUPPORTED;
+            if (description.aux_ld < int64_t(d.rows) || description.aux_ld % 8 != 0 ||
+                reinterpret_cast<uintptr_t>(description.aux) % 16 != 0) {
+                return INVALID_VALUE;
+            }
+        }
         if (description.compute != 68 && description.compute != 77)
             return NOT_SUPPORTED;  // f32, or f32 by TF32
         if (description.scale != F32 || a.type != b.type || (bias_type() != F16 && bias_type() != F32))
@@ -193,6 +219,8 @@ struct Matmul {
             !emulator::on_device(bias, ((d.batch - 1) * description.bias_stride + m) * bias_element)) {
             return outside("the bias");
         }
+        if (description.has_aux() && !emulator::on_device(description.aux, aux_bytes()))
+            return outside("the auxiliary matrix");
         std::vector<float> product(m * n);
         for (int batch = 0; batch < d.batch; ++batch) {
             Operand left{pa + batch * a.stride * a.element(), a.type, description.transpose_a != 0, a.ld};
@@ -216,7 +244,12 @@ struct Matmul {
                 if (beta != 0) value += beta * read(from, c.type, j * c.ld + i);
                 if (description.has_bias()) value += read(bias, bias_type(), i);
                 if (description.epilogue & RELU) value = value > 0 || value != value ? value : 0.0f;
-                if (description.epilogue & GELU) value = gelu(value);
+                size_t at_aux = j * description.aux_ld + i;
+                if (description.has_aux() && description.is_gelu())
+                    write(description.aux, aux_type(), at_aux, value);
+                if (description.is_gelu()) value = gelu(value);
+                if (description.is_gelu_slope())
+                    value *= gelu_slope(read(description.aux, aux_type(), at_aux));
                 write(to, d.type, j * d.ld + i, value);
             }
         }
@@ -297,6 +330,9 @@ API cublasLtMatmulDescSetAttribute(Description* description, int attribute, cons
         case 7: return take(description->epilogue, value, bytes);
         case 8: return take(description->bias, value, bytes);
         case 10: return take(description->bias_stride, value, bytes);
+        case 11: return take(description->aux, value, bytes);
+        case 12: return take(description->aux_ld, value, bytes);
+        case 22: return take(description->aux_type, value, bytes);
         case 26: return take(description->bias_type, value, bytes);
         default: return NOT_SUPPORTED;
     }
@@ -324,5 +360,6 @@ API cublasLtMatmul(void*, Description* description, const float* alpha, const ch
         std::make_shared<Matmul>(Matmul{*description, *a, *b, *c, *d, *alpha, *beta, pa, pb, pc, pd});
     if (int status = matmul->check()) return status;
     if (matmul->description.has_bias() && !matmul->description.bias) return INVALID_VALUE;
+    if (matmul->description.has_aux() && !matmul->description.aux) return INVALID_VALUE;
     return emulator::enqueue(stream, [matmul] { return matmul->run(); }) ? EXECUTION_FAILED : SUCCESS;
 }

@@ -29,6 +29,7 @@ float floorf(float) noexcept;
 float ceilf(float) noexcept;
 float rintf(float) noexcept;
 float ldexpf(float, int) noexcept;
+double sqrt(double) noexcept;
 }
 
 namespace emulator {
@@ -236,6 +237,11 @@ static inline uint32_t __float_as_uint(float x) { return emulator::bit_cast<uint
 static inline float __uint_as_float(uint32_t x) { return emulator::bit_cast<float>(x); }
 static inline int __float_as_int(float x) { return emulator::bit_cast<int>(x); }
 static inline float __int_as_float(int x) { return emulator::bit_cast<float>(x); }
+
+// Kernels are compiled without contraction.
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
 
 static inline int min(int a, int b) { return b < a ? b : a; }
 static inline int max(int a, int b) { return b > a ? b : a; }

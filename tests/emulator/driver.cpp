@@ -5,6 +5,7 @@
 #include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -102,7 +103,14 @@ int refuse(int code, std::string reason) {
 
 std::map<DevicePointer, size_t> device_memory;
 std::map<DevicePointer, size_t> pinned_memory;
-size_t device_bytes;
+size_t device_bytes, peak_bytes;
+
+// Whether memory is only given out: nothing is copied, filled or launched, and what is never touched costs
+// the host nothing.
+bool allocate_only() {
+    static const bool only = environment("INVAD_EMULATOR_ALLOCATE_ONLY", 0);
+    return only;
+}
 
 size_t memory_limit() { return environment("INVAD_EMULATOR_MEMORY", uint64_t(24) << 30); }
 
@@ -126,7 +134,7 @@ char* bytes_at(DevicePointer p) { return reinterpret_cast<char*>(p); }
 
 // AddressSanitizer has its own guards, and sees the first byte behind an allocation only if ours are not
 // there.
-size_t guard_size() { return emulator::address_sanitizer() ? 0 : guard_bytes; }
+size_t guard_size() { return allocate_only() || emulator::address_sanitizer() ? 0 : guard_bytes; }
 
 // How far behind its end an allocation was written first, or 0.
 size_t overrun(Allocation allocation) {
@@ -148,9 +156,11 @@ void release(DevicePointer p) {
                 behind, allocation->second, (unsigned long)p);
         abort();
     }
-    device_bytes -= allocation->second;
+    size_t bytes = allocation->second;
+    device_bytes -= bytes;
     device_memory.erase(allocation);
-    free(bytes_at(p));
+    if (allocate_only()) munmap(bytes_at(p), bytes);
+    else free(bytes_at(p));
 }
 
 // ---- streams, events, captures
@@ -307,13 +317,20 @@ int allocate(DevicePointer* p, size_t bytes) {
                                          std::to_string(memory_limit() - device_bytes) + " free");
     }
     void* memory;
-    if (posix_memalign(&memory, 256, bytes + guard_size()) != 0)
+    if (allocate_only()) {
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+        if (memory == MAP_FAILED) return refuse(OUT_OF_MEMORY, "the host has no more addresses");
+    } else if (posix_memalign(&memory, 256, bytes + guard_size()) != 0) {
         return refuse(OUT_OF_MEMORY, "the host has no more");
-    memset(memory, poison, bytes);
-    memset(static_cast<char*>(memory) + bytes, guard, guard_size());
+    } else {
+        memset(memory, poison, bytes);
+        memset(static_cast<char*>(memory) + bytes, guard, guard_size());
+    }
     *p = reinterpret_cast<DevicePointer>(memory);
     device_memory[*p] = bytes;
     device_bytes += bytes;
+    peak_bytes = std::max(peak_bytes, device_bytes);
     return SUCCESS;
 }
 
@@ -378,6 +395,7 @@ struct Launch {
     std::vector<std::vector<char>> values;
 
     Outcome run() {
+        if (allocate_only()) return {};
         std::vector<void*> parameters;
         std::vector<std::pair<int, DevicePointer>> pointers;
         for (size_t i = 0; i < values.size(); ++i) {
@@ -417,7 +435,7 @@ int immediately(Work work) {
 
 Work copying(void* to, const void* from, size_t bytes) {
     return [=] {
-        memmove(to, from, bytes);
+        if (!allocate_only()) memmove(to, from, bytes);
         return Outcome{};
     };
 }
@@ -427,6 +445,7 @@ Work copying(void* to, const void* from, size_t bytes) {
 int emulator::enqueue(void* handle, std::function<Outcome()> work) {
     std::lock_guard<std::recursive_mutex> lock(mutex);
     auto stream = stream_of(handle);
+    if (stream && allocate_only()) return SUCCESS;
     return stream ? ::enqueue(*stream, std::move(work)) : int(INVALID_HANDLE);
 }
 
@@ -588,6 +607,15 @@ API cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
     return SUCCESS;
 }
 
+// The emulation's own: the most bytes that were allocated at once since the last call.
+API invadEmulatorPeakMemory(size_t* bytes) {
+    ENTER;
+    drain_all();
+    *bytes = peak_bytes;
+    peak_bytes = device_bytes;
+    return SUCCESS;
+}
+
 API cuMemAlloc_v2(DevicePointer* p, size_t bytes) {
     ENTER;
     return forbidden_by_capture() ? int(CAPTURE_UNSUPPORTED) : allocate(p, bytes);
@@ -645,6 +673,7 @@ API cuMemcpyHtoDAsync_v2(DevicePointer to, const void* from, size_t bytes, void*
     ENTER_WITH_STREAM(handle);
     if (!on_device(to, bytes)) return INVALID_VALUE;
     if (stream->capture || pinned(from, bytes)) return enqueue(*stream, copying(bytes_at(to), from, bytes));
+    if (allocate_only()) return SUCCESS;
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
     return enqueue(*stream, [=] {
@@ -687,6 +716,7 @@ API cuMemcpyDtoD_v2(DevicePointer to, DevicePointer from, size_t bytes) {
 API cuMemsetD8Async(DevicePointer p, unsigned char value, size_t bytes, void* handle) {
     ENTER_WITH_STREAM(handle);
     if (!on_device(p, bytes)) return INVALID_VALUE;
+    if (allocate_only()) return SUCCESS;
     return enqueue(*stream, [=] {
         memset(bytes_at(p), value, bytes);
         return Outcome{};
@@ -696,6 +726,7 @@ API cuMemsetD8Async(DevicePointer p, unsigned char value, size_t bytes, void* ha
 API cuMemsetD16Async(DevicePointer p, unsigned short value, size_t count, void* handle) {
     ENTER_WITH_STREAM(handle);
     if (p % sizeof value || !on_device(p, count * sizeof value)) return INVALID_VALUE;
+    if (allocate_only()) return SUCCESS;
     return enqueue(*stream, [=] {
         std::fill_n(reinterpret_cast<unsigned short*>(bytes_at(p)), count, value);
         return Outcome{};
@@ -705,6 +736,7 @@ API cuMemsetD16Async(DevicePointer p, unsigned short value, size_t count, void* 
 API cuMemsetD32Async(DevicePointer p, unsigned value, size_t count, void* handle) {
     ENTER_WITH_STREAM(handle);
     if (p % sizeof value || !on_device(p, count * sizeof value)) return INVALID_VALUE;
+    if (allocate_only()) return SUCCESS;
     return enqueue(*stream, [=] {
         std::fill_n(reinterpret_cast<unsigned*>(bytes_at(p)), count, value);
         return Outcome{};
@@ -714,6 +746,7 @@ API cuMemsetD32Async(DevicePointer p, unsigned value, size_t count, void* handle
 API cuMemsetD8_v2(DevicePointer p, unsigned char value, size_t bytes) {
     ENTER;
     if (!on_device(p, bytes)) return INVALID_VALUE;
+    if (allocate_only()) return SUCCESS;
     return immediately([=] {
         memset(bytes_at(p), value, bytes);
         return Outcome{};

@@ -33,6 +33,20 @@ pub fn is_emulated() -> bool {
 
 static LOADED: OnceLock<PathBuf> = OnceLock::new();
 
+/// The most bytes of the emulated GPU that were allocated at once since the last call.
+pub fn peak_memory() -> usize {
+    let library = LOADED.get().expect("the emulated GPU is in use").join("libcuda.so.1");
+    // SAFETY: it has been loaded before; the function takes a place for the number.
+    unsafe {
+        let library = libloading::Library::new(library).expect("it has been loaded before");
+        let peak: libloading::Symbol<unsafe extern "C" fn(*mut usize) -> i32> =
+            library.get(b"invadEmulatorPeakMemory").expect("the emulation's own");
+        let mut bytes = 0;
+        assert_eq!(peak(&mut bytes), 0);
+        bytes
+    }
+}
+
 /// Builds the stand-ins for NVIDIA's libraries, if that has not been done, and has the process use
 /// them.
 fn emulated() -> Device {

@@ -525,6 +525,8 @@ void check_product(Driver& driver, void* library, const Product& p) {
     auto [b, pb] = values(size_t(b_stride * p.batch), p.half_in);
     auto [d, pd] = values(size_t(d_stride * p.batch), p.half_out);
     auto [bias, pbias] = values(size_t(p.m), p.half_out);
+    int64_t aux_ld = (p.m + 15) / 8 * 8;
+    auto [aux, paux] = values(size_t(aux_ld * p.n), p.half_out);
 
     void *description, *la, *lb, *ld;
     int in = p.half_in ? 2 : 0, out = p.half_out ? 2 : 0, ta = p.transpose_a, tb = p.transpose_b;
@@ -542,6 +544,8 @@ void check_product(Driver& driver, void* library, const Product& p) {
     set(4, tb);
     set(7, p.epilogue);
     set(8, pbias);
+    set(11, paux);
+    set(12, aux_ld);
     layout(&la, in, a_rows, a_columns, lda, a_stride);
     layout(&lb, in, b_rows, b_columns, ldb, b_stride);
     layout(&ld, out, p.m, p.n, ldd, d_stride);
@@ -556,13 +560,17 @@ void check_product(Driver& driver, void* library, const Product& p) {
              &heuristic, none, size_t(0), driver.stream)) {
         stop("the product failed");
     }
-    std::vector<float> got(d.size());
-    if (p.half_out) {
-        auto halves = driver.download<uint16_t>(pd, d.size());
-        for (size_t i = 0; i < got.size(); ++i) got[i] = float(value_of(halves[i]));
-    } else {
-        got = driver.download<float>(pd, d.size());
-    }
+    auto download = [&](auto address, size_t count) {
+        if (!p.half_out) return driver.download<float>(address, count);
+        std::vector<float> list(count);
+        auto halves = driver.download<uint16_t>(address, count);
+        for (size_t i = 0; i < count; ++i) list[i] = float(value_of(halves[i]));
+        return list;
+    };
+    auto got = download(pd, d.size()), got_aux = download(paux, aux.size());
+    auto tolerance = [&](double expected) {
+        return (fabs(expected) + 0.5) * (p.half_out ? 0x1p-11 : 1e-5);
+    };
     for (int64_t i = 0; i < int64_t(d.size()); ++i) {
         int64_t batch = i / d_stride, column = i % d_stride / ldd, row = i % d_stride % ldd;
         double expected = d[size_t(i)];
@@ -576,13 +584,24 @@ void check_product(Driver& driver, void* library, const Product& p) {
             }
             if (p.epilogue & 4) expected += bias[size_t(row)];
             if (p.epilogue & 2) expected = std::max(expected, 0.0);
+            double stored = aux[size_t(column * aux_ld + row)];
+            if (p.epilogue & 128) {
+                double kept = p.epilogue & 32 ? expected : stored;
+                double difference = got_aux[size_t(column * aux_ld + row)] - kept;
+                expect(fabs(difference) <= tolerance(kept), "a matrix product's auxiliary matrix", size_t(i));
+            }
+            if (p.epilogue & 64) {
+                auto gelu = [](double x) {
+                    return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+                };
+                expected *= (gelu(stored + 1e-5) - gelu(stored - 1e-5)) / 2e-5;
+            }
             if (p.epilogue & 32) {
                 double cubed = expected + 0.044715 * expected * expected * expected;
                 expected *= 0.5 * (1 + tanh(sqrt(2 / M_PI) * cubed));
             }
         }
-        double tolerance = (fabs(expected) + 0.5) * (p.half_out ? 0x1p-11 : 1e-5);
-        expect(fabs(got[size_t(i)] - expected) <= tolerance, "a matrix product", size_t(i));
+        expect(fabs(got[size_t(i)] - expected) <= tolerance(expected), "a matrix product", size_t(i));
     }
 }
 
@@ -594,6 +613,12 @@ void check_products(Driver& driver, void* library) {
     for (int epilogue : {1, 2, 4, 6, 32, 36}) {
         check_product(driver, library,
                       {150, 61, 300, 3, true, epilogue != 4, true, false, epilogue, 0.5f, 0.25f});
+    }
+    for (int epilogue : {160, 164, 192}) {
+        for (bool half_out : {false, true}) {
+            check_product(driver, library,
+                          {150, 61, 100, 1, true, half_out, true, false, epilogue, 0.5f, 0.25f});
+        }
     }
     void* description;
     auto create = reinterpret_cast<int (*)(void**, int, int)>(dlsym(library, "cublasLtMatmulDescCreate"));

@@ -74,7 +74,7 @@ fn round_trip() {
         state.save(path("b")).unwrap();
         assert!(fs::read(path("a")).unwrap() == fs::read(path("b")).unwrap());
 
-        let checkpoint = calibrated(trainer.into_checkpoint());
+        let checkpoint = calibrated(trainer.into_checkpoint().unwrap());
         checkpoint.save(path("a")).unwrap();
         let loaded = Checkpoint::load(path("a")).unwrap();
         assert_eq!(loaded.config, checkpoint.config);
@@ -426,7 +426,7 @@ fn a_denoiser_of_other_features() {
     let [whitened, _] = recipes();
     let mut config = training(whitened, 1);
     config.backbone = Detector::backbone_id(&invad::nn::Backbone::lite0());
-    let checkpoint = trained(&config, 3, 1).into_checkpoint();
+    let checkpoint = trained(&config, 3, 1).into_checkpoint().unwrap();
     let refused = Detector::new(checkpoint).err().unwrap().to_string();
     let want = "Detector: `denoiser` should be 192 channels on a grid of 16, got 5 on 4";
     assert_eq!(refused, want);
@@ -437,7 +437,8 @@ fn a_failed_save_leaves_the_old_file() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
     let [whitened, _] = recipes();
-    let mut checkpoint = calibrated(trained(&training(whitened, 5), 6, 5).into_checkpoint());
+    let mut checkpoint =
+        calibrated(trained(&training(whitened, 5), 6, 5).into_checkpoint().unwrap());
     checkpoint.save(&path).unwrap();
     let before = fs::read(&path).unwrap();
     let untouched = || {

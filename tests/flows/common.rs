@@ -146,7 +146,7 @@ pub fn checkpoint(recipe: Recipe, steps: u64) -> Checkpoint {
     for _ in 0..steps {
         trainer.step().unwrap();
     }
-    trainer.into_checkpoint()
+    trainer.into_checkpoint().unwrap()
 }
 
 /// Held-out pictures of a category.

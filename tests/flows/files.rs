@@ -30,7 +30,7 @@ pub fn detector_and_state() -> [Vec<u8>; 2] {
     let trainer = trained(&training(whitened, 5), 6, 5);
     trainer.state().save(&path).unwrap();
     let state = fs::read(&path).unwrap();
-    calibrated(trainer.into_checkpoint()).save(&path).unwrap();
+    calibrated(trainer.into_checkpoint().unwrap()).save(&path).unwrap();
     [fs::read(&path).unwrap(), state]
 }
 

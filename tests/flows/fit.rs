@@ -50,6 +50,7 @@ fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fit
     let mut seen = Seen::default();
     let fitted = fit(dataset, options, |event| {
         match event {
+            Event::Plan { .. } => {}
             Event::Features { done, total } => seen.features.push((done, total)),
             Event::Step { report, total } => seen.steps.push((report.step, total)),
             Event::Calibration { done, total } => seen.calibration.push((done, total)),

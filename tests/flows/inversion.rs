@@ -1,5 +1,5 @@
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
-use invad::nn::{Activations, Dit, DitConfig, PackedDit};
+use invad::nn::{Activations, Dit, DitConfig, PackedDit, Recompute};
 use invad::{Device, Error, Tensor, ops};
 
 use crate::common::*;
@@ -128,7 +128,8 @@ fn packed_network() {
         for images in [1, 3] {
             let x = features_of(&denoiser, images, 4);
             let mut packed_acts = Activations::for_inference(&dit, images, Device::Cpu).unwrap();
-            let mut acts = Activations::for_training(&dit, images, Device::Cpu).unwrap();
+            let keep = Recompute::Nothing;
+            let mut acts = Activations::for_training(&dit, images, keep, Device::Cpu).unwrap();
             for (i, &t) in times.iter().enumerate() {
                 let (mut got, mut want) = (poisoned(x.shape()), poisoned(x.shape()));
                 packed.forward(&x, i, &mut packed_acts, &mut got).unwrap();

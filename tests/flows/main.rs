@@ -10,4 +10,5 @@ mod inversion;
 #[allow(dead_code)]
 #[path = "../ops/common.rs"]
 mod numbers;
+mod resources;
 mod trainer;

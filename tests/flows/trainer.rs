@@ -60,7 +60,7 @@ fn resumed_anywhere_same_bits() {
             // The file of the detector as well.
             let file = |name: &str, trainer: Trainer| {
                 let path = folder.path().join(name);
-                trainer.into_checkpoint().save(&path).unwrap();
+                trainer.into_checkpoint().unwrap().save(&path).unwrap();
                 std::fs::read(path).unwrap()
             };
             assert!(file("a", resumed) == file("b", trained(&config, 6, 9)));

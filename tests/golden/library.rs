@@ -6,8 +6,8 @@ use image::RgbImage;
 use invad::data::Mask;
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
 use invad::nn::features::{self, Backbone};
-use invad::nn::{Activations, Dit, DitConfig, Gradients, PackedDit};
-use invad::ops::{self, Activation, AdamW, Chunk};
+use invad::nn::{Activations, Dit, DitConfig, Gradients, PackedDit, Parameters, Recompute};
+use invad::ops::{self, Activation, AdamW, Chunk, Moved, Target};
 use invad::{DType, Device, Tensor, metrics, train};
 
 use crate::diffusion::{Inversion, Reconstruction};
@@ -99,76 +99,122 @@ fn named(dit: &Dit, flat: &Tensor) -> BTreeMap<String, Vec<f32>> {
     parts.map(|p| (format!("{PREFIX}{}", p.name), flat[p.offset..][..p.len()].to_vec())).collect()
 }
 
+/// What the loss is multiplied by where its gradients are stored in f16.
+fn loss_scale(device: Device) -> f32 {
+    if device == Device::Cpu { 1.0 } else { 1024.0 }
+}
+
 /// A forward and a backward pass and the memory for them.
 struct Passes<'a> {
     dit: &'a Dit,
+    device: Device,
     acts: Activations,
     gradients: Gradients,
     eps: Tensor,
+    deps: Tensor,
     dx: Tensor,
 }
 
 impl<'a> Passes<'a> {
-    fn new(dit: &'a Dit, shape: &[usize]) -> Result<Self> {
+    fn new(dit: &'a Dit, shape: &[usize], device: Device) -> Result<Self> {
         let images = shape[0];
+        let output = || stored(&output(shape)?, device);
         Ok(Self {
             dit,
-            acts: Activations::for_training(dit, images, Device::Cpu).map_err(text)?,
-            gradients: Gradients::new(dit, images, Device::Cpu).map_err(text)?,
-            eps: output(shape)?,
-            dx: output(shape)?,
+            device,
+            acts: Activations::for_training(dit, images, Recompute::Nothing, device)
+                .map_err(text)?,
+            gradients: Gradients::new(dit, images, device).map_err(text)?,
+            eps: output()?,
+            deps: output()?,
+            dx: output()?,
         })
     }
 
-    /// Writes ε, dx and the gradients, and returns the mean squared error.
-    fn run(&mut self, parameters: &Tensor, x: &Tensor, t: &[usize], noise: &Tensor) -> Result<f64> {
-        let Self { dit, acts, gradients, eps, dx } = self;
-        dit.forward(parameters, x, &timesteps(t)?, acts, &mut *eps).map_err(text)?;
-        let (weight, mut losses) = (tensor(&vec![1.0; t.len()], &[t.len()])?, output(&[t.len()])?);
-        ops::mse(&*eps, noise, &weight, &mut losses).map_err(text)?;
-        let mut deps = output(eps.shape())?;
-        ops::mse_backward(&*eps, noise, &weight, &mut deps).map_err(text)?;
+    /// Writes ε and, multiplied by the loss scale, dx and the gradients. Returns the mean squared
+    /// error. The parameters are on the device.
+    fn run(
+        &mut self,
+        parameters: Parameters,
+        x: &Tensor,
+        t: &[usize],
+        noise: &Tensor,
+    ) -> Result<f64> {
+        let Self { dit, device, acts, gradients, eps, deps, dx } = self;
+        let (device, n) = (*device, eps.len() as f32);
+        let (x, noise, t_here) = (on(device, x)?, on(device, noise)?, on(device, &timesteps(t)?)?);
+        dit.forward(parameters, &x, &t_here, acts, &mut *eps).map_err(text)?;
+        let per_image = |value: f32| on(device, &tensor(&vec![value; t.len()], &[t.len()])?);
+        let (zero, one) = (per_image(0.0)?, per_image(1.0)?);
+        let target = Target {
+            x0: x.view(),
+            noise: noise.view(),
+            signal_scale: zero.view(),
+            noise_scale: one.view(),
+        };
+        let mut losses = per_image(f32::NAN)?;
+        let (slope, d) = (per_image(2.0 * loss_scale(device) / n)?, Some(deps.view_mut()));
+        ops::denoising_loss(&*eps, target, &one, &slope, &mut losses, d).map_err(text)?;
         gradients.parameters.view_mut().fill(0.0).unwrap();
-        dit.backward(parameters, acts, &deps, gradients, Some(dx.view_mut())).map_err(text)?;
+        dit.backward(parameters, acts, &*deps, gradients, Some(dx.view_mut())).map_err(text)?;
         let losses = losses.to_vec_f32();
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
     }
+}
+
+/// The same numbers on a device in the type that it stores activations in.
+fn stored(tensor: &Tensor, device: Device) -> Result<Tensor> {
+    let dtype = if device == Device::Cpu { DType::F32 } else { DType::F16 };
+    tensor.view().copied_to(device, dtype).map_err(text)
+}
+
+/// The parameters in f16, on a GPU.
+fn half(parameters: &Tensor, device: Device) -> Result<Option<Tensor>> {
+    (device != Device::Cpu).then(|| stored(parameters, device)).transpose()
 }
 
 fn timesteps(t: &[usize]) -> Result<Tensor> {
     tensor(&t.iter().map(|&t| t as f32).collect::<Vec<_>>(), &[t.len()])
 }
 
-pub fn pass(case: &Case) -> Result<Pass> {
+pub fn pass(case: &Case, device: Device) -> Result<Pass> {
     let (dit, parameters) = denoiser(&case.config)?;
+    let (half, full) = (half(&parameters, device)?, on(device, &parameters)?);
+    let parameters = Parameters { full: &full, half: half.as_ref() };
     let x = channels_last(&case.config, &case.x)?;
     let noise = channels_last(&case.config, &case.noise)?;
-    let mut passes = Passes::new(&dit, x.shape())?;
-    let loss = passes.run(&parameters, &x, &case.timesteps, &noise)?;
+    let mut passes = Passes::new(&dit, x.shape(), device)?;
+    let loss = passes.run(parameters, &x, &case.timesteps, &noise)?;
+    let unscaled = |mut numbers: Vec<f32>| {
+        numbers.iter_mut().for_each(|x| *x /= loss_scale(device));
+        numbers
+    };
+    let gradients = named(&dit, &passes.gradients.parameters);
     Ok(Pass {
         eps: channels_first(&case.config, &passes.eps.to_vec_f32()),
         loss,
-        dx: channels_first(&case.config, &passes.dx.to_vec_f32()),
-        gradients: named(&dit, &passes.gradients.parameters),
+        dx: unscaled(channels_first(&case.config, &passes.dx.to_vec_f32())),
+        gradients: gradients.into_iter().map(|(name, g)| (name, unscaled(g))).collect(),
     })
 }
 
-pub fn train(case: &Case, training: &Training) -> Result<Trained> {
-    let (dit, mut parameters) = denoiser(&case.config)?;
+pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained> {
+    let (dit, parameters) = denoiser(&case.config)?;
+    let mut half = half(&parameters, device)?;
+    let mut parameters = on(device, &parameters)?;
     let mut average = parameters.clone();
-    let mut m = tensor(&vec![0.0; dit.len()], &[dit.len()])?;
-    let mut v = m.clone();
+    let zeros = || Tensor::zeros(&[dit.len()], DType::F32, device).map_err(text);
+    let (mut m, mut v) = (zeros()?, zeros()?);
+    let mut norm = on(device, &output(&[2])?)?;
     let x = channels_last(&case.config, &case.x)?;
-    let mut passes = Passes::new(&dit, x.shape())?;
+    let mut passes = Passes::new(&dit, x.shape(), device)?;
     let (mut losses, mut gradient_norms) = (Vec::new(), Vec::new());
     for (step, t) in training.timesteps.iter().enumerate() {
         let noise = channels_last(&case.config, &case.training_noise(step))?;
         let x_t = noised(&x, &noise, t)?;
-        losses.push(passes.run(&parameters, &x_t, t, &noise)?);
+        let current = Parameters { full: &parameters, half: half.as_ref() };
+        losses.push(passes.run(current, &x_t, t, &noise)?);
         let gradient = &passes.gradients.parameters;
-        let norm = ops::global_norm(gradient).map_err(text)?;
-        gradient_norms.push(norm);
-        let clip = ops::clip_coefficient(norm, training.clip);
         let [beta1, beta2] = training.betas;
         let adamw = AdamW {
             learning_rate: training.learning_rate,
@@ -177,9 +223,19 @@ pub fn train(case: &Case, training: &Training) -> Result<Trained> {
             eps: training.eps,
             weight_decay: training.weight_decay,
         };
-        let k = step as u64 + 1;
-        ops::adamw(adamw, k, clip, &mut parameters, gradient, &mut m, &mut v).map_err(text)?;
-        ops::ema(training.ema_decay, &parameters, &mut average).map_err(text)?;
+        let (k, scale) = (step as u64 + 1, loss_scale(device).into());
+        let numbers = adamw.numbers(k, scale, training.ema_decay).map_err(text)?;
+        let numbers = on(device, &tensor(&numbers, &[AdamW::NUMBERS])?)?;
+        ops::global_norm(gradient, training.clip, &numbers, &mut norm).map_err(text)?;
+        gradient_norms.push(norm.to_vec_f32()[0].into());
+        let moved = Moved {
+            parameters: parameters.view_mut(),
+            m: m.view_mut(),
+            v: v.view_mut(),
+            average: Some(average.view_mut()),
+            rounded: half.as_mut().map(Tensor::view_mut),
+        };
+        ops::adamw(gradient, &numbers, &norm, 0, moved).map_err(text)?;
     }
     Ok(Trained {
         losses,
@@ -271,8 +327,15 @@ pub fn reconstruction(
     let mut space = inverter.workspace(images).map_err(text)?;
     inverter.reconstruct(&mut rec, k, &mut space).map_err(text)?;
     let rec = on(Device::Cpu, &rec)?;
-    let (weight, mut mse) = (tensor(&vec![1.0; images], &[images])?, output(&[images])?);
-    ops::mse(&rec, &x, &weight, &mut mse).map_err(text)?;
+    let per_image = |value: f32| tensor(&vec![value; images], &[images]);
+    let (zero, one, mut mse) = (per_image(0.0)?, per_image(1.0)?, output(&[images])?);
+    let target = Target {
+        x0: x.view(),
+        noise: noise.view(),
+        signal_scale: one.view(),
+        noise_scale: zero.view(),
+    };
+    ops::denoising_loss(&rec, target, &one, &zero, &mut mse, None).map_err(text)?;
     Ok(Reconstruction {
         x_t: channels_first(c, &x_t.to_vec_f32()),
         rec: channels_first(c, &rec.to_vec_f32()),

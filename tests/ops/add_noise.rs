@@ -48,3 +48,37 @@ fn refuses_other_shapes() {
         "add_noise: `noise` should have shape [2, 3], got [3]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    #[test]
+    fn tiny() {
+        let Some(gpu) = gpu() else { return };
+        for shape in [&[1][..], &[4], &[2, 3], &[3, 17, 5], &[2, 257]] {
+            let n: usize = shape.iter().product();
+            let images = shape[0];
+            let (x, noise) = (uniform(1, n, 2.0), uniform(2, n, 2.0));
+            let (a, s) = (uniform(3, images, 1.0), uniform(4, images, 1.0));
+            let of = |v: &[f32], i: usize| f64::from(v[i / (n / images)]);
+            let pairs = x.iter().zip(&noise).enumerate();
+            let want: Vec<f64> = pairs
+                .map(|(i, (&x, &e))| of(&a, i) * f64::from(x) + of(&s, i) * f64::from(e))
+                .collect();
+            let up = |data: &[f32], shape: &[usize]| upload(data, shape, DType::F32, gpu);
+            let mut out = Guarded::new(shape, DType::F32, gpu);
+            ops::add_noise(
+                &up(&x, shape),
+                &up(&noise, shape),
+                &up(&a, &[images]),
+                &up(&s, &[images]),
+                out.view_mut(),
+            )
+            .unwrap();
+            assert_close(&format!("{shape:?}"), &out.f64s(), &want, 2e-7);
+        }
+    }
+}

@@ -98,4 +98,22 @@ mod on_gpu {
              got [1, 2, 6]",
         );
     }
+
+    #[test]
+    fn tiny_backward() {
+        let Some(gpu) = gpu() else { return };
+        for shape in [[1, 1, 8], [2, 3, 5], [11, 2, 17], [19, 3, 24]] {
+            let [b, n, d] = shape;
+            let (dx, start) = (uniform(1, b * n * d, 2.0), uniform(2, n * d, 1.0));
+            let mut want: Vec<f64> = start.iter().map(|&x| x.into()).collect();
+            for dx in dx.chunks_exact(n * d) {
+                want.iter_mut().zip(dx).for_each(|(w, &dx)| *w += f64::from(dx));
+            }
+            let mut dposition = Guarded::new(&[n, d], DType::F32, gpu);
+            dposition.view_mut().copy_from_slice(&start).unwrap();
+            let dx = upload(&dx, &shape, DType::F32, gpu);
+            ops::add_position_backward(&dx, dposition.view_mut()).unwrap();
+            assert_close(&format!("{shape:?}"), &dposition.f64s(), &want, 3e-7);
+        }
+    }
 }

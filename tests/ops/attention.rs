@@ -182,7 +182,8 @@ fn refuses_other_shapes() {
 mod on_gpu {
     use super::*;
     use crate::gpu::*;
-    use invad::DType;
+    use half::f16;
+    use invad::{DType, Device};
 
     /// Output (B, N, H·d) and log-sum-exp (B, H, N), and the output with scores and probabilities
     /// stored in f16.
@@ -232,10 +233,166 @@ mod on_gpu {
         assert_eq!(without.f64s(), out.f64s(), "{case}: without lse");
     }
 
+    /// dQKV, and the same with everything on the way to it stored in f16: scores, probabilities and
+    /// their gradients.
+    fn expected_backward(qkv: &[f32], dout: &[f32], [b, n, h, d]: [usize; 4]) -> [Vec<f64>; 2] {
+        let mut want = vec![0.0; b * n * 3 * h * d];
+        let mut naive = want.clone();
+        let root = (d as f64).sqrt();
+        for image in 0..b {
+            for head in 0..h {
+                let at = |part: usize, i: usize| {
+                    (((image * n + i / d) * 3 + part) * h + head) * d + i % d
+                };
+                let [q, k, v] = [0, 1, 2]
+                    .map(|part| (0..n * d).map(|i| qkv[at(part, i)].into()).collect::<Vec<f64>>());
+                let in_out = |i: usize| ((image * n + i / d) * h + head) * d + i % d;
+                let d_o: Vec<f64> = (0..n * d).map(|i| dout[in_out(i)].into()).collect();
+                let exact = backward(&q, &k, &v, &d_o, n);
+
+                let mut p = product(&q, &transposed(&k, n, d), [n, d, n]);
+                for row in p.chunks_exact_mut(n) {
+                    row.iter_mut().for_each(|s| *s = rounded(*s / root));
+                    let max = row.iter().fold(f64::NEG_INFINITY, |m, &s| m.max(s));
+                    let sum: f64 = row.iter().map(|s| (s - max).exp()).sum();
+                    row.iter_mut().for_each(|s| *s = rounded((*s - max).exp() / sum));
+                }
+                let out = product(&p, &v, [n, n, d]);
+                let mut ds = product(&d_o, &transposed(&v, n, d), [n, d, n]);
+                for (i, (ds, p)) in ds.chunks_exact_mut(n).zip(p.chunks_exact(n)).enumerate() {
+                    let products = out[i * d..][..d].iter().zip(&d_o[i * d..]);
+                    let delta: f64 = products.map(|(o, d)| rounded(*o) * d).sum();
+                    for (ds, p) in ds.iter_mut().zip(p) {
+                        *ds = rounded(p * (rounded(*ds) - delta));
+                    }
+                }
+                let over_root = |x: Vec<f64>| x.into_iter().map(|x| x / root).collect::<Vec<_>>();
+                let stored = [
+                    over_root(product(&ds, &k, [n, n, d])),
+                    over_root(product(&transposed(&ds, n, n), &q, [n, n, d])),
+                    product(&transposed(&p, n, n), &d_o, [n, n, d]),
+                ];
+                for part in 0..3 {
+                    for i in 0..n * d {
+                        want[at(part, i)] = exact[part][i];
+                        naive[at(part, i)] = rounded(stored[part][i]);
+                    }
+                }
+            }
+        }
+        [want, naive]
+    }
+
+    /// The same numbers apart for q, k and v.
+    fn parts(x: &[f64], width: usize) -> [Vec<f64>; 3] {
+        [0, 1, 2].map(|part| {
+            let rows = x.chunks_exact(3 * width);
+            rows.flat_map(|row| row[part * width..][..width].to_vec()).collect()
+        })
+    }
+
+    /// The gradient on a GPU, of what the forward pass there has left.
+    fn run_backward(qkv: &[f32], dout: &[f32], [b, n, h, d]: [usize; 4], gpu: Device) -> Vec<f64> {
+        let qkv = upload(qkv, &[b, n, 3, h, d], DType::F16, gpu);
+        let dout = upload(dout, &[b, n, h * d], DType::F16, gpu);
+        let mut out = Tensor::zeros(&[b, n, h * d], DType::F16, gpu).unwrap();
+        let mut lse = Tensor::zeros(&[b, h, n], DType::F32, gpu).unwrap();
+        ops::attention(&qkv, &mut out, Some(lse.view_mut())).unwrap();
+        let mut dqkv = Guarded::new(&[b, n, 3, h, d], DType::F16, gpu);
+        ops::attention_backward(&qkv, &out, &lse, &dout, dqkv.view_mut()).unwrap();
+        dqkv.f64s()
+    }
+
+    /// `dout` is up to `usual`, in some rows up to `at_times`.
+    fn check_backward(shape: [usize; 4], scale: f32, [usual, at_times]: [f32; 2]) {
+        let Some(gpu) = gpu() else { return };
+        let [b, n, h, d] = shape;
+        let qkv = halves(1, b * n * 3 * h * d, scale);
+        let mut dout = uniform(2, b * n * h * d, usual);
+        for row in dout.chunks_exact_mut(h * d).skip(n / 2).step_by(n.max(7)) {
+            row.iter_mut().for_each(|x| *x *= at_times / usual);
+        }
+        let dout: Vec<f32> = dout.into_iter().map(|x| f16::from_f32(x).to_f32()).collect();
+        let [want, naive] = expected_backward(&qkv, &dout, shape);
+        let got = run_backward(&qkv, &dout, shape, gpu);
+        let [got, want, naive] = [got, want, naive].map(|x| parts(&x, h * d));
+        for (part, name) in ["dq", "dk", "dv"].into_iter().enumerate() {
+            let case = format!("(B {b}, N {n}, H {h}, d {d}) × {scale}, {at_times}: {name}");
+            assert_gradient_as_good(&case, &got[part], &want[part], &naive[part]);
+        }
+    }
+
     #[test]
     fn tiny() {
         check([1, 65, 1, 64], 1.7);
         check([1, 257, 1, 32], 1.7);
+    }
+
+    #[test]
+    fn tiny_backward() {
+        check_backward([1, 65, 1, 40], 1.7, [1.0; 2]);
+        check_backward([1, 257, 1, 32], 1.7, [1.0; 2]);
+    }
+
+    #[test]
+    fn backward_up_to_256_tokens() {
+        for (i, tokens) in TOKENS.into_iter().enumerate() {
+            for (j, size) in HEAD_SIZES.into_iter().enumerate() {
+                // Every number of tokens and every size, each with two of the others.
+                if (i + j) % 3 == 0 || tokens == 256 {
+                    check_backward([1 + (i + j) % 2, tokens, 1 + j % 2, size], 1.7, [1.0; 2]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn backward_of_more_tokens() {
+        for shape in [[2, 300, 2, 72], [1, 321, 1, 256], [1, 513, 2, 96], [1, 1024, 1, 32]] {
+            check_backward(shape, 1.7, [1.0; 2]);
+        }
+    }
+
+    #[test]
+    fn backward_of_large_and_small_numbers() {
+        check_backward([1, 65, 2, 32], 12.0, [1.0; 2]);
+        check_backward([1, 256, 1, 64], 8.0, [1.0, 100.0]);
+        check_backward([2, 113, 1, 72], 1.7, [8.0, 800.0]);
+        check_backward([1, 100, 1, 128], 1.7, [0.05; 2]);
+    }
+
+    /// What f16 cannot hold is seen by whoever looks for it.
+    #[test]
+    fn backward_overflows_to_infinity() {
+        let Some(gpu) = gpu() else { return };
+        let shape @ [b, n, h, d] = [1, 70, 2, 32];
+        let qkv = halves(1, b * n * 3 * h * d, 4.0);
+        let dout = halves(2, b * n * h * d, 60_000.0);
+        let [want, _] = expected_backward(&qkv, &dout, shape);
+        assert!(want.iter().any(|x| x.abs() > 65_520.0), "nothing to overflow");
+        let got = run_backward(&qkv, &dout, shape, gpu);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!(want.abs() < 66_000.0 || !got.is_finite(), "[{i}] got {got}, want {want}");
+        }
+    }
+
+    /// Whatever other threads do with what the kernels leave to each other.
+    #[test]
+    fn backward_gives_the_same_bits_again() {
+        let Some(gpu) = gpu() else { return };
+        let shape @ [b, n, h, d] = [2, 196, 2, 64];
+        std::thread::scope(|scope| {
+            for seed in [1, 2, 3] {
+                scope.spawn(move || {
+                    let qkv = halves(seed, b * n * 3 * h * d, 1.7);
+                    let dout = halves(seed + 3, b * n * h * d, 1.0);
+                    let first = run_backward(&qkv, &dout, shape, gpu);
+                    for _ in 0..4 {
+                        assert_eq!(run_backward(&qkv, &dout, shape, gpu), first);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
@@ -268,14 +425,17 @@ mod on_gpu {
         let Some(gpu) = gpu() else { return };
         for size in [4, 12, 264] {
             let qkv = upload(&vec![0.0; 6 * size], &[1, 2, 3, 1, size], DType::F16, gpu);
-            let mut out = Guarded::new(&[1, 2, size], DType::F16, gpu);
-            assert_refused(
-                ops::attention(&qkv, out.view_mut(), None),
-                &format!(
-                    "attention: `qkv` should have shape (B, N, 3, H, d) with d a multiple of 8 up \
-                     to 256 on a GPU, got [1, 2, 3, 1, {size}]"
-                ),
+            let (mut out, mut dqkv) =
+                (upload(&vec![0.0; 2 * size], &[1, 2, size], DType::F16, gpu), qkv.clone());
+            let lse = upload(&[0.0; 2], &[1, 1, 2], DType::F32, gpu);
+            let refused = format!(
+                "`qkv` should have shape (B, N, 3, H, d) with d a multiple of 8 up to 256 on a \
+                 GPU, got [1, 2, 3, 1, {size}]"
             );
+            let forward = ops::attention(&qkv, &mut out, None);
+            assert_refused(forward, &format!("attention: {refused}"));
+            let backward = ops::attention_backward(&qkv, &out, &lse, &out, &mut dqkv);
+            assert_refused(backward, &format!("attention_backward: {refused}"));
         }
     }
 }

@@ -201,7 +201,6 @@ mod on_gpu {
         for [m, k, n] in [[1, 8, 8], [3, 31, 5], [33, 70, 45], [64, 272, 64], [150, 136, 96]] {
             let (x, w) = (halves(1, m * k, 2.0), halves(2, n * k, 3.0 / (k as f32).sqrt()));
             let bias = halves(3, n, 1.0);
-            let wide = |v: &[f32]| v.iter().map(|&v| v.into()).collect::<Vec<f64>>();
             let xw = product(&wide(&x), &transposed(&wide(&w), n, k), [m, k, n]);
             let x = upload(&x, &[m, k], DType::F16, gpu);
             // A weight that is packed is rounded; this one needs no rounding.
@@ -264,5 +263,80 @@ mod on_gpu {
             ops::linear(&x, &packed, None, Activation::None, None, y.view_mut()),
             "linear: `weight` should be on cuda:0, got cpu",
         );
+    }
+
+    fn wide(v: &[f32]) -> Vec<f64> {
+        v.iter().map(|&v| v.into()).collect()
+    }
+
+    #[test]
+    fn tiny_backward() {
+        let Some(gpu) = gpu() else { return };
+        for [m, k, n] in [[1, 8, 8], [3, 31, 5], [33, 70, 45], [300, 24, 72], [515, 16, 40]] {
+            let (dy, w) = (halves(1, m * n, 2.0), halves(2, n * k, 1.0));
+            let x = halves(3, m * k, 1.0);
+            let (start, bias_start) = (uniform(4, n * k, 5.0), uniform(5, n, 5.0));
+            let want_dx = product(&wide(&dy), &wide(&w), [m, n, k]);
+            let naive_dx: Vec<f64> = want_dx.iter().map(|&v| rounded(v)).collect();
+            let mut want = product(&transposed(&wide(&dy), m, n), &wide(&x), [n, m, k]);
+            let mut want_bias = product(&vec![1.0; m], &wide(&dy), [1, m, n]);
+            want.iter_mut().zip(wide(&start)).for_each(|(w, s)| *w += s);
+            want_bias.iter_mut().zip(wide(&bias_start)).for_each(|(w, s)| *w += s);
+            let w = upload(&w, &[n, k], DType::F16, gpu);
+            let x = upload(&x, &[m, k], DType::F16, gpu);
+            for (from, to) in [
+                (DType::F16, DType::F16),
+                (DType::F16, DType::F32),
+                (DType::F32, DType::F16),
+                (DType::F32, DType::F32),
+            ] {
+                let case = format!("[{m}, {k}, {n}] {from:?} {to:?}");
+                let dy = upload(&dy, &[m, n], from, gpu);
+                let mut dx = Guarded::new(&[m, k], to, gpu);
+                ops::linear_backward_input(&dy, &w, None, dx.view_mut()).unwrap();
+                match to {
+                    DType::F16 => {
+                        assert_gradient_as_good(&case, &dx.f64s(), &want_dx, &naive_dx);
+                    }
+                    _ => assert_close(&case, &dx.f64s(), &want_dx, 2e-6),
+                }
+                let mut dw = Guarded::new(&[n, k], DType::F32, gpu);
+                let mut db = Guarded::new(&[n], DType::F32, gpu);
+                dw.view_mut().copy_from_slice(&start).unwrap();
+                db.view_mut().copy_from_slice(&bias_start).unwrap();
+                let bias = Some(db.view_mut());
+                ops::linear_backward_weight(&dy, &x, dw.view_mut(), bias).unwrap();
+                assert_close(&format!("{case}: weight"), &dw.f64s(), &want, 2e-6);
+                assert_close(&format!("{case}: bias"), &db.f64s(), &want_bias, 2e-6);
+                let mut alone = Guarded::new(&[n, k], DType::F32, gpu);
+                alone.view_mut().copy_from_slice(&start).unwrap();
+                ops::linear_backward_weight(&dy, &x, alone.view_mut(), None).unwrap();
+                assert_eq!(alone.f64s(), dw.f64s(), "{case}: without the bias");
+            }
+        }
+    }
+
+    /// Numbers that f16 cannot hold are rounded for products, and not for the bias.
+    #[test]
+    fn tiny_rounded_gradients() {
+        let Some(gpu) = gpu() else { return };
+        let [m, k, n] = [70, 24, 8];
+        let (dy, w, x) = (uniform(1, m * n, 2.0), halves(2, n * k, 1.0), halves(3, m * k, 1.0));
+        let round: Vec<f64> = wide(&dy).into_iter().map(rounded).collect();
+        let upload_dy = upload(&dy, &[m, n], DType::F32, gpu);
+        let (w_at, x_at) =
+            (upload(&w, &[n, k], DType::F16, gpu), upload(&x, &[m, k], DType::F16, gpu));
+        let mut dx = Guarded::new(&[m, k], DType::F32, gpu);
+        ops::linear_backward_input(&upload_dy, &w_at, None, dx.view_mut()).unwrap();
+        assert_close("dx", &dx.f64s(), &product(&round, &wide(&w), [m, n, k]), 2e-6);
+        let mut dw = Guarded::new(&[n, k], DType::F32, gpu);
+        let mut db = Guarded::new(&[n], DType::F32, gpu);
+        dw.view_mut().fill(0.0).unwrap();
+        db.view_mut().fill(0.0).unwrap();
+        let bias = Some(db.view_mut());
+        ops::linear_backward_weight(&upload_dy, &x_at, dw.view_mut(), bias).unwrap();
+        let want = product(&transposed(&round, m, n), &wide(&x), [n, m, k]);
+        assert_close("dweight", &dw.f64s(), &want, 2e-6);
+        assert_close("dbias", &db.f64s(), &product(&vec![1.0; m], &wide(&dy), [1, m, n]), 2e-6);
     }
 }

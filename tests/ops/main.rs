@@ -11,6 +11,7 @@ mod channel_gate;
 mod channel_mean;
 mod common;
 mod conv2d;
+mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
 #[cfg(feature = "cuda")]
@@ -23,7 +24,6 @@ mod gelu;
 mod gpu;
 mod inversion_step;
 mod linear;
-mod mse;
 mod normalise;
 mod patchify;
 mod random;

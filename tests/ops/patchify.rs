@@ -93,14 +93,16 @@ mod on_gpu {
                 let mut want = poisoned(&[b, tokens, features]);
                 ops::patchify(&from(&numbers, &[b, g, g, c]), &mut want, p, order).unwrap();
 
-                let grid = upload(&numbers, &[b, g, g, c], DType::F32, gpu);
-                let mut patches = Guarded::new(&[b, tokens, features], DType::F16, gpu);
-                ops::patchify(&grid, patches.view_mut(), p, order).unwrap();
-                assert_eq!(patches.f64s(), f64s(&want), "{case}");
+                for dtype in [DType::F32, DType::F16] {
+                    let grid = upload(&numbers, &[b, g, g, c], dtype, gpu);
+                    let mut patches = Guarded::new(&[b, tokens, features], DType::F16, gpu);
+                    ops::patchify(&grid, patches.view_mut(), p, order).unwrap();
+                    assert_eq!(patches.f64s(), f64s(&want), "{case} {dtype:?}");
 
-                let mut back = Guarded::new(&[b, g, g, c], DType::F16, gpu);
-                ops::unpatchify(patches.view_mut().view(), back.view_mut(), p, order).unwrap();
-                assert_eq!(back.f64s(), f64s(&grid), "{case}: back");
+                    let mut back = Guarded::new(&[b, g, g, c], DType::F16, gpu);
+                    ops::unpatchify(patches.view_mut().view(), back.view_mut(), p, order).unwrap();
+                    assert_eq!(back.f64s(), f64s(&grid), "{case} {dtype:?}: back");
+                }
             }
         }
     }

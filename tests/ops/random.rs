@@ -5,13 +5,14 @@ use invad::ops::{self, Random, Stream};
 
 const RANDOM: Random = Random { seed: 0x0123_4567_89ab_cdef, stream: Stream::Noise, step: 12 };
 
-const STREAMS: [Stream; 6] = [
+const STREAMS: [Stream; 7] = [
     Stream::Init,
     Stream::Order,
     Stream::Timestep,
     Stream::Noise,
     Stream::HeldOut,
     Stream::Reconstruction,
+    Stream::Rounding,
 ];
 
 fn normals(random: Random, n: usize) -> Vec<f32> {
@@ -164,4 +165,26 @@ fn threads_do_not_matter() {
 fn refuses_other_types() {
     let mut out = invad::Tensor::zeros(&[4], invad::DType::F16, invad::Device::Cpu).unwrap();
     assert_refused(ops::normal(RANDOM, &mut out), "normal: `out` should hold F32, got F16");
+}
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use super::*;
+    use crate::gpu::*;
+    use invad::DType;
+
+    /// Bit for bit, words and normal numbers.
+    #[test]
+    fn as_on_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        let whole = Random { seed: u64::MAX, stream: Stream::Reconstruction, step: u64::MAX };
+        for random in [RANDOM, whole, Random { seed: 0, stream: Stream::Init, step: 0 }] {
+            for n in [0, 1, 2, 3, 4, 5, 1023, 1024, 1026, 20_001] {
+                let mut out = Guarded::new(&[n], DType::F32, gpu);
+                ops::normal(random, out.view_mut()).unwrap();
+                let want: Vec<f64> = normals(random, n).into_iter().map(f64::from).collect();
+                assert_eq!(out.f64s(), want, "{random:?}, {n} numbers");
+            }
+        }
+    }
 }

@@ -1,21 +1,32 @@
-//! `kernels/adaln_zero.cu`.
+//! `kernels/adaln_zero.cu` and `kernels/adaln_zero_backward.cu`.
 
+use super::column_sums::{Slabs, column_sums};
 use super::{Op, is_f16};
 use crate::cuda::launch::{Define, Launch, args};
 use crate::error::{Error, Result};
-use crate::ops::{Chunk, Residual};
+use crate::ops::{Chunk, Residual, ResidualBackward};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// The widest row.
 pub(crate) const WIDEST: usize = 8192;
+/// The widest row that there is a gradient of.
+const WIDEST_BACKWARD: usize = 4096;
 /// Up to here a warp has a row, above a block.
 const WARP_WIDTH: usize = 2048;
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
-    let f32_stream = [64, 128, 384, 1024, 2048, 4096, 8192].map(|width| (width, 0));
-    let f16_stream = [1024, 2048, 8192].map(|width| (width, 1));
+    sets(&[64, 128, 384, 1024, 2048, 4096, 8192], &[1024, 2048, 8192])
+}
+
+pub(super) fn defines_backward() -> Vec<Vec<Define>> {
+    sets(&[64, 128, 384, 1024, 2048, 4096], &[1024, 2048])
+}
+
+fn sets(f32_stream: &[i64], f16_stream: &[i64]) -> Vec<Vec<Define>> {
+    let f32_stream = f32_stream.iter().map(|&width| (width, 0));
+    let f16_stream = f16_stream.iter().map(|&width| (width, 1));
     let of = |(width, half)| vec![("WIDTH", width), ("STREAM_F16", half)];
-    f32_stream.into_iter().chain(f16_stream).map(of).collect()
+    f32_stream.chain(f16_stream).map(of).collect()
 }
 
 /// AdaLN-Zero of a stream in f32 or f16 and a branch in f16 to an output in f16.
@@ -40,21 +51,8 @@ pub(crate) fn adaln_zero(
     let rows = op.int("x", images * tokens)?;
     let x = op.aligned("x", op.read("x", x, dtype)?)?;
 
-    // The kernel has one distance between the rows of a table.
-    let layout = |v: &Chunk| match *v.table.shape() {
-        [1, _] => 0,
-        [_, stride] => stride,
-        _ => unreachable!("the shape has been checked"),
-    };
-    let stride = layout(&shift);
-    let vectors = |arg, v: Chunk| {
-        if layout(&v) != stride {
-            let expected = "in a table with rows as long as those of `shift`, on a GPU";
-            return Err(Error::argument(OP, arg, expected, format!("{:?}", v.table.shape())));
-        }
-        let table = op.read(arg, v.table, DType::F32)?;
-        op.aligned(arg, table + (v.index * width * size_of::<f32>()) as u64)
-    };
+    let tables = Tables::like("shift", &shift);
+    let vectors = |arg, chunk| tables.vectors(&op, arg, chunk, width);
     let (y, gate) = match residual {
         Some(Residual { y, gate }) => {
             let y = op.aligned("y", op.read("y", y, DType::F16)?)?;
@@ -71,9 +69,126 @@ pub(crate) fn adaln_zero(
     let grid = [(images * tokens).div_ceil(per_block), 1, 1];
     let launch = Launch { grid, block: 128, shared: 0 };
     let defines = [("WIDTH", width as i64), ("STREAM_F16", is_f16(dtype))];
-    let (tokens, stride) = (op.int("x", tokens)?, op.int("shift", stride)?);
+    let (tokens, stride) = (op.int("x", tokens)?, op.int("shift", tables.stride)?);
     let args = args![x, y, gate, shift, scale, x_out, out, stats, rows, tokens, stride];
     // SAFETY: x, y, x_out and out have `rows` rows of WIDTH numbers, stats two numbers for each, and
     // the tables a row for each image, or one where `stride` is 0.
     unsafe { op.launch("adaln_zero", &defines, launch, &args) }
+}
+
+/// The gradients of AdaLN-Zero: `x` f32 or f16, what lies between operations f16, `dx`, the tables and
+/// their gradient f32.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn adaln_zero_backward(
+    x: TensorView,
+    stats: TensorView,
+    shift_index: usize,
+    scale: Chunk,
+    dout: TensorView,
+    dx: TensorViewMut,
+    residual: Option<ResidualBackward>,
+    dtable: TensorViewMut,
+) -> Result<()> {
+    const OP: &str = "adaln_zero_backward";
+    let op = Op::new(OP, "x", x.on_cuda())?;
+    let &[images, tokens, width] = x.shape() else { unreachable!("the shape has been checked") };
+    if !width.is_multiple_of(8) || width > WIDEST_BACKWARD {
+        let expected = format!("(B, N, D) with D a multiple of 8 up to {WIDEST_BACKWARD} on a GPU");
+        return Err(Error::shape(OP, "x", expected, x.shape()));
+    }
+    let dtype = x.dtype();
+    let x = op.aligned("x", op.read("x", x, dtype)?)?;
+    let dout = op.aligned("dout", op.read("dout", dout, DType::F16)?)?;
+    let stats = op.read("stats", stats, DType::F32)?;
+    let dx = op.aligned("dx", op.write("dx", dx, DType::F32)?)?;
+    let tables = Tables::like("scale", &scale);
+    let gate_index = residual.as_ref().map(|r| r.forward.gate.index);
+    let (y, gate, dy) = match residual {
+        Some(ResidualBackward { forward: Residual { y, gate }, dy }) => {
+            let y = op.aligned("y", op.read("y", y, DType::F16)?)?;
+            let dy = op.aligned("dy", op.write("dy", dy, DType::F16)?)?;
+            (Some(y), Some(tables.vectors(&op, "gate", gate, width)?), Some(dy))
+        }
+        None => (None, None, None),
+    };
+    let stride = op.int("scale", tables.stride)?;
+    let scale_index = scale.index;
+    let scale = tables.vectors(&op, "scale", scale, width)?;
+    let to_stride = dtable.shape()[1];
+    let to = op.write("dtable", dtable, DType::F32)?;
+
+    let slab = slab_rows(images * tokens);
+    let slabs = tokens.div_ceil(slab);
+    let sums = op.context.scratch(adaln_zero_backward_scratch(images, tokens, width))?;
+    let block = 32 * width.div_ceil(256) as u32;
+    let launch = Launch { grid: [slabs, images, 1], block, shared: 0 };
+    let defines = [("WIDTH", width as i64), ("STREAM_F16", is_f16(dtype))];
+    let (n, rows) = (op.int("x", tokens)?, op.int("x", slab)?);
+    let args = args![x, stats, y, gate, scale, dout, dx, dy, sums, n, rows, stride];
+    // SAFETY: x, dout, dx, y and dy have a row of WIDTH numbers for each token, stats two numbers, the
+    // tables a row for each image, or one where `stride` is 0, and sums three rows for each slab.
+    unsafe { op.launch(OP, &defines, launch, &args)? };
+    let vectors = [Some(shift_index), Some(scale_index), gate_index];
+    for (vector, index) in vectors.into_iter().enumerate() {
+        let Some(index) = index else { continue };
+        let bytes = |numbers: usize| (numbers * size_of::<f32>()) as u64;
+        let of = Slabs {
+            address: sums + bytes(vector * width),
+            dtype: DType::F32,
+            rows: images * slabs,
+            columns: width,
+            stride: 3 * width,
+            slab: slabs,
+        };
+        // SAFETY: the kernel has written these rows; dtable has a row for each image.
+        unsafe { column_sums(&op, of, to + bytes(index * width), to_stride, false)? };
+    }
+    Ok(())
+}
+
+/// Scratch bytes of [`adaln_zero_backward`].
+pub(crate) fn adaln_zero_backward_scratch(images: usize, tokens: usize, width: usize) -> usize {
+    images * tokens.div_ceil(slab_rows(images * tokens)) * 3 * width * size_of::<f32>()
+}
+
+/// Rows of a slab, for so many in all: fewer where few blocks would have work.
+fn slab_rows(rows: usize) -> usize {
+    match rows {
+        0..2048 => 8,
+        2048..8192 => 16,
+        _ => 32,
+    }
+}
+
+/// Tables of modulation vectors with rows equally far apart, as the kernels want them.
+struct Tables {
+    first: &'static str,
+    /// Numbers between rows; 0 where images share one.
+    stride: usize,
+}
+
+impl Tables {
+    fn like(first: &'static str, chunk: &Chunk) -> Self {
+        Self { first, stride: Self::stride(chunk) }
+    }
+
+    fn stride(chunk: &Chunk) -> usize {
+        match *chunk.table.shape() {
+            [1, _] => 0,
+            [_, stride] => stride,
+            _ => unreachable!("the shape has been checked"),
+        }
+    }
+
+    /// The address of a chunk's first vector.
+    fn vectors(&self, op: &Op, arg: &'static str, chunk: Chunk, width: usize) -> Result<u64> {
+        if Self::stride(&chunk) != self.stride {
+            let expected =
+                format!("in a table with rows as long as those of `{}`, on a GPU", self.first);
+            let got = format!("{:?}", chunk.table.shape());
+            return Err(Error::argument(op.name, arg, expected, got));
+        }
+        let table = op.read(arg, chunk.table, DType::F32)?;
+        op.aligned(arg, table + (chunk.index * width * size_of::<f32>()) as u64)
+    }
 }

@@ -1,5 +1,6 @@
-//! `kernels/add_position.cu`.
+//! `kernels/add_position.cu`, and its gradient.
 
+use super::column_sums::{Slabs, column_sums};
 use super::{Op, is_f16};
 use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
@@ -28,4 +29,16 @@ pub(crate) fn add_position(
     let defines = [("STREAM_F16", is_f16(dtype))];
     // SAFETY: tokens and x have `size` numbers for each image, position has them once.
     unsafe { op.launch("add_position", &defines, launch, &args![tokens, position, x, size]) }
+}
+
+/// dposition += Σ over images of dx, in f32.
+pub(crate) fn add_position_backward(dx: TensorView, dposition: TensorViewMut) -> Result<()> {
+    let op = Op::new("add_position_backward", "dx", dx.on_cuda())?;
+    let (rows, columns) = (dx.shape()[0], dposition.len());
+    let address = op.read("dx", dx, DType::F32)?;
+    let to = op.write("dposition", dposition, DType::F32)?;
+    let slab = rows.max(1);
+    let of = Slabs { address, dtype: DType::F32, rows, columns, stride: columns, slab };
+    // SAFETY: dx has `rows` rows of `columns` numbers, dposition one.
+    unsafe { column_sums(&op, of, to, columns, true) }
 }

@@ -1,4 +1,4 @@
-//! `kernels/attention.cu` and `kernels/attention_tiled.cu`.
+//! `kernels/attention.cu`, `kernels/attention_tiled.cu`, and `kernels/attention_backward_*.cu`.
 
 use super::Op;
 use crate::cuda::launch::{Define, Launch, args};
@@ -11,10 +11,10 @@ const BUCKETS: [usize; 6] = [32, 64, 96, 128, 192, 256];
 pub(crate) const LARGEST_HEAD: usize = BUCKETS[BUCKETS.len() - 1];
 /// The most tokens that networks may have.
 pub(crate) const MOST_TOKENS: usize = 4096;
-/// The most tokens whose scores fit in a block's registers.
+/// Tokens whose scores fit in a block's registers.
 const TOKENS: usize = 256;
-/// Queries of a block.
-const QUERIES: usize = 64;
+/// Queries of a block, or keys.
+const ROWS: usize = 64;
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
     let of =
@@ -26,29 +26,56 @@ pub(super) fn defines_tiled() -> Vec<Vec<Define>> {
     BUCKETS.iter().map(|&size| vec![("HEAD_SIZE", size as i64)]).collect()
 }
 
+/// Sizes of an attention, as kernels take them.
+struct Sizes {
+    images: usize,
+    tokens: usize,
+    heads: usize,
+    size: usize,
+    bucket: usize,
+}
+
+impl Sizes {
+    /// Of packed QKV (B, N, 3, H, d).
+    fn of(op: &Op, qkv: &TensorView) -> Result<Self> {
+        let &[images, tokens, _, heads, size] = qkv.shape() else {
+            unreachable!("the shape has been checked")
+        };
+        let bucket = BUCKETS.into_iter().find(|&bucket| size <= bucket);
+        let Some(bucket) = bucket.filter(|_| size.is_multiple_of(8)) else {
+            let expected = "(B, N, 3, H, d) with d a multiple of 8 up to 256 on a GPU";
+            return Err(Error::shape(op.name, "qkv", expected, qkv.shape()));
+        };
+        op.int("qkv", tokens * 3 * heads * size)?;
+        Ok(Self { images, tokens, heads, size, bucket })
+    }
+
+    fn grid(&self) -> [usize; 3] {
+        [self.tokens.div_ceil(ROWS), self.heads, self.images]
+    }
+
+    fn ints(&self) -> [i32; 3] {
+        [self.tokens, self.heads, self.size].map(|n| n as i32)
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.size as f32).sqrt()
+    }
+}
+
 /// Attention in f16 from packed QKV (B, N, 3, H, d); lse is f32.
 pub(crate) fn attention(
     qkv: TensorView,
     out: TensorViewMut,
     lse: Option<TensorViewMut>,
 ) -> Result<()> {
-    const OP: &str = "attention";
-    let op = Op::new(OP, "qkv", qkv.on_cuda())?;
-    let &[images, tokens, _, heads, size] = qkv.shape() else {
-        unreachable!("the shape has been checked")
-    };
-    let bucket = BUCKETS.into_iter().find(|&bucket| size <= bucket);
-    let Some(bucket) = bucket.filter(|_| size.is_multiple_of(8)) else {
-        let expected = "(B, N, 3, H, d) with d a multiple of 8 up to 256 on a GPU";
-        return Err(Error::shape(OP, "qkv", expected, qkv.shape()));
-    };
-    op.int("qkv", tokens * 3 * heads * size)?;
+    let op = Op::new("attention", "qkv", qkv.on_cuda())?;
+    let sizes = Sizes::of(&op, &qkv)?;
     let qkv = op.aligned("qkv", op.read("qkv", qkv, DType::F16)?)?;
     let out = op.aligned("out", op.write("out", out, DType::F16)?)?;
     let lse = lse.map(|v| op.write("lse", v, DType::F32)).transpose()?;
-    let grid = [tokens.div_ceil(QUERIES), heads, images];
-    let scale = 1.0 / (size as f32).sqrt();
-    let (n, h, d) = (tokens as i32, heads as i32, size as i32);
+    let ([n, h, d], scale, grid) = (sizes.ints(), sizes.scale(), sizes.grid());
+    let Sizes { tokens, size, bucket, .. } = sizes;
     let args = args![qkv, out, lse, n, h, d, scale];
     let head_size = ("HEAD_SIZE", bucket as i64);
     // SAFETY: qkv, out and lse have these sizes, and the kernel's constants fit them.
@@ -59,9 +86,57 @@ pub(crate) fn attention(
             op.launch("attention", &[head_size, all], launch, &args)
         } else {
             let keys = if bucket > 128 { 32 } else { 64 };
-            let shared = (2 * bucket * (QUERIES + 2 * keys)) as u32;
+            let shared = (2 * bucket * (ROWS + 2 * keys)) as u32;
             let launch = Launch { grid, block: 128, shared };
             op.launch("attention_tiled", &[head_size], launch, &args)
         }
     }
+}
+
+/// The gradient of attention, all in f16 but lse.
+pub(crate) fn attention_backward(
+    qkv: TensorView,
+    out: TensorView,
+    lse: TensorView,
+    dout: TensorView,
+    dqkv: TensorViewMut,
+) -> Result<()> {
+    let op = Op::new("attention_backward", "qkv", qkv.on_cuda())?;
+    let sizes = Sizes::of(&op, &qkv)?;
+    let qkv = op.aligned("qkv", op.read("qkv", qkv, DType::F16)?)?;
+    let out = op.aligned("out", op.read("out", out, DType::F16)?)?;
+    let lse = op.read("lse", lse, DType::F32)?;
+    let dout = op.aligned("dout", op.read("dout", dout, DType::F16)?)?;
+    let dqkv = op.aligned("dqkv", op.write("dqkv", dqkv, DType::F16)?)?;
+    let ([n, h, d], scale, grid) = (sizes.ints(), sizes.scale(), sizes.grid());
+    let Sizes { images, tokens, heads, size, .. } = sizes;
+    let deltas = deltas(images, tokens, heads);
+    let delta = op.context.scratch(attention_backward_scratch(images, tokens, heads, size))?;
+    let sums = delta + 4 * deltas as u64;
+    let for_q = args![qkv, out, lse, dout, dqkv, delta, sums, n, h, d, scale];
+    let for_kv = args![qkv, lse, dout, delta, dqkv, sums, n, h, d, scale];
+    let launch = |shared| Launch { grid, block: 128, shared };
+    // SAFETY: the tensors have these sizes, and the scratch has room for delta and sums.
+    unsafe {
+        op.launch("attention_backward_q", &[], launch(41_472), &for_q)?;
+        op.launch("attention_backward_kv", &[], launch(43_008), &for_kv)
+    }
+}
+
+/// Scratch bytes of [`attention_backward`]: a number for each query of each head, and what blocks keep from
+/// one tile to the next.
+pub(crate) fn attention_backward_scratch(
+    images: usize,
+    tokens: usize,
+    heads: usize,
+    size: usize,
+) -> usize {
+    let kept = if tokens <= TOKENS { 0 } else { 2 * size.div_ceil(32) * ROWS * 32 };
+    let blocks = images * heads * tokens.div_ceil(ROWS);
+    4 * (deltas(images, tokens, heads) + kept * blocks)
+}
+
+/// Numbers of each query of each head, and a few that keep what follows aligned.
+fn deltas(images: usize, tokens: usize, heads: usize) -> usize {
+    (images * heads * tokens).next_multiple_of(4)
 }

@@ -1,28 +1,40 @@
-//! Linear layers, by cuBLASLt.
+//! Linear layers, by cuBLASLt, with `kernels/to_f16.cu`.
 
 use super::Op;
-use crate::cuda::gemm::{Operands, Product};
+use super::column_sums::{Slabs, column_sums};
+use crate::cuda::gemm::{Form, Gelu, Operands, Product};
+use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// y = activation(x · weightᵀ + bias + skip): x and weight f16, y f16 or f32, bias and skip of y's type.
+/// Rows of which a bias's gradient is first summed.
+const SLAB: usize = 256;
+
+/// y = activation(x · weightᵀ + bias + skip): x and weight f16, y f16 or f32, bias and skip of y's type,
+/// before_activation f16 as y must then be.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn linear(
     x: TensorView,
     weight: TensorView,
     bias: Option<TensorView>,
     activation: Activation,
+    before_activation: Option<TensorViewMut>,
     skip: Option<TensorView>,
     y: TensorViewMut,
     (m, k, n): (usize, usize, usize),
 ) -> Result<()> {
     const OP: &str = "linear";
     let op = Op::new(OP, "x", x.on_cuda())?;
-    let gelu = match activation {
-        Activation::None => false,
-        Activation::Gelu => true,
-        other => {
+    let gelu = match (activation, &before_activation) {
+        (Activation::None, None) => Gelu::None,
+        (Activation::Gelu, None) => Gelu::Applied,
+        (Activation::Gelu, Some(_)) => Gelu::Kept,
+        (Activation::None, Some(_)) => {
+            let expected = "none without an activation, on a GPU";
+            return Err(Error::argument(OP, "before_activation", expected, "some"));
+        }
+        (other, _) => {
             let expected = "none or GELU on a GPU";
             return Err(Error::argument(OP, "activation", expected, format!("{other:?}")));
         }
@@ -30,8 +42,9 @@ pub(crate) fn linear(
     if k == 0 {
         return Err(Error::shape(OP, "x", "(…, K ≥ 1)", x.shape()));
     }
-    let dtype = y.dtype();
+    let dtype = if gelu == Gelu::Kept { DType::F16 } else { y.dtype() };
     let product = Product {
+        form: Form::Output,
         m,
         n,
         k,
@@ -41,14 +54,145 @@ pub(crate) fn linear(
         skip: skip.is_some(),
     };
     let skip = skip.map(|skip| op.read("skip", skip, dtype)).transpose()?;
-    let y_at = op.write("y", y, dtype)?;
+    let kept = match before_activation {
+        Some(kept) => {
+            check_kept(&op, "before_activation", kept.shape())?;
+            op.aligned("before_activation", op.write("before_activation", kept, DType::F16)?)?
+        }
+        None => 0,
+    };
+    let y = op.write("y", y, dtype)?;
     let operands = Operands {
-        x: op.read("x", x, DType::F16)?,
-        weight: op.read("weight", weight, DType::F16)?,
+        left: op.read("weight", weight, DType::F16)?,
+        right: op.read("x", x, DType::F16)?,
         bias: bias.map_or(Ok(0), |bias| op.read("bias", bias, dtype))?,
-        skip: skip.unwrap_or(y_at),
-        y: y_at,
+        kept,
+        skip: skip.unwrap_or(y),
+        result: y,
     };
     // SAFETY: the operands have the product's shapes and types.
     unsafe { op.context.gemm()?.run(op.context, product, operands) }
+}
+
+/// dx = (dy · weight) ∘ GELU′(gelu_input): dy f32 (then rounded) or f16, weight f16, dx f16 or f32;
+/// gelu_input f16, as dx must then be.
+pub(crate) fn linear_backward_input(
+    dy: TensorView,
+    weight: TensorView,
+    gelu_input: Option<TensorView>,
+    dx: TensorViewMut,
+    (m, k, n): (usize, usize, usize),
+) -> Result<()> {
+    const OP: &str = "linear_backward_input";
+    let op = Op::new(OP, "dy", dy.on_cuda())?;
+    if n == 0 {
+        return Err(Error::shape(OP, "dy", "(…, N ≥ 1)", dy.shape()));
+    }
+    let dtype = if gelu_input.is_some() { DType::F16 } else { dx.dtype() };
+    let product = Product {
+        form: Form::InputGradient,
+        m,
+        n,
+        k,
+        wide: dtype == DType::F32,
+        bias: false,
+        gelu: if gelu_input.is_some() { Gelu::Slope } else { Gelu::None },
+        skip: false,
+    };
+    let kept = match gelu_input {
+        Some(at) => {
+            check_kept(&op, "gelu_input", at.shape())?;
+            op.aligned("gelu_input", op.read("gelu_input", at, DType::F16)?)?
+        }
+        None => 0,
+    };
+    let dx = op.write("dx", dx, dtype)?;
+    let left = op.read("weight", weight, DType::F16)?;
+    let operands = Operands { left, right: halves(&op, dy)?, bias: 0, kept, skip: dx, result: dx };
+    // SAFETY: the operands have the product's shapes and types.
+    unsafe { op.context.gemm()?.run(op.context, product, operands) }
+}
+
+/// dweight += dyᵀ · x and dbias += Σ dy over rows, both f32: dy f32 (then rounded for the product) or
+/// f16, x f16.
+pub(crate) fn linear_backward_weight(
+    dy: TensorView,
+    x: TensorView,
+    dweight: TensorViewMut,
+    dbias: Option<TensorViewMut>,
+    (m, k, n): (usize, usize, usize),
+) -> Result<()> {
+    const OP: &str = "linear_backward_weight";
+    let op = Op::new(OP, "dy", dy.on_cuda())?;
+    let product = Product {
+        form: Form::WeightGradient,
+        m,
+        n,
+        k,
+        wide: true,
+        bias: false,
+        gelu: Gelu::None,
+        skip: true,
+    };
+    let left = op.read("x", x, DType::F16)?;
+    let dweight = op.write("dweight", dweight, DType::F32)?;
+    let dbias = dbias.map(|dbias| op.write("dbias", dbias, DType::F32)).transpose()?;
+    let right = halves(&op, dy)?;
+    let operands = Operands { left, right, bias: 0, kept: 0, skip: dweight, result: dweight };
+    // SAFETY: the operands have the product's shapes and types.
+    unsafe { op.context.gemm()?.run(op.context, product, operands)? };
+    let Some(dbias) = dbias.filter(|_| m > 0) else { return Ok(()) };
+    let dtype = dy.dtype();
+    let address = op.read("dy", dy, dtype)?;
+    let all = Slabs { address, dtype, rows: m, columns: n, stride: n, slab: SLAB };
+    if m <= SLAB {
+        // SAFETY: dy has m rows of n numbers, dbias one.
+        return unsafe { column_sums(&op, all, dbias, n, true) };
+    }
+    let slabs = m.div_ceil(SLAB);
+    let address = op.context.scratch(bias_scratch(m, n))?;
+    let sums =
+        Slabs { address, dtype: DType::F32, rows: slabs, columns: n, stride: n, slab: slabs };
+    // SAFETY: dy has m rows of n numbers, the scratch one for each slab, dbias one.
+    unsafe {
+        column_sums(&op, all, address, n, false)?;
+        column_sums(&op, sums, dbias, n, true)
+    }
+}
+
+/// The address of `dy` in f16, rounded if it is f32.
+fn halves(op: &Op, dy: TensorView) -> Result<u64> {
+    if dy.dtype() == DType::F16 {
+        return op.read("dy", dy, DType::F16);
+    }
+    let count = dy.len();
+    let n = op.int("dy", count)?;
+    let from = op.aligned("dy", op.read("dy", dy, DType::F32)?)?;
+    let to = op.context.scratch(rounding_scratch(count))?;
+    let launch = Launch { grid: [count.div_ceil(2048), 1, 1], block: 256, shared: 0 };
+    // SAFETY: both have n numbers.
+    unsafe { op.launch("to_f16", &[], launch, &args![from, to, n])? };
+    Ok(to)
+}
+
+/// Scratch bytes for the gradient of a layer's weight and bias where `dy` (m, n) is f32 or f16.
+pub(crate) fn linear_backward_scratch(m: usize, n: usize, dy: DType) -> usize {
+    let rounding = if dy == DType::F32 { rounding_scratch(m * n) } else { 0 };
+    rounding.max(bias_scratch(m, n))
+}
+
+fn rounding_scratch(count: usize) -> usize {
+    count * DType::F16.size()
+}
+
+fn bias_scratch(m: usize, n: usize) -> usize {
+    if m <= SLAB { 0 } else { m.div_ceil(SLAB) * n * size_of::<f32>() }
+}
+
+/// Checks what cuBLASLt asks of what GELU is applied to.
+fn check_kept(op: &Op, arg: &'static str, shape: &[usize]) -> Result<()> {
+    match shape.last() {
+        Some(last) if last.is_multiple_of(8) => Ok(()),
+        _ => Err(Error::shape(op.name, arg, "(…, a multiple of 8) on a GPU", shape)),
+    }
 }

@@ -1,6 +1,8 @@
 //! Operations on a GPU, one file each under the name of the operation. Shapes have been checked by
 //! [`crate::ops`]; here are checked devices, types, alignment, and what the kernels cannot do.
 
+use std::sync::MutexGuard;
+
 use super::context::Context;
 use super::launch::{Arg, Define, Launch};
 use super::memory::Slice;
@@ -8,14 +10,20 @@ use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, TensorView, TensorViewMut};
 
 mod adaln_zero;
+mod adamw;
+mod add_noise;
 mod add_position;
 mod attention;
 mod channel_gate;
 mod channel_mean;
+mod column_sums;
+mod denoising_loss;
 mod depthwise_conv2d;
 mod gather_features;
+mod gelu;
 mod inversion_step;
 mod linear;
+mod normal;
 mod patchify;
 mod resize_bilinear;
 mod score;
@@ -23,33 +31,47 @@ mod silu;
 mod stem_conv;
 mod timestep_embedding;
 
-pub(crate) use adaln_zero::{WIDEST, adaln_zero};
-pub(crate) use add_position::add_position;
-pub(crate) use attention::{LARGEST_HEAD, MOST_TOKENS, attention};
+pub(crate) use adaln_zero::{
+    WIDEST, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch,
+};
+pub(crate) use adamw::{adamw, global_norm, global_norm_scratch};
+pub(crate) use add_noise::add_noise;
+pub(crate) use add_position::{add_position, add_position_backward};
+pub(crate) use attention::{
+    LARGEST_HEAD, MOST_TOKENS, attention, attention_backward, attention_backward_scratch,
+};
 pub(crate) use channel_gate::channel_gate;
 pub(crate) use channel_mean::channel_mean;
+pub(crate) use denoising_loss::denoising_loss;
 pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use gather_features::gather_features;
+pub(crate) use gelu::gelu;
 pub(crate) use inversion_step::inversion_step;
-pub(crate) use linear::linear;
+pub(crate) use linear::{
+    linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
+};
+pub(crate) use normal::normal;
 pub(crate) use patchify::{patchify, unpatchify};
 pub(crate) use resize_bilinear::resize_bilinear;
 pub(crate) use score::score;
-pub(crate) use silu::silu;
+pub(crate) use silu::{silu, silu_backward};
 pub(crate) use stem_conv::stem_conv;
-pub(crate) use timestep_embedding::timestep_embedding;
+pub(crate) use timestep_embedding::{TIMESTEP_TABLE_BYTES, timestep_embedding};
 
 /// The sets of constants that the operations compile a kernel with.
 pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
     let flag = |name| vec![vec![(name, 0)], vec![(name, 1)]];
     match kernel {
         "adaln_zero" => adaln_zero::defines(),
+        "adaln_zero_backward" => adaln_zero::defines_backward(),
+        "adamw" => flag("MOMENTS_BF16"),
         "add_position" => flag("STREAM_F16"),
         "attention" => attention::defines(),
         "attention_tiled" => attention::defines_tiled(),
+        "column_sums" | "silu" | "silu_backward" => flag("INPUT_F16"),
         "depthwise_conv2d" => depthwise_conv2d::defines(),
         "gather_features" => flag("FEATURES_F16"),
-        "silu" => flag("INPUT_F16"),
+        "patchify" => flag("GRID_F16"),
         "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),
         _ => vec![vec![]],
     }
@@ -59,13 +81,18 @@ pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
 struct Op<'a> {
     name: &'static str,
     context: &'a Context,
+    /// The kernels of an operation may leave scratch memory to each other.
+    _queueing: MutexGuard<'a, ()>,
 }
 
 impl<'a> Op<'a> {
     /// The operation `name` on the GPU that `first` is on.
     fn new(name: &'static str, arg: &'static str, first: Option<Slice<'a>>) -> Result<Self> {
         match first {
-            Some(slice) => Ok(Self { name, context: slice.context() }),
+            Some(slice) => {
+                let context = slice.context();
+                Ok(Self { name, context, _queueing: context.queueing() })
+            }
             None => {
                 Err(Error::Device { op: name, arg, expected: Device::Cuda(0), got: Device::Cpu })
             }

@@ -1,12 +1,12 @@
 //! `kernels/patchify.cu` and `kernels/unpatchify.cu`.
 
-use super::Op;
+use super::{Op, is_f16};
 use crate::cuda::launch::{Arg, Launch, args};
 use crate::error::Result;
 use crate::ops::PatchOrder;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// A grid in f32 as patches in f16.
+/// A grid in f32 or f16 as patches in f16.
 pub(crate) fn patchify(
     grid: TensorView,
     patches: TensorViewMut,
@@ -15,12 +15,13 @@ pub(crate) fn patchify(
 ) -> Result<()> {
     let op = Op::new("patchify", "grid", grid.on_cuda())?;
     let (launch, sizes) = launch(&op, grid.shape(), patch, order)?;
-    let grid = op.read("grid", grid, DType::F32)?;
+    let dtype = grid.dtype();
+    let grid = op.read("grid", grid, dtype)?;
     let patches = op.write("patches", patches, DType::F16)?;
     let [side, patch, channels, last] = sizes;
     let args = args![grid, patches, side, patch, channels, last];
     // SAFETY: both have as many numbers, in the shapes that the sizes say.
-    unsafe { op.launch("patchify", &[], launch, &args) }
+    unsafe { op.launch("patchify", &[("GRID_F16", is_f16(dtype))], launch, &args) }
 }
 
 /// Patches as a grid, both in f16.

@@ -5,6 +5,9 @@ use crate::cuda::launch::{Launch, args};
 use crate::error::Result;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
+/// Bytes of the table of frequencies.
+pub(crate) const TIMESTEP_TABLE_BYTES: usize = 128 * size_of::<f32>();
+
 /// The embedding of timesteps (f32) in f16, with the frequencies whose bits these are.
 pub(crate) fn timestep_embedding(
     t: TensorView,

@@ -85,7 +85,7 @@ impl Convolution {
         let [outputs, inputs] = *self.weight.shape() else { unreachable!("weights have two axes") };
         let sizes = (x.len() / inputs, inputs, outputs);
         let (weight, bias) = (self.weight.view(), Some(self.bias.view()));
-        cuda::ops::linear(x, weight, bias, Activation::None, skip, y, sizes)
+        cuda::ops::linear(x, weight, bias, Activation::None, None, skip, y, sizes)
     }
 }
 

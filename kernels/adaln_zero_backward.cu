@@ -1,0 +1,109 @@
+// dx += (g − mean(g) − x̂·mean(g·x̂))/σ with g = dout·(1 + scale), x̂ = (x − μ)/σ;  dy = gate·dx;
+// and of the rows of a slab the sums of dout (dshift), dout·x̂ (dscale) and dx·y (dgate)
+//
+// x:      the residual stream after the residual, f32 (fp16 with STREAM_F16), (B, N, D)
+// stats:  f32 (B, N, 2), mean μ and 1/σ of each row
+// y:      the branch's output, fp16 (B, N, D); null: no residual, and neither gate, dy nor dgate
+// gate, scale:  f32, D numbers per image, image b's at b·table_stride from the pointer; table_stride 0 where all
+//         images share a row
+// dout:   fp16 (B, N, D)
+// dx:     f32 (B, N, D), on entry the gradient that reaches x by other ways
+// dy:     fp16 (B, N, D); null where y is null
+// sums:   f32 (B, slabs, 3, D): dshift, dscale, dgate; dgate is not written where y is null
+// Sizes: tokens = N; slab: rows of a slab, fewer in an image's last.
+//
+// Grid (slabs of an image, B), block 32·⌈D/256⌉, static shared memory 16·⌈D/256⌉ bytes.
+// Computes and accumulates in f32, in an order that depends on the sizes alone. dx is read and written, dy and sums
+// are written.
+//
+// WIDTH       D, a multiple of 8 up to 4096.
+// STREAM_F16  1: x is fp16; 0: f32.
+// Limits: all pointers but stats aligned to 16 bytes; table_stride a multiple of 4; B at most 65535.
+//
+// A thread has eight columns and keeps their three sums in registers; rows follow one another, with one barrier each.
+#include "include/device.cuh"
+#include "include/vector.cuh"
+
+#if !defined(WIDTH) || !defined(STREAM_F16)
+#error "adaln_zero_backward needs WIDTH and STREAM_F16"
+#endif
+
+#if STREAM_F16
+typedef h16 Stream;
+#else
+typedef float Stream;
+#endif
+
+const int WARPS = (WIDTH + 255) / 256;
+
+static_assert(WIDTH > 0 && WIDTH % 8 == 0 && WIDTH <= 4096, "WIDTH is a multiple of 8 up to 4096");
+
+KERNEL void LAUNCH_BOUNDS(32 * WARPS, WARPS > 8 ? 1 : 16 / WARPS)
+adaln_zero_backward(const Stream* __restrict__ x, const float* __restrict__ stats,
+                    const h16* __restrict__ y, const float* __restrict__ gate,
+                    const float* __restrict__ scale, const h16* __restrict__ dout, float* dx, h16* dy,
+                    float* sums, int tokens, int slab, int table_stride) {
+    // Two, so that one barrier for each row is enough.
+    SHARED(float, partial[2][WARPS][2]);
+    const int warp = threadIdx.x / 32, column = threadIdx.x * 8;
+    const bool active = column < WIDTH;
+    const int first = blockIdx.x * slab, end = tokens - first < slab ? tokens : first + slab;
+    float factor[8] = {}, branch_factor[8] = {}, dshift[8] = {}, dscale[8] = {}, dgate[8] = {};
+    if (active) {
+        const int64_t table = (int64_t)blockIdx.y * table_stride + column;
+        load8(scale + table, factor);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) factor[e] += 1.0f;
+        if (y) load8(gate + table, branch_factor);
+    }
+#pragma unroll 1
+    for (int token = first; token < end; ++token) {
+        const int64_t row = (int64_t)blockIdx.y * tokens + token, at = row * WIDTH + column;
+        const float mean = stats[2 * row], inverse = stats[2 * row + 1];
+        float normalised[8] = {}, g[8] = {}, sum = 0.0f, product = 0.0f;
+        if (active) {
+            load8_streaming(x + at, normalised);
+            load8_streaming(dout + at, g);
+#pragma unroll
+            for (int e = 0; e < 8; ++e) {
+                normalised[e] = (normalised[e] - mean) * inverse;
+                dshift[e] += g[e];
+                dscale[e] += g[e] * normalised[e];
+                g[e] *= factor[e];
+                sum += g[e];
+                product += g[e] * normalised[e];
+            }
+        }
+        sum = warp_sum(sum);
+        product = warp_sum(product);
+        float(&of_row)[WARPS][2] = partial[token & 1];
+        if (threadIdx.x % 32 == 0) of_row[warp][0] = sum, of_row[warp][1] = product;
+        __syncthreads();
+        sum = product = 0.0f;
+#pragma unroll
+        for (int i = 0; i < WARPS; ++i) sum += of_row[i][0], product += of_row[i][1];
+        sum *= 1.0f / WIDTH;
+        product *= 1.0f / WIDTH;
+        if (!active) continue;
+        float d[8];
+        load8(dx + at, d);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) d[e] += inverse * (g[e] - sum - normalised[e] * product);
+        store8(dx + at, d);
+        if (!y) continue;
+        float branch[8];
+        load8_streaming(y + at, branch);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+            dgate[e] += d[e] * branch[e];
+            d[e] *= branch_factor[e];
+        }
+        store8(dy + at, d);
+    }
+    if (!active) return;
+    float* to = sums + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * 3 * WIDTH + column;
+    store8(to, dshift);
+    store8(to + WIDTH, dscale);
+    if (y) store8(to + 2 * WIDTH, dgate);
+}
+REGISTER_KERNEL(adaln_zero_backward)

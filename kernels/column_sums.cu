@@ -1,0 +1,49 @@
+// y[s] = Σ of the rows of slab s of a matrix, or y[s] += that sum
+//
+// x:  f32 (fp16 with INPUT_F16), rows of `columns` numbers that begin `stride` numbers apart
+// y:  f32, a row of `columns` numbers for each slab, which begin `y_stride` numbers apart
+// Sizes: rows of x in all; slab: rows of a slab, fewer in the last.
+//
+// Grid (⌈columns/32⌉, slabs), block 256, static shared memory 1024 bytes.
+// Accumulates in f32, in an order that depends on the sizes alone. y is written, or with `accumulate` added to.
+//
+// INPUT_F16  1: x is fp16; 0: f32.
+// Limits: at most 65535 slabs.
+//
+// A warp reads 32 neighbouring columns of every eighth row.
+#include "include/device.cuh"
+#include "include/vector.cuh"
+
+#if !defined(INPUT_F16)
+#error "column_sums needs INPUT_F16"
+#endif
+
+#if INPUT_F16
+typedef h16 Input;
+#else
+typedef float Input;
+#endif
+
+const int WARPS = 8;
+
+KERNEL void LAUNCH_BOUNDS(32 * WARPS, 6)
+column_sums(const Input* x, float* y, int rows, int columns, int stride, int slab, int y_stride,
+            int accumulate) {
+    SHARED(float, sums[WARPS][32]);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
+    const int first = blockIdx.y * slab, end = rows - first < slab ? rows : first + slab;
+    float sum = 0.0f;
+    if (column < columns) {
+#pragma unroll 4
+        for (int row = first + warp; row < end; row += WARPS) sum += load1(x + (int64_t)row * stride + column);
+    }
+    sums[warp][lane] = sum;
+    __syncthreads();
+    if (warp > 0 || column >= columns) return;
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; ++i) total += sums[i][lane];
+    float* to = y + (int64_t)blockIdx.y * y_stride + column;
+    *to = accumulate ? *to + total : total;
+}
+REGISTER_KERNEL(column_sums)

@@ -1,0 +1,36 @@
+// loss[b] = w[b]·mean((p − target)²) over image b, target = a[b]·x0 + s[b]·noise, and dp = slope[b]·(p − target)
+//
+// p:          the prediction, fp16 (B, …)
+// x0, noise:  f32 (B, …)
+// a, s, w, slope:  f32 (B)
+// loss:       f32 (B)
+// dp:         fp16 (B, …); may be null
+// Sizes: size = numbers of an image.
+//
+// Grid B, block 512, a block per image, static shared memory 64 bytes.
+// Computes and accumulates in f32, in an order that depends on the sizes alone. loss and dp are written.
+//
+// Defines: none.
+// Limits: size at least 1.
+#include "include/device.cuh"
+
+const int WARPS = 16;
+
+KERNEL void LAUNCH_BOUNDS(32 * WARPS, 2)
+denoising_loss(const h16* p, const float* x0, const float* noise, const float* a, const float* s,
+               const float* w, const float* slope, float* loss, h16* dp, int size) {
+    SHARED(float, scratch[WARPS]);
+    const float signal = a[blockIdx.x], spread = s[blockIdx.x], factor = slope[blockIdx.x];
+    const int64_t image = (int64_t)blockIdx.x * size;
+    float squares = 0.0f;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < size; i += 32 * WARPS) {
+        const int64_t at = image + i;
+        const float difference = to_f32(p[at]) - (signal * x0[at] + spread * noise[at]);
+        squares += difference * difference;
+        if (dp) dp[at] = to_h16(factor * difference);
+    }
+    const float sum = block_sum<WARPS>(squares, scratch);
+    if (threadIdx.x == 0) loss[blockIdx.x] = w[blockIdx.x] * (sum / size);
+}
+REGISTER_KERNEL(denoising_loss)

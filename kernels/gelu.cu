@@ -1,0 +1,28 @@
+// y = GELU(x) = x·σ(2u), u = √(2/π)(x + 0.044715x³), the tanh form
+//
+// x:  fp16, any shape
+// y:  fp16, of as many numbers
+// Sizes: n numbers.
+//
+// Grid ⌈n/2048⌉, block 256, no shared memory.
+// Computes in f32. y is written.
+//
+// Defines: none.
+// Limits: n a multiple of 8, below 2³¹; both pointers aligned to 16 bytes.
+#include "include/activation.cuh"
+#include "include/device.cuh"
+#include "include/vector.cuh"
+
+KERNEL void LAUNCH_BOUNDS(256, 4) gelu(const h16* x, h16* y, int n) {
+    const int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
+    if (i >= n) return;
+    float v[8];
+    load8(x + i, v);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+        const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
+        v[e] *= sigmoid(2.0f * u);
+    }
+    store8(y + i, v);
+}
+REGISTER_KERNEL(gelu)

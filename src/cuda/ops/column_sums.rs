@@ -1,0 +1,42 @@
+//! `kernels/column_sums.cu`, a part of other operations.
+
+use super::{Op, is_f16};
+use crate::cuda::launch::{Launch, args};
+use crate::error::Result;
+use crate::tensor::DType;
+
+/// A matrix in f32 or f16, cut into slabs of rows.
+pub(super) struct Slabs {
+    pub address: u64,
+    pub dtype: DType,
+    pub rows: usize,
+    pub columns: usize,
+    /// Numbers between the beginnings of rows.
+    pub stride: usize,
+    /// Rows of a slab.
+    pub slab: usize,
+}
+
+/// Writes or adds the sums of each slab's columns, in f32, to the row of `to` whose numbers begin
+/// `to_stride` apart.
+///
+/// # Safety
+/// The memory is there.
+pub(super) unsafe fn column_sums(
+    op: &Op,
+    of: Slabs,
+    to: u64,
+    to_stride: usize,
+    accumulate: bool,
+) -> Result<()> {
+    let Slabs { address, dtype, rows, columns, stride, slab } = of;
+    let launch =
+        Launch { grid: [columns.div_ceil(32), rows.div_ceil(slab), 1], block: 256, shared: 0 };
+    let int = |value| op.int("columns", value);
+    let (rows, columns, stride) = (int(rows)?, int(columns)?, int(stride)?);
+    let (slab, to_stride) = (int(slab)?, int(to_stride)?);
+    let defines = [("INPUT_F16", is_f16(dtype))];
+    let args = args![address, to, rows, columns, stride, slab, to_stride, i32::from(accumulate)];
+    // SAFETY: the caller vouches for the memory.
+    unsafe { op.launch("column_sums", &defines, launch, &args) }
+}

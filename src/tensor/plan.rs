@@ -1,0 +1,132 @@
+//! Memory that is counted by the same code that takes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{DType, Device, Tensor};
+use crate::error::Result;
+
+/// What memory of a training is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// The parameters in f32.
+    Parameters,
+    /// The parameters in f16, as a GPU's matrix products read them.
+    Half,
+    /// The parameters' gradients.
+    Gradients,
+    /// AdamW's moments.
+    Moments,
+    /// The average of the parameters.
+    Average,
+    /// Activations that the backward pass reads.
+    Activations,
+    /// Activations that the backward pass computes again.
+    Recomputed,
+    /// Gradients of activations.
+    ActivationGradients,
+    /// From timesteps to modulation vectors, and their gradients.
+    Modulation,
+    /// A batch: features, noise, what the network sees and returns, losses.
+    Batch,
+    /// What libraries and kernels need beside their operands.
+    Workspace,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Purpose::Parameters => "parameters",
+            Purpose::Half => "parameters in f16",
+            Purpose::Gradients => "gradients",
+            Purpose::Moments => "moments",
+            Purpose::Average => "average",
+            Purpose::Activations => "activations",
+            Purpose::Recomputed => "recomputed activations",
+            Purpose::ActivationGradients => "gradients of activations",
+            Purpose::Modulation => "modulation",
+            Purpose::Batch => "batch",
+            Purpose::Workspace => "workspace",
+        })
+    }
+}
+
+/// Gives out memory, or counts what would be given out.
+pub(crate) trait Allocate {
+    /// What stands for a tensor.
+    type Buffer;
+
+    /// Where the memory is.
+    fn device(&self) -> Device;
+
+    /// A tensor of zeros.
+    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Self::Buffer>;
+
+    /// As many of them.
+    fn many(
+        &mut self,
+        count: usize,
+        purpose: Purpose,
+        shape: &[usize],
+        dtype: DType,
+    ) -> Result<Vec<Self::Buffer>> {
+        (0..count).map(|_| self.zeros(purpose, shape, dtype)).collect()
+    }
+}
+
+impl Allocate for Device {
+    type Buffer = Tensor;
+
+    fn device(&self) -> Device {
+        *self
+    }
+
+    fn zeros(&mut self, _: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        Tensor::zeros(shape, dtype, *self)
+    }
+}
+
+/// The memory of a training on its device, by purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    device: Device,
+    bytes: BTreeMap<Purpose, usize>,
+}
+
+impl Plan {
+    pub(crate) fn new(device: Device) -> Self {
+        Self { device, bytes: BTreeMap::new() }
+    }
+
+    pub(crate) fn add(&mut self, purpose: Purpose, bytes: usize) {
+        *self.bytes.entry(purpose).or_default() += bytes;
+    }
+
+    /// Bytes for each purpose that needs any.
+    pub fn bytes(&self) -> impl Iterator<Item = (Purpose, usize)> {
+        self.bytes.iter().map(|(&purpose, &bytes)| (purpose, bytes)).filter(|(_, bytes)| *bytes > 0)
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> usize {
+        self.bytes.values().sum()
+    }
+
+    /// What takes most.
+    pub fn largest(&self) -> Option<(Purpose, usize)> {
+        self.bytes().max_by_key(|(_, bytes)| *bytes)
+    }
+}
+
+impl Allocate for Plan {
+    type Buffer = ();
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<()> {
+        self.add(purpose, shape.iter().product::<usize>() * dtype.size());
+        Ok(())
+    }
+}

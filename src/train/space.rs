@@ -1,0 +1,126 @@
+//! The memory of a training on its device: described here for planning it and for taking it.
+
+use super::{Average, Resources};
+use crate::error::Result;
+use crate::nn::{Activations, Dit, Gradients, Recompute, stored};
+use crate::ops::AdamW;
+use crate::tensor::{Allocate, DType, Purpose, Tensor, TensorView};
+
+/// What the optimiser moves.
+pub(super) struct Moved<T = Tensor> {
+    pub parameters: T,
+    /// In f16, on a GPU.
+    pub half: Option<T>,
+    pub m: T,
+    pub v: T,
+    /// The average, unless it is on the host.
+    pub average: Option<T>,
+}
+
+impl<T> Moved<T> {
+    pub fn new(
+        a: &mut impl Allocate<Buffer = T>,
+        dit: &Dit,
+        resources: &Resources,
+    ) -> Result<Self> {
+        let all = [dit.len()];
+        let half = stored(a.device());
+        let on_gpu = half != DType::F32;
+        let on_device = resources.average == Average::Device;
+        let mut take = |purpose, dtype| a.zeros(purpose, &all, dtype);
+        Ok(Self {
+            parameters: take(Purpose::Parameters, DType::F32)?,
+            half: on_gpu.then(|| take(Purpose::Half, half)).transpose()?,
+            m: take(Purpose::Moments, resources.moments)?,
+            v: take(Purpose::Moments, resources.moments)?,
+            average: on_device.then(|| take(Purpose::Average, DType::F32)).transpose()?,
+        })
+    }
+}
+
+/// The numbers that each image of a batch has.
+#[derive(Clone, Copy)]
+pub(super) enum Column {
+    Timestep,
+    Signal,
+    Noise,
+    TargetSignal,
+    TargetNoise,
+    Weight,
+    Slope,
+}
+
+impl Column {
+    pub const COUNT: usize = 7;
+}
+
+/// The buffers of a step.
+pub(super) struct Space<T = Tensor> {
+    pub batch: usize,
+    /// Images computed at once.
+    pub micro: usize,
+    pub acts: Activations<T>,
+    pub gradients: Gradients<T>,
+    /// Of the whole batch, like the noise.
+    pub x0: T,
+    pub noise: T,
+    /// Of the images computed at once, like the output and its gradient.
+    pub x: T,
+    pub output: T,
+    pub doutput: T,
+    /// [`Column`] by [`Column`], those of all images.
+    pub columns: T,
+    pub loss: T,
+    /// [`AdamW::numbers`].
+    pub numbers: T,
+    pub norm: T,
+}
+
+impl<T> Space<T> {
+    pub fn new(
+        a: &mut impl Allocate<Buffer = T>,
+        dit: &Dit,
+        batch: usize,
+        micro: usize,
+        recompute: Recompute,
+    ) -> Result<Self> {
+        let c = dit.config();
+        let half = stored(a.device());
+        let acts = Activations::of_training(a, c, micro, recompute)?;
+        let gradients = Gradients::of_training(a, dit, micro)?;
+        let mut take = |shape: &[usize], dtype| a.zeros(Purpose::Batch, shape, dtype);
+        let grid = |images| [images, c.grid, c.grid, c.channels];
+        Ok(Self {
+            batch,
+            micro,
+            acts,
+            gradients,
+            x0: take(&grid(batch), DType::F32)?,
+            noise: take(&grid(batch), DType::F32)?,
+            x: take(&grid(micro), DType::F32)?,
+            output: take(&grid(micro), half)?,
+            doutput: take(&grid(micro), half)?,
+            columns: take(&[Column::COUNT, batch], DType::F32)?,
+            loss: take(&[batch], DType::F32)?,
+            numbers: take(&[AdamW::NUMBERS], DType::F32)?,
+            norm: take(&[2], DType::F32)?,
+        })
+    }
+}
+
+/// A column's numbers of images `first..first + images`.
+pub(super) fn column(
+    columns: &Tensor,
+    column: Column,
+    first: usize,
+    images: usize,
+) -> Result<TensorView<'_>> {
+    let batch = columns.shape()[1];
+    columns.view().part(column as usize * batch + first, &[images])
+}
+
+/// Images `first..first + images` of a batch.
+pub(super) fn images(batch: &Tensor, first: usize, images: usize) -> Result<TensorView<'_>> {
+    let &[_, g, w, c] = batch.shape() else { unreachable!("a batch has four axes") };
+    batch.view().part(first * g * w * c, &[images, g, w, c])
+}
