@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+pub mod baselines;
 pub mod checkpoint;
 mod cpu;
 #[cfg(feature = "cuda")]
