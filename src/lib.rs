@@ -18,6 +18,7 @@ mod fit;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

@@ -331,12 +331,12 @@ impl Detector {
         })
     }
 
-    pub(super) fn score_items<I: Sync, T: Send>(
+    pub(super) fn score_items<'i, I: Sync, T: Send>(
         &self,
-        items: &[I],
+        items: &'i [I],
         options: &ScoreOptions,
         load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
-        mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>) -> Result<()>,
+        mut each: impl FnMut(&'i I, Result<(RgbImage, T, Scored)>) -> Result<()>,
     ) -> Result<()> {
         let scale = self.scale(options)?;
         self.measure_items(items, load, |item, result| {
@@ -349,11 +349,11 @@ impl Detector {
     }
 
     /// Measures what `load` makes of items, a batch at a time, while it makes the next batch.
-    fn measure_items<I: Sync, T: Send>(
+    fn measure_items<'i, I: Sync, T: Send>(
         &self,
-        items: &[I],
+        items: &'i [I],
         load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
-        mut each: impl FnMut(&I, Result<((RgbImage, T), (ImageStats, AnomalyMap))>) -> Result<()>,
+        mut each: impl FnMut(&'i I, Result<((RgbImage, T), (ImageStats, AnomalyMap))>) -> Result<()>,
     ) -> Result<()> {
         let load_all = |items: &[I]| -> Vec<_> { items.par_iter().map(&load).collect() };
         let mut batches = items.chunks(BATCH);

@@ -1,6 +1,7 @@
 //! A detector's scores and maps against a data set's labels and masks.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,8 @@ pub struct ImageResult<'a> {
     pub mask: Option<Mask>,
     /// The score and the map.
     pub scored: Scored,
+    /// How long reading and decoding took; the rest takes as long for every image.
+    pub loading: Duration,
 }
 
 /// Scores every test image with its category's calibration (pooled where the detector has none)
@@ -65,11 +68,11 @@ pub struct ImageResult<'a> {
 /// # Errors
 /// [`Error::Dataset`] if a category has no readable test images; those of the detector and of
 /// `each`.
-pub fn evaluate(
+pub fn evaluate<'d>(
     detector: &Detector,
-    dataset: &Dataset,
+    dataset: &'d Dataset,
     options: &ScoreOptions,
-    mut each: impl FnMut(&TestImage, Result<ImageResult>) -> Result<()>,
+    mut each: impl FnMut(&'d TestImage, Result<ImageResult<'d>>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
@@ -78,11 +81,16 @@ pub fn evaluate(
         let mut options = options.clone();
         options.category = known.then(|| category.name.clone());
         let mut tested = Tested::default();
-        detector.score_items(&category.test, &options, load_test, |test, result| match result {
-            Ok((image, mask, scored)) => {
+        let load = |test: &TestImage| {
+            let start = Instant::now();
+            let (image, mask) = load_test(test)?;
+            Ok((image, (mask, start.elapsed())))
+        };
+        detector.score_items(&category.test, &options, load, |test, result| match result {
+            Ok((image, (mask, loading), scored)) => {
                 tested.add(test, mask.as_ref(), &scored)?;
                 let category = &category.name;
-                each(test, Ok(ImageResult { category, test, image, mask, scored }))
+                each(test, Ok(ImageResult { category, test, image, mask, scored, loading }))
             }
             Err(e) => each(test, Err(e)),
         })?;
