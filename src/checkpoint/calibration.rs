@@ -106,14 +106,15 @@ impl Calibration {
         let of = category.map_or("all categories".into(), |name| format!("category `{name}`"));
         if count > 0 && held_out == self.trained(category) {
             return Some(format!(
-                "the threshold of {of} cannot be relied on: it rests on the {count} images trained on, which left \
-                 none to hold out; it needs 16 good images or more"
+                "the threshold of {of} cannot be relied on: it rests on images that were trained on, which score \
+                 far lower than others; it needs 16 good images"
             ));
         }
         (count < ENOUGH).then(|| {
+            let images = if count == 1 { "image" } else { "images" };
             format!(
-                "the threshold of {of} cannot be relied on: it rests on {count} held-out images; it needs {ENOUGH}, \
-                 which 16 good images leave"
+                "the threshold of {of} cannot be relied on: it rests on {count} held-out {images}; it needs \
+                 {ENOUGH}, which 16 good images leave"
             )
         })
     }

@@ -199,10 +199,10 @@ impl Images {
         }
     }
 
-    /// All of them, by category, kind of defect (good ones first) and name.
+    /// All of them, by category, kind of defect (good ones last) and name.
     pub(super) fn sorted(&self) -> Vec<&Image> {
         let mut sorted: Vec<&Image> = self.all.iter().collect();
-        sorted.sort_by_key(|i| (&i.category, &i.defect, &i.name));
+        sorted.sort_by_key(|i| (&i.category, i.defect.is_none(), &i.defect, &i.name));
         sorted
     }
 }

@@ -123,7 +123,7 @@ fn metrics(report: &Report) -> Markup {
         section aria-labelledby="metrics" {
             h2 id="metrics" { "Metrics" }
             p { "In percent. Higher is better, but for false alarms. A dash stands where labels or masks are missing, "
-                "or where a method has no threshold." }
+                "or where a method has no threshold. mAD is the mean of the seven before it." }
             (table("Metrics of each category", &methods))
             details {
                 summary { "Under the protocol of published tables" }
@@ -393,7 +393,6 @@ fn pictures(number: usize, image: &Image, p: &Pictures) -> Markup {
     let name = full_name(image);
     let view = format!("0 0 {} {}", p.width, p.height);
     let again = html! { use href={ "#p" (number) } {} };
-    let share = format!("{:.1} %", p.found_share);
     let pane = |title: &str, label: &str, content: Markup| {
         html! {
             figure {
@@ -411,12 +410,12 @@ fn pictures(number: usize, image: &Image, p: &Pictures) -> Markup {
                 (again)
                 image width=(p.width) height=(p.height) preserveAspectRatio="none" href=(p.heat) {}
             }))
-            @let found = if p.found.is_empty() {
-                format!("Nothing found in {name}")
-            } else {
-                format!("Outline of what was found in {name}: {share} of the image")
+            @let share = format!("{:.1} %", p.found_share);
+            @let (title, label) = match p.found.is_empty() {
+                true => ("found: nothing".into(), format!("Nothing found in {name}")),
+                false => (format!("found: {share}"), format!("Outline of what was found in {name}: {share} of the image")),
             };
-            (pane("found", &found, html! {
+            (pane(&title, &label, html! {
                 (again)
                 path class="found" d=(p.found) {}
             }))
