@@ -11,10 +11,13 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 38.0;
 
+/// Points of a line.
+pub(super) type Points = Vec<(f64, f64)>;
+
 /// A line of a chart.
 pub(super) struct Line {
     pub name: String,
-    pub points: Vec<(f64, f64)>,
+    pub points: Points,
 }
 
 /// The classes of lines, in turn; the style sheet gives each a colour and a dash.
@@ -214,7 +217,7 @@ fn polyline(points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
 }
 
 /// Means of neighbouring points, at most `most` of them.
-fn averaged(points: &[(u64, f64)], most: usize) -> Vec<(f64, f64)> {
+fn averaged(points: &[(u64, f64)], most: usize) -> Points {
     let each = points.len().div_ceil(most).max(1);
     let mean = |part: &[(u64, f64)]| {
         let n = part.len() as f64;
@@ -227,7 +230,7 @@ fn averaged(points: &[(u64, f64)], most: usize) -> Vec<(f64, f64)> {
 }
 
 /// The exponential average, of which the first points are no exception.
-fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+fn smoothed(points: &[(f64, f64)]) -> Points {
     const KEEP: f64 = 0.9;
     let (mut sum, mut weight) = (0.0, 0.0);
     let step = |&(x, y): &(f64, f64)| {

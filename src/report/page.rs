@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Report;
-use super::chart::{self, Line};
+use super::chart::{self, Line, Points};
 use super::images::{Image, Pictures};
 use crate::detect::Evaluated;
 use crate::metrics::{COLUMNS, Metrics, precision_recall_curve, roc_curve};
 
 /// Images that are worth a look, of each kind.
 const WORTH_A_LOOK: usize = 8;
+
+/// Images beyond which a browser lays out only those in view.
+const MANY: usize = 300;
 
 /// Nothing is loaded, and nothing runs, whatever the page contains.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; \
@@ -179,7 +182,7 @@ fn table(caption: &str, methods: &[(&str, &Evaluated)]) -> Markup {
 }
 
 fn charts(report: &Report, categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup {
-    let curves = |curve: fn(&[f64], &[bool]) -> Option<Vec<(f64, f64)>>| -> Vec<Line> {
+    let curves = |curve: fn(&[f64], &[bool]) -> Option<Points>| -> Vec<Line> {
         let of = categories.iter().filter_map(|(name, images)| {
             let scores: Vec<f64> = images.iter().map(|(_, i)| i.score).collect();
             let labels: Vec<bool> = images.iter().map(|(_, i)| i.defect.is_some()).collect();
@@ -330,6 +333,7 @@ fn kind(image: &Image) -> &str {
 
 fn gallery(categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup {
     let all = || categories.values().flatten().map(|(_, i)| *i);
+    let many = all().count() > MANY;
     let hidden = all().filter(|i| i.pictures.is_none()).count();
     let filters = [
         ("all", "All", all().count()),
@@ -358,7 +362,7 @@ fn gallery(categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup {
             @for (name, images) in categories {
                 section class="category" aria-label={ "Images of " (name) } {
                     h3 { (name) }
-                    div class="cards" {
+                    div class={ "cards" @if many { " many" } } {
                         @for (i, image) in images { (card(*i, image)) }
                     }
                 }
