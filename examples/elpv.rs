@@ -12,12 +12,13 @@ use invad::{Error, Result};
 
 /// Lays out the ELPV data set, 2,624 photographs of solar cells under electric current
 ///
-/// Writes OUT/{mono,poly}/train/good, test/good and test/defective. Good are cells whose probability of a
-/// defect is given as 0, defective those where it is 1; the others are left out. The images keep their names;
-/// which of them train and which test is decided by their order alone, evenly. There are no masks.
+/// Writes OUT/{mono,poly}/train/good, test/good and test/defective. Good are cells whose
+/// probability of a defect is given as 0, defective those where it is 1; the others are left out.
+/// The images keep their names; which of them train and which test is decided by their order alone,
+/// evenly. There are no masks.
 ///
-/// The data set (Buerhop-Lukas et al., 2018; Deitsch et al., 2019) is licensed CC BY-NC-SA 4.0: not for
-/// commercial use.
+/// The data set (Buerhop-Lukas et al., 2018; Deitsch et al., 2019) is licensed CC BY-NC-SA 4.0: not
+/// for commercial use.
 #[derive(Parser)]
 #[command(after_help = "\
 Example:

@@ -26,9 +26,9 @@ use serde::Serialize;
 /// Measures how well a detector finds the defects of a data set
 ///
 /// The data set is in the layout of MVTec AD: CATEGORY/test/good/*, CATEGORY/test/DEFECT/* and
-/// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/report.html, a page of results,
-/// OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is calibrated with its own held-out images, or with
-/// those of all where the detector was not trained on it.
+/// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/report.html, a page of
+/// results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is
+/// calibrated with its own held-out images, or with those of all where the detector was not trained on it.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -63,8 +63,8 @@ struct Options {
     category: Vec<String>,
     #[command(flatten)]
     judging: Judging,
-    /// Compare with simpler methods on the same features, PaDiM and nearest neighbour, fitted to all images of
-    /// CATEGORY/train/good
+    /// Compare with simpler methods on the same features, PaDiM and nearest neighbour, fitted to all
+    /// images of CATEGORY/train/good
     #[arg(long)]
     baselines: bool,
     /// Write OUT/overlays: the map in colours over each image, with an outline of what is anomalous

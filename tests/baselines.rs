@@ -1,4 +1,5 @@
-//! The simpler methods against oracles in f64 that follow their definitions, and their figures on the demo images.
+//! The simpler methods against oracles in f64 that follow their definitions, and their figures on
+//! the demo images.
 
 #[allow(dead_code)]
 #[path = "ops/common.rs"]
@@ -140,7 +141,8 @@ fn nearest_neighbour_is_the_smallest_distance() {
     }
 }
 
-/// One image, equal images, a channel that never varies: finite, 0 for what was seen, more for what was not.
+/// One image, equal images, a channel that never varies: finite, 0 for what was seen, more for what
+/// was not.
 #[test]
 fn images_that_do_not_vary() {
     let one = features(5, [1, 3, 4]).to_vec_f32();

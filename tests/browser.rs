@@ -1,10 +1,11 @@
-//! The report in a real browser: it renders on desktop and phone, light and dark, loads nothing, writes nothing to the
-//! console, fits its window, and has no accessibility violation that axe finds.
+//! The report in a real browser: it renders on desktop and phone, light and dark, loads nothing,
+//! writes nothing to the console, fits its window, and has no accessibility violation that axe
+//! finds.
 //!
-//! Needs Chromium or Chrome (`INVAD_BROWSER`, or one on the path), else the tests are ignored, and fail with
-//! `INVAD_REQUIRE_BROWSER=1`. `INVAD_AXE` names axe-core's `axe.min.js` (`npm install axe-core`), without which the
-//! accessibility tests are ignored. `INVAD_REPORT` names another page to test. Screenshots are in the target folder,
-//! `tmp/browser`.
+//! Needs Chromium or Chrome (`INVAD_BROWSER`, or one on the path), else the tests are ignored, and
+//! fail with `INVAD_REQUIRE_BROWSER=1`. `INVAD_AXE` names axe-core's `axe.min.js` (`npm install
+//! axe-core`), without which the accessibility tests are ignored. `INVAD_REPORT` names another page
+//! to test. Screenshots are in the target folder, `tmp/browser`.
 
 #[allow(dead_code)]
 #[path = "report/made.rs"]
@@ -152,7 +153,8 @@ fn accessible(view: &View, axe: &Path) -> Result<(), Failed> {
     }
 }
 
-/// A page in a browser, spoken to by the DevTools protocol over a pipe: messages of JSON that end in 0.
+/// A page in a browser, spoken to by the DevTools protocol over a pipe: messages of JSON that end
+/// in 0.
 struct Tab {
     child: Child,
     to: ChildStdin,

@@ -83,7 +83,6 @@ fn f1_max_oracle(scores: &[f64], labels: &[bool]) -> f64 {
     thresholds(scores).iter().map(|&t| f1_oracle(scores, labels, t)).fold(0.0, f64::max)
 }
 
-/// Labels spread from pixel to pixel until nothing changes; then numbered by first appearance.
 /// At each threshold from the highest down; the area under the ROC curve is AUROC.
 fn curves_are_those_of_the_definition(case: &str, scores: &[f64], labels: &[bool]) {
     let (normal, anomalous) = (count(labels, false), count(labels, true));
@@ -103,6 +102,7 @@ fn curves_are_those_of_the_definition(case: &str, scores: &[f64], labels: &[bool
     assert_eq!(pr, (anomalous > 0.0).then_some(want), "{case}");
 }
 
+/// Labels spread from pixel to pixel until nothing changes; then numbered by first appearance.
 fn components_oracle(mask: &[bool], width: usize, height: usize) -> Vec<u32> {
     let mut root: Vec<usize> = (0..mask.len()).collect();
     loop {

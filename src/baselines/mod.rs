@@ -32,8 +32,8 @@ use crate::train::extract_features;
 /// Test images whose features are held at once.
 const BATCH: usize = 8;
 
-/// The metrics of the simpler methods on a data set, in percent. Without a threshold there are no false
-/// alarms and no recall.
+/// The metrics of the simpler methods on a data set, in percent. Without a threshold there are no
+/// false alarms and no recall.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Baselines {
     /// [`Padim`].
@@ -42,14 +42,15 @@ pub struct Baselines {
     pub nearest_neighbour: Evaluated,
 }
 
-/// Fits the methods to the good images of each category, and compares what they say of its test images with
-/// labels and masks as [`detect::evaluate`](crate::detect::evaluate) does.
+/// Fits the methods to the good images of each category, and compares what they say of its test
+/// images with labels and masks as [`detect::evaluate`](crate::detect::evaluate) does.
 ///
 /// `each` gets every image, those to train with first, with what is wrong with it, and ends the evaluation
 /// with an error of its own.
 ///
 /// # Errors
-/// [`Error::Dataset`] if a category has no readable images to train or to test with; that of `each`.
+/// [`Error::Dataset`] if a category has no readable images to train or to test with; that of
+/// `each`.
 pub fn evaluate(
     dataset: &Dataset,
     mut each: impl FnMut(Result<()>) -> Result<()>,

@@ -13,9 +13,9 @@ const BLOCK: usize = 4096;
 
 /// The distance of a patch to the nearest patch of any normal image, wherever that lies.
 ///
-/// Features are divided by their standard deviation per channel, taken over the normal images, then averaged
-/// over 3 × 3 cells, those beyond the edge counted as 0: PatchCore (Roth et al., 2022) with all patches
-/// instead of a selection. Holds n·G²·C f32 for n normal images.
+/// Features are divided by their standard deviation per channel, taken over the normal images, then
+/// averaged over 3 × 3 cells, those beyond the edge counted as 0: PatchCore (Roth et al., 2022)
+/// with all patches instead of a selection. Holds n·G²·C f32 for n normal images.
 pub struct NearestNeighbour {
     grid: usize,
     channels: usize,

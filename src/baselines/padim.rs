@@ -12,14 +12,16 @@ use crate::tensor::TensorView;
 const OWN: f64 = 0.5;
 /// Added to the diagonal, in parts of the mean variance.
 const SHRINKAGE: f64 = 0.01;
-/// The least that is added, so that images which do not differ at all leave a distance to divide by.
+/// The least that is added, so that images which do not differ at all leave a distance to divide
+/// by.
 const FLOOR: f64 = 1e-12;
 
 /// The Mahalanobis distance of a feature to the normal ones of its position.
 ///
-/// At each position p, with S_p the covariance over images (of n − 1) and G the mean of S_p over positions,
-/// Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I: distance √((x − μ_p)ᵀ·Σ_p⁻¹·(x − μ_p)). After PaDiM (Defard et al.,
-/// 2020), whose covariances are the positions' own; pooling makes up for few images. Holds G²·C² f64.
+/// At each position p, with S_p the covariance over images (of n − 1) and G the mean of S_p over
+/// positions, Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I: distance √((x − μ_p)ᵀ·Σ_p⁻¹·(x − μ_p)). After
+/// PaDiM (Defard et al., 2020), whose covariances are the positions' own; pooling makes up for few
+/// images. Holds G²·C² f64.
 pub struct Padim {
     grid: usize,
     channels: usize,

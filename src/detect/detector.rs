@@ -24,8 +24,8 @@ const BATCH: usize = 8;
 /// Which deviation from the mean counts as anomalous by default, see [`Moments::bound`].
 const DEVIATIONS: f64 = 3.0;
 
-/// How much the numbers of normal images vary, in parts of their mean, where a single held-out image says
-/// nothing of it: about what it is where there are more.
+/// How much the numbers of normal images vary, in parts of their mean, where a single held-out image
+/// says nothing of it: about what it is where there are more.
 const LONE_SPREAD: f64 = 0.05;
 
 /// Which number is an image's score. All are standardised with held-out normal images.

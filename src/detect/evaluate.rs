@@ -145,8 +145,8 @@ pub(crate) struct Compared {
 }
 
 impl Compared {
-    /// Adds an image, with its map at 256 × 256. A defect without a mask takes no part in pixel metrics:
-    /// which of its pixels are anomalous is not known.
+    /// Adds an image, with its map at 256 × 256. A defect without a mask takes no part in pixel
+    /// metrics: which of its pixels are anomalous is not known.
     pub fn add(
         &mut self,
         test: &TestImage,

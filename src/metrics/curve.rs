@@ -78,8 +78,8 @@ pub fn image_metrics<T: Score>(scores: &[T], labels: &[bool]) -> Result<ImageMet
     })
 }
 
-/// The ROC curve: (false positive rate, recall) after no threshold, (0, 0), and after each distinct score from
-/// the highest down, (1, 1) last. `None` unless there are both normal and anomalous scores.
+/// The ROC curve: (false positive rate, recall) after no threshold, (0, 0), and after each distinct
+/// score from the highest down, (1, 1) last. `None` unless there are both normal and anomalous scores.
 ///
 /// `labels`: true for anomalous.
 ///
@@ -96,8 +96,8 @@ pub fn roc_curve<T: Score>(scores: &[T], labels: &[bool]) -> Result<Option<Vec<(
     Ok(Some(std::iter::once((0.0, 0.0)).chain(points).collect()))
 }
 
-/// The precision-recall curve: (recall, precision) after each distinct score from the highest down. `None` where
-/// nothing is anomalous.
+/// The precision-recall curve: (recall, precision) after each distinct score from the highest down.
+/// `None` where nothing is anomalous.
 ///
 /// `labels`: true for anomalous.
 ///

@@ -90,7 +90,8 @@ pub(super) fn training(label: &str, titles: [&str; 2], losses: &[(u64, f64)]) ->
     )
 }
 
-/// How many normal (upwards) and anomalous images (downwards) have which score, and where the threshold is.
+/// How many normal (upwards) and anomalous images (downwards) have which score, and where the
+/// threshold is.
 pub(super) fn histogram(
     label: &str,
     titles: [&str; 2],

@@ -63,8 +63,8 @@ pub(super) struct Pictures {
 }
 
 impl Image {
-    /// What the detector said of a test image, with pictures. Takes some milliseconds; images do not depend on
-    /// each other.
+    /// What the detector said of a test image, with pictures. Takes some milliseconds; images do
+    /// not depend on each other.
     ///
     /// # Errors
     /// [`Error::Argument`] if the image has no pixels.
@@ -166,8 +166,8 @@ fn failed(e: ImageError) -> Error {
     Error::argument("report::Image", "image", "one that can be encoded", e)
 }
 
-/// The images of a page. Of so many that their pictures would make the page too large (some 20 MB), those whose
-/// verdicts are wrong or least certain keep them, whatever the order they come in.
+/// The images of a page. Of so many that their pictures would make the page too large (some 20 MB),
+/// those whose verdicts are wrong or least certain keep them, whatever the order they come in.
 #[derive(Default)]
 pub struct Images {
     all: Vec<Image>,

@@ -1,7 +1,7 @@
 //! Results as one HTML page that needs nothing else: no network, no script, no other file.
 //!
-//! It shows the metrics, how scores are distributed, ROC and precision-recall curves, and each image with its
-//! heat map, what was found, the ground truth and its score against the threshold.
+//! It shows the metrics, how scores are distributed, ROC and precision-recall curves, and each
+//! image with its heat map, what was found, the ground truth and its score against the threshold.
 //!
 //! ```no_run
 //! use invad::data::Dataset;
@@ -56,7 +56,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// The results of a detector, with facts about it, and warnings where a threshold rests on too few images.
+    /// The results of a detector, with facts about it, and warnings where a threshold rests on too
+    /// few images.
     pub fn new(
         title: impl Into<String>,
         detector: &Detector,

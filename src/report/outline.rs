@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
-/// The boundary of `region`, `width` pixels a row, as SVG path data in pixels: closed lines along the pixels'
-/// edges, between which the even-odd rule fills the region. Empty if the region is.
+/// The boundary of `region`, `width` pixels a row, as SVG path data in pixels: closed lines along
+/// the pixels' edges, between which the even-odd rule fills the region. Empty if the region is.
 pub(super) fn outline(region: &[bool], width: usize) -> String {
     let height = region.len() / width.max(1);
     let inside = |x: usize, y: usize| {
         // Unsigned: one column or row before the first wraps and is outside.
         x < width && y < height && region[y * width + x]
     };
-    // From each corner, where the boundary goes on with the region to its right; two ways where pixels touch
-    // at a corner only.
+    // From each corner, where the boundary goes on with the region to its right; two ways where
+    // pixels touch at a corner only.
     let mut onward: HashMap<(usize, usize), Vec<(usize, usize)>> = HashMap::new();
     let mut corners = Vec::new();
     for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
@@ -77,7 +77,8 @@ impl Line {
 mod tests {
     use super::*;
 
-    /// What the even-odd rule fills: a pixel is inside if a ray to its left crosses the path an odd number of times.
+    /// What the even-odd rule fills: a pixel is inside if a ray to its left crosses the path an odd
+    /// number of times.
     fn filled(path: &str, width: usize, height: usize) -> Vec<bool> {
         let mut vertical = Vec::new();
         for line in path.split_terminator('z') {

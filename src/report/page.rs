@@ -10,6 +10,9 @@ use super::images::{Image, Pictures};
 use crate::detect::Evaluated;
 use crate::metrics::{COLUMNS, Metrics, precision_recall_curve, roc_curve};
 
+/// The detector in tables.
+const OWN: &str = "This detector";
+
 /// Images that are worth a look, of each kind.
 const WORTH_A_LOOK: usize = 8;
 
@@ -43,7 +46,12 @@ pub(super) fn page(report: &Report) -> Markup {
                     (worth_a_look(&images))
                     (gallery(&categories))
                 }
-                footer { p { "Made by invad " (env!("CARGO_PKG_VERSION")) ". This page loads nothing from elsewhere." } }
+                footer {
+                    p {
+                        "Made by invad " (env!("CARGO_PKG_VERSION"))
+                        ". This page loads nothing from elsewhere."
+                    }
+                }
             }
         }
     }
@@ -66,6 +74,12 @@ struct Count {
     all: usize,
 }
 
+impl Count {
+    fn text(&self) -> String {
+        format!("{} of {}", self.flagged, self.all)
+    }
+}
+
 fn count<'a>(images: impl Iterator<Item = &'a Image>, defective: bool) -> Count {
     let of = images.filter(|i| i.defect.is_some() == defective);
     of.fold(Count { flagged: 0, all: 0 }, |count, image| Count {
@@ -83,8 +97,8 @@ fn head(report: &Report, images: &[&Image]) -> Markup {
         ul class="tiles" {
             (tile("Image AUROC", percent(mean.image_auroc), "how well scores order images", None))
             (tile("AU-PRO", percent(mean.au_pro), "how well maps cover defects", None))
-            (tile("Defects found", format!("{} of {}", bad.flagged, bad.all), "at the threshold", Some(bad.flagged == bad.all)))
-            (tile("False alarms", format!("{} of {}", good.flagged, good.all), "good images flagged", Some(good.flagged == 0)))
+            (tile("Defects found", bad.text(), "at the threshold", Some(bad.flagged == bad.all)))
+            (tile("False alarms", good.text(), "good images flagged", Some(good.flagged == 0)))
         }
         @for warning in &report.warnings {
             p class="warning" { strong { "Warning: " } (warning) }
@@ -117,7 +131,7 @@ fn percent(value: Option<f64>) -> String {
 }
 
 fn metrics(report: &Report) -> Markup {
-    let mut methods = vec![("This detector", &report.evaluation.calibrated)];
+    let mut methods = vec![(OWN, &report.evaluation.calibrated)];
     if let Some(baselines) = &report.baselines {
         methods.push(("PaDiM, same features", &baselines.padim));
         methods.push(("Nearest neighbour, same features", &baselines.nearest_neighbour));
@@ -125,14 +139,18 @@ fn metrics(report: &Report) -> Markup {
     html! {
         section aria-labelledby="metrics" {
             h2 id="metrics" { "Metrics" }
-            p { "In percent. Higher is better, but for false alarms. A dash stands where labels or masks are missing, "
+            p {
+                "In percent. Higher is better, but for false alarms. A dash stands where labels or "
+                "masks are missing, "
                 "or where a method has no threshold. mAD is the mean of the seven before it." }
             (table("Metrics of each category", &methods))
             details {
                 summary { "Under the protocol of published tables" }
-                p { "Scores scaled by the range of the test set and maps without smoothing. For comparison with "
-                    "tables only: no single image can be scored like this." }
-                (table("Metrics under the paper's protocol", &[("This detector", &report.evaluation.paper)]))
+                p {
+                    "Scores scaled by the range of the test set and maps without smoothing. For "
+                    "comparison with tables only: no single image can be scored like this."
+                }
+                (table("Metrics under the paper's protocol", &[(OWN, &report.evaluation.paper)]))
             }
         }
     }
@@ -196,8 +214,10 @@ fn charts(report: &Report, categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup
     html! {
         section aria-labelledby="scores" {
             h2 id="scores" { "Scores" }
-            p { "A score counts standard deviations above the mean of held-out good images. Good images are drawn "
-                "upwards, defective ones downwards; the dashed line is the threshold." }
+            p {
+                "A score counts standard deviations above the mean of held-out good images. Good "
+                "images are drawn upwards, defective ones downwards; the dashed line is the threshold."
+            }
             ul class="legend" {
                 li { span class="swatch normal" {} "good" }
                 li { span class="swatch anomalous" {} "defective" }
@@ -212,16 +232,26 @@ fn charts(report: &Report, categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup
                 h2 id="curves" { "Curves" }
                 div class="charts" {
                     figure {
-                        figcaption { h3 { "ROC" } "defects found against false alarms, over all thresholds" }
-                        (chart::unit_square("ROC curves of the categories", ["false alarms, %", "defects found, %"], &roc))
-                        (legend(&roc, |name| of_category(name).and_then(|m| m.image_auroc), "AUROC"))
+                        figcaption {
+                            h3 { "ROC" } "defects found against false alarms, over all thresholds"
+                        }
+                        (chart::unit_square(
+                            "ROC curves of the categories",
+                            ["false alarms, %", "defects found, %"], &roc,
+                        ))
+                        (legend(&roc, |name| of_category(name)?.image_auroc, "AUROC"))
                     }
                     figure {
-                        figcaption { h3 { "Precision and recall" } "how many of the flagged images are defective" }
-                        (chart::unit_square("Precision-recall curves of the categories", ["defects found, %", "precision, %"], &pr))
-                        (legend(&pr, |name| of_category(name).and_then(|m| m.image_ap), "AP"))
+                        figcaption {
+                            h3 { "Precision and recall" } "how many of the flagged images are defective"
+                        }
+                        (chart::unit_square(
+                            "Precision-recall curves of the categories",
+                            ["defects found, %", "precision, %"], &pr,
+                        ))
+                        (legend(&pr, |name| of_category(name)?.image_ap, "AP"))
                     }
-                    @if let (Some(first), Some(last)) = (report.training.first(), report.training.last()) {
+                    @if let [first, .., last] = &report.training[..] {
                         figure {
                             figcaption { h3 { "Training" } "loss of single batches, and smoothed" }
                             (chart::training(
@@ -280,18 +310,20 @@ fn worth_a_look(images: &[&Image]) -> Markup {
     wrong.sort_by(|a, b| a.1.margin().total_cmp(&b.1.margin()));
     let mut uncertain = numbered.clone();
     uncertain.sort_by(|a, b| a.1.margin().abs().total_cmp(&b.1.margin().abs()));
+    uncertain.truncate(WORTH_A_LOOK);
     let mut slow = numbered;
     slow.sort_by_key(|i| std::cmp::Reverse(i.1.loading));
-    let score = |i: &Image| format!("score {:.2} of {:.2}", i.score, i.threshold);
+    slow.truncate(WORTH_A_LOOK);
+    let score = |i: &Image| format!("score {} of {}", two(i.score), two(i.threshold));
     let time =
         |i: &Image| format!("{:.1} ms, {} × {}", 1e3 * i.loading.as_secs_f64(), i.size.0, i.size.1);
     html! {
         section aria-labelledby="look" {
             h2 id="look" { "Worth a look" }
             div class="lists" {
-                (list("Wrong verdicts", "the furthest off first", "Every verdict agrees with its label.", &wrong, score))
-                (list("Least certain", "nearest to the threshold", "No images.", &uncertain, score))
-                (list("Slowest to read", "reading and decoding; the rest takes as long for all", "No images.", &slow, time))
+                (list("Wrong verdicts", "the furthest off first", &wrong, score))
+                (list("Least certain", "nearest to the threshold", &uncertain, score))
+                (list("Slowest to read", "the rest takes as long for all images", &slow, time))
             }
         }
     }
@@ -300,7 +332,6 @@ fn worth_a_look(images: &[&Image]) -> Markup {
 fn list(
     title: &str,
     meaning: &str,
-    none: &str,
     images: &[Numbered],
     value: impl Fn(&Image) -> String,
 ) -> Markup {
@@ -309,15 +340,18 @@ fn list(
         div {
             h3 { (title) }
             @if images.is_empty() {
-                p class="faded" { (none) }
+                p class="faded" { "none" }
             } @else {
                 p class="faded" { (meaning) }
                 ol {
                     @for (i, image) in images.iter().take(WORTH_A_LOOK) {
-                        li { a href={ "#image-" (i) } { (full_name(image)) } " " span class="faded" { (value(image)) } }
+                        li {
+                            a href={ "#image-" (i) } { (full_name(image)) } " "
+                            span class="faded" { (value(image)) }
+                        }
                     }
                 }
-                @if title == "Wrong verdicts" && more > 0 { p class="faded" { "and " (more) " more, below" } }
+                @if more > 0 { p class="faded" { "and " (more) " more, below" } }
             }
         }
     }
@@ -325,6 +359,10 @@ fn list(
 
 fn full_name(image: &Image) -> String {
     format!("{}/{}/{}", image.category, kind(image), image.name)
+}
+
+fn two(value: f64) -> String {
+    format!("{value:.2}")
 }
 
 fn kind(image: &Image) -> &str {
@@ -344,11 +382,15 @@ fn gallery(categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup {
     html! {
         section aria-labelledby="images" {
             h2 id="images" { "Images" }
-            p { "From left to right: the image; the map of what differs from normal laid over it; the outline of what "
-                "counts as anomalous; the outline of the true defect." }
+            p {
+                "The image; the map of what differs from normal laid over it; the outline of what "
+                "counts as anomalous; the outline of the true defect."
+            }
             @if hidden > 0 {
-                p { "Pictures of " (hidden) " images whose verdicts are right and most certain are left out, to keep "
-                    "the page small." }
+                p {
+                    "Pictures of " (hidden) " images whose verdicts are right and most certain are "
+                    "left out, to keep the page small."
+                }
             }
             fieldset class="filter" {
                 legend { "Show" }
@@ -385,7 +427,7 @@ fn card(number: usize, image: &Image) -> Markup {
             p class="verdict" {
                 span class={ "badge " (verdict) } { (word) }
                 (chart::gauge(image.score, image.threshold, image.is_anomalous))
-                span class="score" { "score " strong { (format!("{:.2}", image.score)) } " of " (format!("{:.2}", image.threshold)) }
+                span { "score " strong { (two(image.score)) } " of " (two(image.threshold)) }
             }
             @if let Some(p) = &image.pictures { (pictures(number, image, p)) }
         }
@@ -417,21 +459,26 @@ fn pictures(number: usize, image: &Image, p: &Pictures) -> Markup {
             @let share = format!("{:.1} %", p.found_share);
             @let (title, label) = match p.found.is_empty() {
                 true => ("found: nothing".into(), format!("Nothing found in {name}")),
-                false => (format!("found: {share}"), format!("Outline of what was found in {name}: {share} of the image")),
+                false => (
+                    format!("found: {share}"),
+                    format!("Outline of what was found in {name}: {share} of the image"),
+                ),
             };
             (pane(&title, &label, html! {
                 (again)
                 path class="found" d=(p.found) {}
             }))
             @match (&p.truth, &image.defect) {
-                (Some(truth), _) => (pane("truth", &format!("Outline of the defect of {name}"), html! {
+                (Some(truth), _) => (pane("truth", &format!("The defect of {name}"), html! {
                     (again)
                     path class="truth" d=(truth) {}
                 })),
-                (None, Some(_)) => (pane("truth: no mask", &format!("No mask says where the defect of {name} is"), html! {
+                (None, Some(_)) => (pane("truth: no mask", &format!("No mask for {name}"), html! {
                     rect class="none" width=(p.width) height=(p.height) {}
                 })),
-                (None, None) => (pane("truth: good", &format!("{name} has no defect"), again.clone())),
+                (None, None) => {
+                    (pane("truth: good", &format!("{name} has no defect"), again.clone()))
+                }
             }
         }
     }

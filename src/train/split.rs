@@ -18,8 +18,8 @@ pub struct Split {
 
 /// Divides the `images` normal images of category number `category`.
 ///
-/// A fifth is held out, at least 8; of fewer than 16 images a quarter, at least 2; of 2 or 3 images one. A
-/// single image serves for both, and thresholds come out far too low.
+/// A fifth is held out, at least 8; of fewer than 16 images a quarter, at least 2; of 2 or 3 images
+/// one. A single image serves for both, and thresholds come out far too low.
 pub fn hold_out(images: usize, category: u64, seed: u64) -> Split {
     let few = images < ENOUGH;
     if images < 2 {

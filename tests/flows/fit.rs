@@ -183,7 +183,7 @@ fn runs_that_cannot_start() {
     assert!(empty.contains("category `stripes` has no good images"), "{empty}");
 }
 
-/// Down to a single image there is a detector that scores, with a warning where there are fewer than 16.
+/// Down to a single image there is a detector that scores, with a warning below 16.
 #[test]
 fn few_images() {
     for (count, trained, held_out) in

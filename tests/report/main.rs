@@ -94,7 +94,8 @@ fn the_page_stays_small() {
     let shown = count(&html, "data:image/jpeg");
     assert!((100..600).contains(&shown), "{shown}");
     assert!(html.contains(&format!("Pictures of {} images", 600 - shown)));
-    // All wrong verdicts are among them: defects below the threshold of 4, good images from there on.
+    // All wrong verdicts are among them: defects below the threshold of 4, good images from there
+    // on.
     let cards: Vec<&str> = html.split("<article ").skip(1).collect();
     let wrong: Vec<_> = cards
         .iter()
