@@ -105,9 +105,15 @@ pub(super) fn histogram(
     let scores = || normal.iter().chain(anomalous).chain([&threshold]).copied();
     let from = squeeze(scores().fold(-1.0, f64::min)) - 0.1;
     let to = squeeze(scores().fold(6.0, f64::max)) + 0.1;
+    // A bin begins at the threshold, so that none is on both sides.
+    let (limit, width) = (squeeze(threshold), (to - from) / (BINS - 1) as f64);
+    let from = limit - ((limit - from) / width).ceil() * width;
+    let to = from + BINS as f64 * width;
     let bin = |score: f64| {
-        let share = (squeeze(score) - from) / (to - from);
-        ((share * BINS as f64) as usize).min(BINS - 1)
+        let at = ((squeeze(score) - from) / width) as usize;
+        let below = ((limit - from) / width).round() as usize;
+        // Whatever rounding says.
+        if score >= threshold { at.max(below).min(BINS - 1) } else { at.min(below - 1) }
     };
     let count = |scores: &[f64]| {
         let mut counts = [0u32; BINS];
@@ -138,7 +144,7 @@ pub(super) fn histogram(
         .filter(|(at, _)| at.fract() == 0.0)
         .map(|(at, _)| (at, at.abs().to_string()))
         .collect();
-    let limit = x.place(squeeze(threshold));
+    let limit = x.place(limit);
     frame(
         label,
         titles,
