@@ -5,26 +5,30 @@ mod common;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 
 use clap::Parser;
-use common::background::in_background;
+use common::background::{in_background, lock};
 use common::names::{output_names, with_suffix};
 use common::options::{Computing, Judging};
-use common::pictures::{Pictures, write_json};
+use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Jsonl, Judged};
+use common::results::{warn_of_thresholds, write_metrics};
 use common::table::tables;
 use common::{create_folder, note, say, unless_interrupted};
+use invad::baselines::{self, Baselines};
 use invad::data::Dataset;
+use invad::report::{Image, Images, Report};
 use invad::{Result, detect};
 use serde::Serialize;
 
 /// Measures how well a detector finds the defects of a data set
 ///
 /// The data set is in the layout of MVTec AD: CATEGORY/test/good/*, CATEGORY/test/DEFECT/* and
-/// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/metrics.json and, with a line
-/// for each image, OUT/images.jsonl. Each category is calibrated with its own held-out images, or with
-/// those of all where the detector was not trained on it.
+/// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/report.html, a page of
+/// results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is
+/// calibrated with its own held-out images, or with those of all where the detector was not trained on it.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -34,6 +38,9 @@ Examples:
   One category, with pictures of all its test images:
     cargo run --release --example evaluate -- --detector out/quickstart/detector.safetensors \\
       --data examples/data --category cup --overlays --out out/cup
+  Beside simpler methods:
+    cargo run --release --example evaluate -- --detector out/quickstart/detector.safetensors \\
+      --data examples/data --baselines --out out/evaluation
 
 Exit codes:
   0    all test images are evaluated
@@ -56,6 +63,10 @@ struct Options {
     category: Vec<String>,
     #[command(flatten)]
     judging: Judging,
+    /// Compare with simpler methods on the same features, PaDiM and nearest neighbour, fitted to all
+    /// images of CATEGORY/train/good
+    #[arg(long)]
+    baselines: bool,
     /// Write OUT/overlays: the map in colours over each image, with an outline of what is anomalous
     #[arg(long)]
     overlays: bool,
@@ -93,6 +104,10 @@ fn evaluate(options: Options) -> Result<ExitCode> {
             note(format!("{name}: calibrated with all categories of the detector pooled"));
         }
     }
+    warn_of_thresholds(
+        &detector,
+        dataset.categories().iter().map(|c| calibrated.get_key_value(&c.name).map(|(n, _)| &**n)),
+    );
     let paths: Vec<&Path> =
         dataset.categories().iter().flat_map(|c| &c.test).map(|t| t.path.as_path()).collect();
     let names: HashMap<&Path, PathBuf> = paths.iter().copied().zip(output_names(&paths)).collect();
@@ -100,23 +115,30 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     let mut progress = Progress::new("evaluation", paths.len() as u64, "images");
     let (mut done, mut unreadable) = (0, 0);
     let scoring = options.judging.options(None);
+    let shown = Mutex::new(Images::default());
     let evaluation = in_background(|background| {
         detect::evaluate(&detector, &dataset, &scoring, |test, result| {
             unless_interrupted()?;
             match result {
-                Ok(detect::ImageResult { category, image, scored, .. }) => {
+                Ok(result) => {
+                    let category = result.category;
                     let own = calibrated.contains_key(category).then(|| category.to_string());
-                    let mut judged = Judged::new(&test.path, image.dimensions(), &scored, own);
+                    let size = result.image.dimensions();
+                    let mut judged = Judged::new(&test.path, size, &result.scored, own);
                     if options.overlays {
                         let name = &names[test.path.as_path()];
                         let overlay = with_suffix(&Path::new("overlays").join(name), "png");
                         judged.overlay = Some(overlay.to_string_lossy().into_owned());
-                        background.spawn(move || {
-                            let overlay = out.join(overlay);
-                            Pictures { overlay: Some(&overlay), ..Pictures::default() }
-                                .write(&image, &scored)
-                        })?;
                     }
+                    let overlay = judged.overlay.as_ref().map(|overlay| out.join(overlay));
+                    let shown = &shown;
+                    background.spawn(move || {
+                        Pictures { overlay: overlay.as_deref(), ..Pictures::default() }
+                            .write(&result.image, &result.scored)?;
+                        let image = Image::new(&result)?;
+                        lock(shown).add(image);
+                        Ok(())
+                    })?;
                     let defect = test.defect.as_deref();
                     images.write(&Tested { category, defect, judged })?;
                 }
@@ -131,13 +153,47 @@ fn evaluate(options: Options) -> Result<ExitCode> {
             Ok(())
         })
     })?;
-    progress.finish();
+    let time = progress.finish();
+    let baselines = options.baselines.then(|| compare(&dataset)).transpose()?;
     images.commit()?;
-    write_json(&out.join("metrics.json"), &evaluation)?;
-    say(tables(&evaluation));
-    say(format!("\n{done} images, {unreadable} unreadable; see {}", out.display()));
+    write_metrics(&out.join("metrics.json"), &evaluation, baselines.as_ref())?;
+    say(tables(&evaluation, baselines.as_ref()));
+
+    let shown = shown.into_inner().unwrap_or_else(|e| e.into_inner());
+    let mut report = Report::new("Evaluation", &detector, evaluation, shown);
+    report.fact("Detector", options.detector.display());
+    report.fact("Data", options.data.display());
+    report.fact("Computed on", detector.device());
+    report.fact("Time", format!("{:.1} s for {done} images", time.as_secs_f64()));
+    if unreadable > 0 {
+        report.warnings.push(format!("{unreadable} images could not be read and are left out."));
+    }
+    report.baselines = baselines;
+    report.write(out.join("report.html"))?;
+    say(format!(
+        "\n{done} images, {unreadable} unreadable; see {}",
+        out.join("report.html").display()
+    ));
     Ok(match unreadable {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(common::UNREADABLE),
     })
+}
+
+/// The metrics of simpler methods.
+fn compare(dataset: &Dataset) -> Result<Baselines> {
+    let total = dataset.categories().iter().map(|c| c.train.len() + c.test.len()).sum::<usize>();
+    let mut progress = Progress::new("baselines", total as u64, "images");
+    let mut done = 0;
+    let baselines = baselines::evaluate(dataset, |result| {
+        unless_interrupted()?;
+        if let Err(e) = result {
+            log::warn!("{e}; the image is left out");
+        }
+        done += 1;
+        progress.set(done, String::new);
+        Ok(())
+    })?;
+    progress.finish();
+    Ok(baselines)
 }

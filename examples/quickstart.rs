@@ -5,13 +5,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use clap::Parser;
-use common::background::in_background;
+use common::background::{in_background, lock};
 use common::names::with_suffix;
-use common::pictures::{Pictures, write_json};
+use common::pictures::Pictures;
 use common::progress::{FitProgress, Progress};
+use common::results::write_metrics;
 use common::table::tables;
 use common::{create_folder, say};
 use image::RgbImage;
@@ -19,13 +21,15 @@ use invad::checkpoint::Recipe;
 use invad::data::{Category, Dataset, Mask, TestImage, load_test, write_png};
 use invad::detect::panel::{Row, panel};
 use invad::detect::{self, Detector, Evaluation, ScoreOptions, Scored};
-use invad::{Control, Device, Error, FitOptions, Fitted, Result, fit};
+use invad::report::{Image, Images, Report};
+use invad::{Control, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
 /// From good photographs to a detector and its results, in two minutes
 ///
 /// Trains one detector on the good images of all categories, scores the test images and prints how well
-/// that agrees with their labels and masks. Writes OUT/detector.safetensors, OUT/metrics.json,
-/// OUT/overlays/CATEGORY/DEFECT/NAME.png and OUT/quickstart.png, a page of results.
+/// that agrees with their labels and masks. Writes OUT/report.html, a page of results,
+/// OUT/detector.safetensors, OUT/metrics.json, OUT/overlays/CATEGORY/DEFECT/NAME.png and
+/// OUT/quickstart.png, some of the results as a picture.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -83,8 +87,12 @@ fn quickstart(options: Options) -> Result<ExitCode> {
         ..FitOptions::default()
     };
     let mut progress = FitProgress::default();
+    let mut losses = Vec::new();
     let fitted = fit(&dataset, &fit_options, |event| {
         progress.show(&event);
+        if let Event::Step { report, .. } = event {
+            losses.push((report.step, report.loss));
+        }
         Control::Continue
     })?;
     let mut times = progress.finish();
@@ -94,19 +102,33 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     detector.save(out.join("detector.safetensors"))?;
 
     let evaluating = Instant::now();
-    let (evaluation, scores, unreadable) = evaluate(&detector, &dataset, &out)?;
+    let Results { evaluation, images, scores, unreadable } = evaluate(&detector, &dataset, &out)?;
     times.push(("evaluation", evaluating.elapsed()));
-    write_json(&out.join("metrics.json"), &evaluation)?;
+    write_metrics(&out.join("metrics.json"), &evaluation, None)?;
     write_page(&detector, &scores, &out.join("quickstart.png"))?;
+    say(tables(&evaluation, None));
+    times.push(("all", start.elapsed()));
+    let times = times.iter().map(|(what, time)| format!("{what} {:.1} s", time.as_secs_f64()));
+    let times = times.collect::<Vec<_>>().join(", ");
 
-    say(tables(&evaluation));
-    say(format!("\nresults     {}", out.join("quickstart.png").display()));
+    let mut report = Report::new("Quickstart", &detector, evaluation, images);
+    report.fact("Data", data.display());
+    report.fact("Computed on", detector.device());
+    report.fact("Time", &times);
+    if unreadable > 0 {
+        report
+            .warnings
+            .push(format!("{unreadable} test images could not be read and are left out."));
+    }
+    report.training = losses;
+    report.write(out.join("report.html"))?;
+
+    say(format!("\nreport      {}", out.join("report.html").display()));
+    say(format!("picture     {}", out.join("quickstart.png").display()));
     say(format!("overlays    {}", out.join("overlays").display()));
     say(format!("metrics     {}", out.join("metrics.json").display()));
     say(format!("detector    {}", out.join("detector.safetensors").display()));
-    times.push(("all", start.elapsed()));
-    let times = times.iter().map(|(what, time)| format!("{what} {:.1} s", time.as_secs_f64()));
-    say(format!("time        {}", times.collect::<Vec<_>>().join(", ")));
+    say(format!("time        {times}"));
     Ok(match unreadable {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::from(common::UNREADABLE),
@@ -126,28 +148,37 @@ fn bundled() -> Result<PathBuf> {
 /// Each category's kinds of test images, good ones under `None`, with their scores.
 type Scores<'a> = Vec<(&'a Category, BTreeMap<Option<&'a str>, Vec<(f64, &'a TestImage)>>)>;
 
+/// What became of the test images.
+struct Results<'a> {
+    evaluation: Evaluation,
+    images: Images,
+    scores: Scores<'a>,
+    unreadable: usize,
+}
+
 /// Scores the test images and writes their overlays.
-fn evaluate<'a>(
-    detector: &Detector,
-    dataset: &'a Dataset,
-    out: &Path,
-) -> Result<(Evaluation, Scores<'a>, usize)> {
+fn evaluate<'a>(detector: &Detector, dataset: &'a Dataset, out: &Path) -> Result<Results<'a>> {
     let total = dataset.categories().iter().map(|c| c.test.len()).sum::<usize>();
     let mut progress = Progress::new("evaluation", total as u64, "images");
     let mut scores = BTreeMap::new();
     let (mut done, mut unreadable) = (0, 0);
+    let images = Mutex::new(Images::default());
     let evaluation = in_background(|background| {
         detect::evaluate(detector, dataset, &ScoreOptions::default(), |test, result| {
             match result {
-                Ok(detect::ImageResult { category, image, scored, .. }) => {
-                    scores.insert(test.path.clone(), scored.score);
+                Ok(result) => {
+                    scores.insert(test.path.clone(), result.scored.score);
                     let stem = test.path.file_stem().unwrap_or_default();
                     let kind = test.defect.as_deref().unwrap_or("good");
-                    let name = out.join("overlays").join(category).join(kind).join(stem);
+                    let name = out.join("overlays").join(result.category).join(kind).join(stem);
+                    let images = &images;
                     background.spawn(move || {
                         let overlay = with_suffix(&name, "png");
                         Pictures { overlay: Some(&overlay), ..Pictures::default() }
-                            .write(&image, &scored)
+                            .write(&result.image, &result.scored)?;
+                        let image = Image::new(&result)?;
+                        lock(images).add(image);
+                        Ok(())
                     })?;
                 }
                 Err(e) => {
@@ -170,7 +201,8 @@ fn evaluate<'a>(
         }
         (category, kinds)
     });
-    Ok((evaluation, by_kind.collect(), unreadable))
+    let images = images.into_inner().unwrap_or_else(|e| e.into_inner());
+    Ok(Results { evaluation, images, scores: by_kind.collect(), unreadable })
 }
 
 /// Rows of the page, as far as categories allow.

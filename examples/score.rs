@@ -13,6 +13,7 @@ use common::options::{Computing, Judging};
 use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Judged, Records};
+use common::results::warn_of_thresholds;
 use common::{create_folder, note, say, unless_interrupted};
 use invad::data::collect_inputs;
 use invad::{Error, Result};
@@ -87,6 +88,7 @@ fn score(options: Options) -> Result<ExitCode> {
         let known = detector.config().categories.join(", ");
         note(format!("calibrated with all categories pooled; --category picks one of {known}"));
     }
+    warn_of_thresholds(&detector, [options.category.as_deref()]);
 
     let mut counts = Counts { unreadable: unusable.len(), ..Counts::default() };
     for (path, error) in &unusable {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs)]
 
+pub mod baselines;
 pub mod checkpoint;
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -17,6 +18,7 @@ mod fit;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
+pub mod report;
 pub mod tensor;
 pub mod train;
 

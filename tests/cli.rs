@@ -835,8 +835,13 @@ mod evaluating {
     fn metrics_and_images() {
         let Shared { data, detector, .. } = shared();
         let out = TempDir::new().unwrap();
-        let ran = evaluate(detector, data, out.path()).arg("--overlays").run().expect(0);
-        for row in ["calibrated scores, %", "paper protocol, %", "bolt ", "nut ", "mean "] {
+        let ran = evaluate(detector, data, out.path())
+            .args(["--overlays", "--baselines"])
+            .run()
+            .expect(0);
+        let tables =
+            ["calibrated scores, %", "paper protocol, %", "PaDiM, %", "nearest neighbour, %"];
+        for row in tables.into_iter().chain(["bolt ", "nut ", "mean "]) {
             assert!(ran.stdout.lines().any(|line| line.starts_with(row)), "{}", ran.stdout);
         }
         let metrics = fs::read(out.path().join("metrics.json")).unwrap();
@@ -844,15 +849,18 @@ mod evaluating {
         let keys = |value: &Value| -> Vec<String> {
             value.as_object().unwrap().keys().map(String::from).collect()
         };
-        assert_eq!(keys(&metrics), ["categories", "mean", "paper"]);
+        assert_eq!(keys(&metrics), ["baselines", "categories", "mean", "paper"]);
+        let baselines = &metrics["baselines"];
+        assert_eq!(keys(baselines), ["nearest_neighbour", "padim"]);
         assert_eq!(keys(&metrics["paper"]), ["categories", "mean"]);
         let percent = |v: &Value| v.as_f64().is_some_and(|v| (0.0..=100.0).contains(&v));
-        for part in [&metrics, &metrics["paper"]] {
+        let others = [&metrics["paper"], &baselines["padim"], &baselines["nearest_neighbour"]];
+        for part in others.into_iter().chain([&metrics]) {
             assert_eq!(keys(&part["categories"]), ["bolt", "nut"]);
             for of in [&part["mean"], &part["categories"]["bolt"], &part["categories"]["nut"]] {
                 for (name, value) in of.as_object().unwrap() {
                     let calibrated = name == "false_alarm_rate" || name == "recall";
-                    let none = calibrated && std::ptr::eq(part, &metrics["paper"]);
+                    let none = calibrated && !std::ptr::eq(part, &metrics);
                     assert!(if none { value.is_null() } else { percent(value) }, "{name} {value}");
                 }
             }
@@ -866,6 +874,20 @@ mod evaluating {
             assert_eq!(line["defect"].as_str().is_some(), path.contains("dent"));
             assert!(out.path().join(line["overlay"].as_str().unwrap()).is_file());
         }
+        let report = fs::read_to_string(out.path().join("report.html")).unwrap();
+        assert_eq!(report.matches("<article ").count(), 12);
+        // Six good images of a category leave two to calibrate with.
+        for says in ["PaDiM", "rests on 2 held-out images"] {
+            assert!(report.contains(says), "{says}");
+        }
+        assert!(
+            ran.stderr.contains("warning: the threshold of category `nut` cannot be relied on")
+        );
+        let plain = TempDir::new().unwrap();
+        evaluate(detector, data, plain.path()).run().expect(0);
+        let metrics = fs::read(plain.path().join("metrics.json")).unwrap();
+        let metrics: Value = serde_json::from_slice(&metrics).unwrap();
+        assert_eq!(keys(&metrics), ["categories", "mean", "paper"]);
     }
 
     /// A data set of one category, `bolt`, which a test may spoil.
@@ -958,7 +980,9 @@ mod quickstart {
             assert!(ran.stdout.contains(says), "{}", ran.stdout);
         }
         let mut expected: Vec<PathBuf> =
-            ["detector.safetensors", "metrics.json", "quickstart.png"].map(PathBuf::from).into();
+            ["detector.safetensors", "metrics.json", "quickstart.png", "report.html"]
+                .map(PathBuf::from)
+                .into();
         for (category, kind) in
             [("bolt", "dent"), ("bolt", "good"), ("nut", "dent"), ("nut", "good")]
         {
@@ -966,6 +990,9 @@ mod quickstart {
         }
         expected.sort();
         assert_eq!(files(out.path()), expected);
+        let report = fs::read_to_string(out.path().join("report.html")).unwrap();
+        assert_eq!(report.matches("<article ").count(), 12);
+        assert!(report.contains("Training loss from step 1 to 5"));
         // Two rows for each category.
         let page = load_image(out.path().join("quickstart.png")).unwrap();
         assert!(page.height() > 4 * 110 && page.width() > 4 * 256, "{:?}", page.dimensions());

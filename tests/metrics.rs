@@ -83,6 +83,25 @@ fn f1_max_oracle(scores: &[f64], labels: &[bool]) -> f64 {
     thresholds(scores).iter().map(|&t| f1_oracle(scores, labels, t)).fold(0.0, f64::max)
 }
 
+/// At each threshold from the highest down; the area under the ROC curve is AUROC.
+fn curves_are_those_of_the_definition(case: &str, scores: &[f64], labels: &[bool]) {
+    let (normal, anomalous) = (count(labels, false), count(labels, true));
+    let at = |threshold| [false, true].map(|label| flagged(scores, labels, label, threshold));
+    let points = |f: &dyn Fn([f64; 2]) -> (f64, f64)| -> Vec<(f64, f64)> {
+        thresholds(scores).into_iter().map(|t| f(at(t))).collect()
+    };
+    let roc = roc_curve(scores, labels).unwrap();
+    assert_eq!(roc.is_some(), normal * anomalous > 0.0, "{case}");
+    if let Some(roc) = roc {
+        assert_eq!(roc[0], (0.0, 0.0), "{case}");
+        assert_eq!(roc[1..], points(&|[fp, tp]| (fp / normal, tp / anomalous)), "{case}");
+        assert_near(case, area_oracle(&roc, 1.0), auroc(scores, labels).unwrap().unwrap());
+    }
+    let pr = precision_recall_curve(scores, labels).unwrap();
+    let want = points(&|[fp, tp]| (tp / anomalous, tp / (tp + fp)));
+    assert_eq!(pr, (anomalous > 0.0).then_some(want), "{case}");
+}
+
 /// Labels spread from pixel to pixel until nothing changes; then numbered by first appearance.
 fn components_oracle(mask: &[bool], width: usize, height: usize) -> Vec<u32> {
     let mut root: Vec<usize> = (0..mask.len()).collect();
@@ -212,6 +231,7 @@ fn image_metrics_follow_the_definitions() {
                     assert!(f1_oracle(&scores, &labels, t) < best, "{case}: lower threshold {t}");
                 }
                 assert_eq!(auroc(&scores, &labels).unwrap(), got.auroc);
+                curves_are_those_of_the_definition(&case, &scores, &labels);
                 assert_eq!(average_precision(&scores, &labels).unwrap(), got.ap);
                 assert_eq!(f1_max(&scores, &labels).unwrap(), got.f1_max);
                 let t = scores[n / 2];

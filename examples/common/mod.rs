@@ -7,6 +7,7 @@ pub mod options;
 pub mod pictures;
 pub mod progress;
 pub mod records;
+pub mod results;
 pub mod table;
 
 use std::fmt::Display;

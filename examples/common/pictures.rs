@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use image::RgbImage;
+use invad::Result;
 use invad::data::{write_map, write_png};
 use invad::detect::Scored;
 use invad::detect::overlay::{self, PREDICTED, above, contour, fade, mask_image};
-use invad::{Error, Result};
 
 use super::create_folder;
 
@@ -43,11 +43,4 @@ impl Pictures<'_> {
             None => Ok(()),
         }
     }
-}
-
-/// Writes metrics and the like as indented JSON.
-pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let mut json = serde_json::to_vec_pretty(value).map_err(|e| Error::io(path, e.into()))?;
-    json.push(b'\n');
-    invad::files::write_atomic(path, |file| std::io::Write::write_all(file, &json))
 }

@@ -1,34 +1,20 @@
 //! Metrics as a table.
 
+use invad::baselines::Baselines;
 use invad::detect::{Evaluated, Evaluation};
-use invad::metrics::Metrics;
+use invad::metrics::{COLUMNS, Metrics};
 
-type Column = (&'static str, fn(&Metrics) -> Option<f64>);
-
-/// The columns under each heading.
-const COLUMNS: [(&str, &[Column]); 4] = [
-    (
-        "image",
-        &[("AUROC", |m| m.image_auroc), ("AP", |m| m.image_ap), ("F1-max", |m| m.image_f1_max)],
-    ),
-    (
-        "pixel",
-        &[
-            ("AUROC", |m| m.pixel_auroc),
-            ("AP", |m| m.pixel_ap),
-            ("F1-max", |m| m.pixel_f1_max),
-            ("AU-PRO", |m| m.au_pro),
-        ],
-    ),
-    ("all 7", &[("mAD", |m| m.mad)]),
-    ("at the threshold", &[("false alarms", |m| m.false_alarm_rate), ("recall", |m| m.recall)]),
-];
-
-/// Both tables of an evaluation.
-pub fn tables(evaluation: &Evaluation) -> String {
-    let calibrated = table("calibrated scores, %", &evaluation.calibrated);
-    let paper = table("paper protocol, %", &evaluation.paper);
-    format!("{calibrated}\n\n{paper}")
+/// The tables of an evaluation.
+pub fn tables(evaluation: &Evaluation, baselines: Option<&Baselines>) -> String {
+    let mut tables = vec![
+        table("calibrated scores, %", &evaluation.calibrated),
+        table("paper protocol, %", &evaluation.paper),
+    ];
+    if let Some(baselines) = baselines {
+        tables.push(table("PaDiM, %", &baselines.padim));
+        tables.push(table("nearest neighbour, %", &baselines.nearest_neighbour));
+    }
+    tables.join("\n\n")
 }
 
 fn table(title: &str, evaluated: &Evaluated) -> String {

@@ -74,6 +74,9 @@ fn student(z: f64, freedom: f64) -> f64 {
     z.signum() * (freedom * exponent.exp_m1()).sqrt()
 }
 
+/// Held-out images from which on a threshold can be relied on.
+const ENOUGH: usize = 8;
+
 /// The statistics of normal images, by category.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Calibration {
@@ -93,6 +96,27 @@ impl Calibration {
     /// The training images of a category, or of all categories.
     pub fn trained(&self, category: Option<&str>) -> Vec<ImageStats> {
         of(&self.trained, category)
+    }
+
+    /// Why the threshold of a category, or of all pooled, cannot be relied on, if so: it rests on
+    /// fewer than 8 held-out images, or on images that were trained on.
+    pub fn doubt(&self, category: Option<&str>) -> Option<String> {
+        let held_out = self.images(category);
+        let count = held_out.len();
+        let of = category.map_or("all categories".into(), |name| format!("category `{name}`"));
+        if count > 0 && held_out == self.trained(category) {
+            return Some(format!(
+                "the threshold of {of} cannot be relied on: it rests on images that were trained \
+                 on, which score far lower than others; it needs 16 good images"
+            ));
+        }
+        (count < ENOUGH).then(|| {
+            let images = if count == 1 { "image" } else { "images" };
+            format!(
+                "the threshold of {of} cannot be relied on: it rests on {count} held-out {images}; \
+                 it needs {ENOUGH}, which 16 good images leave"
+            )
+        })
     }
 }
 

@@ -22,6 +22,10 @@ const LARGEST_BATCH: usize = 1024;
 /// Which deviation from the mean counts as anomalous by default, see [`Moments::bound`].
 const DEVIATIONS: f64 = 3.0;
 
+/// How much the numbers of normal images vary, in parts of their mean, where a single held-out image
+/// says nothing of it: about what it is where there are more.
+const LONE_SPREAD: f64 = 0.05;
+
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
@@ -322,12 +326,12 @@ impl Detector {
         })
     }
 
-    pub(super) fn score_items<I: Sync, T: Send>(
+    pub(super) fn score_items<'i, I: Sync, T: Send>(
         &self,
-        items: &[I],
+        items: &'i [I],
         options: &ScoreOptions,
         load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
-        mut each: impl FnMut(&I, Result<(RgbImage, T, Scored)>) -> Result<()>,
+        mut each: impl FnMut(&'i I, Result<(RgbImage, T, Scored)>) -> Result<()>,
     ) -> Result<()> {
         let scale = self.scale(options)?;
         self.measurer.measure(items, load, |item, result| {
@@ -393,7 +397,13 @@ impl Scale {
             f: impl Fn(&ImageStats) -> f64,
         ) -> Moments {
             let of = |images: &[ImageStats]| Moments::of(images.iter().map(&f));
-            of(held_out).with_spread_of(of(trained))
+            let moments = of(held_out);
+            match held_out.len() {
+                1 => {
+                    Moments { std: (LONE_SPREAD * moments.mean.abs()).max(moments.std), ..moments }
+                }
+                _ => moments.with_spread_of(of(trained)),
+            }
         }
         let moments = |f: fn(&ImageStats) -> f32| spread(held_out, trained, |s| f64::from(f(s)));
         let mut scale = Self {
@@ -407,6 +417,15 @@ impl Scale {
             map_range: (f32::NAN, f32::NAN),
         };
         let cell = match options.threshold {
+            // The spread is no estimate, so that only the mean's uncertainty counts.
+            Threshold::StandardDeviations(d) if d.is_finite() && held_out.len() == 1 => {
+                let deviations = d * std::f64::consts::SQRT_2;
+                scale.threshold = match options.kind {
+                    ScoreKind::Both => 2.0 * deviations,
+                    _ => deviations,
+                };
+                scale.block.mean + deviations * scale.block.std
+            }
             Threshold::StandardDeviations(d) if d.is_finite() => {
                 scale.threshold = spread(held_out, trained, |s| scale.score(s)).bound(d);
                 scale.block.bound(d)

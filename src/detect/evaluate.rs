@@ -1,6 +1,7 @@
 //! A detector's scores and maps against a data set's labels and masks.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -8,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{Detector, ScoreOptions, Scored};
 use crate::data::{Dataset, Mask, TestImage, load_test};
 use crate::error::{Error, Result};
-use crate::metrics::{self, AnnotatedMap, Metrics, PixelMetrics};
+use crate::metrics::{self, AnnotatedMap, Metrics};
 
 /// Side of the maps and masks that pixel metrics compare.
-const PIXELS: usize = 256;
+pub(crate) const PIXELS: usize = 256;
 
 /// Metrics of each category and their mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,14 @@ pub struct Evaluated {
     pub categories: BTreeMap<String, Metrics>,
     /// The mean over categories.
     pub mean: Metrics,
+}
+
+impl Evaluated {
+    /// The metrics of each category, with their mean.
+    pub fn new(categories: BTreeMap<String, Metrics>) -> Self {
+        let mean = Metrics::mean(&categories.values().copied().collect::<Vec<_>>());
+        Self { categories, mean }
+    }
 }
 
 /// The metrics of a data set, in percent: what `metrics.json` holds.
@@ -45,6 +54,8 @@ pub struct ImageResult<'a> {
     pub mask: Option<Mask>,
     /// The score and the map.
     pub scored: Scored,
+    /// How long reading and decoding took; the rest takes as long for every image.
+    pub loading: Duration,
 }
 
 /// Scores every test image with its category's calibration (pooled where the detector has none)
@@ -57,11 +68,11 @@ pub struct ImageResult<'a> {
 /// # Errors
 /// [`Error::Dataset`] if a category has no readable test images; those of the detector and of
 /// `each`.
-pub fn evaluate(
+pub fn evaluate<'d>(
     detector: &Detector,
-    dataset: &Dataset,
+    dataset: &'d Dataset,
     options: &ScoreOptions,
-    mut each: impl FnMut(&TestImage, Result<ImageResult>) -> Result<()>,
+    mut each: impl FnMut(&'d TestImage, Result<ImageResult<'d>>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
@@ -70,95 +81,97 @@ pub fn evaluate(
         let mut options = options.clone();
         options.category = known.then(|| category.name.clone());
         let mut tested = Tested::default();
-        detector.score_items(&category.test, &options, load_test, |test, result| match result {
-            Ok((image, mask, scored)) => {
-                let mask_or_none = match test.defect {
-                    None => Some(None),
-                    Some(_) => mask.as_ref().map(Some),
-                };
-                tested.add(test, mask_or_none, &scored)?;
+        let load = |test: &TestImage| {
+            let start = Instant::now();
+            let (image, mask) = load_test(test)?;
+            Ok((image, (mask, start.elapsed())))
+        };
+        detector.score_items(&category.test, &options, load, |test, result| match result {
+            Ok((image, (mask, loading), scored)) => {
+                tested.add(test, mask.as_ref(), &scored)?;
                 let category = &category.name;
-                each(test, Ok(ImageResult { category, test, image, mask, scored }))
+                each(test, Ok(ImageResult { category, test, image, mask, scored, loading }))
             }
             Err(e) => each(test, Err(e)),
         })?;
         let name = &category.name;
-        if tested.labels.is_empty() {
+        if tested.scores.is_empty() {
             let reason = format!("category `{name}` has no readable test images");
             return Err(Error::dataset(dataset.root(), reason));
         }
         calibrated.insert(name.clone(), tested.calibrated()?);
         paper.insert(name.clone(), tested.paper()?);
     }
-    let mean = |categories: BTreeMap<String, Metrics>| Evaluated {
-        mean: Metrics::mean(&categories.values().copied().collect::<Vec<_>>()),
-        categories,
-    };
-    Ok(Evaluation { calibrated: mean(calibrated), paper: mean(paper) })
+    Ok(Evaluation { calibrated: Evaluated::new(calibrated), paper: Evaluated::new(paper) })
 }
 
 /// The test images of a category.
 #[derive(Default)]
 struct Tested {
-    labels: Vec<bool>,
     scores: Vec<f64>,
     abs: Vec<f64>,
     nll: Vec<f64>,
     threshold: f64,
-    /// Smoothed and plain maps and the mask of images that take part in pixel metrics.
-    maps: Vec<(Vec<f32>, Vec<f32>, Vec<bool>)>,
+    smoothed: Compared,
+    plain: Compared,
 }
 
 impl Tested {
-    /// `mask`: none where it is not known which pixels are anomalous, `Some(None)` where none are.
-    fn add(
-        &mut self,
-        test: &TestImage,
-        mask: Option<Option<&Mask>>,
-        scored: &Scored,
-    ) -> Result<()> {
-        self.labels.push(test.defect.is_some());
+    fn add(&mut self, test: &TestImage, mask: Option<&Mask>, scored: &Scored) -> Result<()> {
         self.scores.push(scored.score);
         self.abs.push(f64::from(scored.stats.abs));
         self.nll.push(f64::from(scored.stats.nll));
         self.threshold = scored.threshold;
-        if let Some(mask) = mask {
-            let mask = match mask {
-                Some(mask) => mask.resize(PIXELS, PIXELS).pixels().to_vec(),
-                None => vec![false; PIXELS * PIXELS],
-            };
-            let map = &scored.map;
-            let smoothed = map.resize(PIXELS, PIXELS)?;
-            self.maps.push((smoothed, map.resize_plain(PIXELS, PIXELS)?, mask));
-        }
-        Ok(())
+        let map = &scored.map;
+        self.smoothed.add(test, mask, || map.resize(PIXELS, PIXELS))?;
+        self.plain.add(test, mask, || map.resize_plain(PIXELS, PIXELS))
     }
 
     fn calibrated(&self) -> Result<Metrics> {
-        let metrics = Metrics::from_images(&self.scores, &self.labels, Some(self.threshold))?;
-        self.with_pixels(metrics, |(smoothed, _, _)| smoothed)
+        self.smoothed.metrics(&self.scores, Some(self.threshold))
     }
 
     fn paper(&self) -> Result<Metrics> {
-        let scores = metrics::paper_scores(&self.abs, &self.nll)?;
-        let metrics = Metrics::from_images(&scores, &self.labels, None)?;
-        self.with_pixels(metrics, |(_, plain, _)| plain)
+        self.plain.metrics(&metrics::paper_scores(&self.abs, &self.nll)?, None)
+    }
+}
+
+/// Maps of a category's test images, and what is true of them.
+#[derive(Default)]
+pub(crate) struct Compared {
+    labels: Vec<bool>,
+    /// Map and mask of the images that take part in pixel metrics.
+    maps: Vec<(Vec<f32>, Vec<bool>)>,
+}
+
+impl Compared {
+    /// Adds an image, with its map at 256 × 256. A defect without a mask takes no part in pixel
+    /// metrics: which of its pixels are anomalous is not known.
+    pub fn add(
+        &mut self,
+        test: &TestImage,
+        mask: Option<&Mask>,
+        map: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<()> {
+        self.labels.push(test.defect.is_some());
+        let mask = match (mask, &test.defect) {
+            (_, None) => vec![false; PIXELS * PIXELS],
+            (Some(mask), _) => mask.resize(PIXELS, PIXELS).pixels().to_vec(),
+            (None, Some(_)) => return Ok(()),
+        };
+        self.maps.push((map()?, mask));
+        Ok(())
     }
 
-    fn with_pixels(
-        &self,
-        metrics: Metrics,
-        map: impl Fn(&(Vec<f32>, Vec<f32>, Vec<bool>)) -> &Vec<f32>,
-    ) -> Result<Metrics> {
-        let annotated: Vec<_> = self
-            .maps
-            .iter()
-            .map(|m| AnnotatedMap { map: map(m), mask: &m.2, width: PIXELS, height: PIXELS })
-            .collect();
-        if annotated.is_empty() {
+    /// The metrics of the images, with their scores.
+    pub fn metrics(&self, scores: &[f64], threshold: Option<f64>) -> Result<Metrics> {
+        let metrics = Metrics::from_images(scores, &self.labels, threshold)?;
+        if self.maps.is_empty() {
             return Ok(metrics);
         }
-        let pixels: PixelMetrics = metrics::pixel_metrics(&annotated, metrics::FPR_LIMIT)?;
+        let annotated = |(map, mask)| AnnotatedMap { map, mask, width: PIXELS, height: PIXELS };
+        let maps: Vec<_> = self.maps.iter().map(|(map, mask)| annotated((map, mask))).collect();
+        let pixels = metrics::pixel_metrics(&maps, metrics::FPR_LIMIT)?;
         Ok(metrics.with_pixels(&pixels))
     }
 }

@@ -8,5 +8,6 @@ pub mod overlay;
 pub mod panel;
 
 pub use detector::{Detector, ScoreKind, ScoreOptions, Scored, Threshold};
+pub(crate) use evaluate::{Compared, PIXELS};
 pub use evaluate::{Evaluated, Evaluation, ImageResult, evaluate};
 pub use map::AnomalyMap;

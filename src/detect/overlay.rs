@@ -70,7 +70,7 @@ fn gamma(linear: f64) -> u8 {
 
 /// Where `value` lies between `low` (0) and `high` (1), clamped. NaN stays NaN; if the range is
 /// empty or not finite, everything above `low` is 1.
-fn normalised(value: f32, low: f32, high: f32) -> f32 {
+pub(crate) fn normalised(value: f32, low: f32, high: f32) -> f32 {
     let t = (value - low) / (high - low);
     if value.is_nan() {
         f32::NAN

@@ -78,6 +78,44 @@ pub fn image_metrics<T: Score>(scores: &[T], labels: &[bool]) -> Result<ImageMet
     })
 }
 
+/// The ROC curve: (false positive rate, recall) after no threshold, (0, 0), and after each distinct
+/// score from the highest down, (1, 1) last. `None` unless there are both normal and anomalous scores.
+///
+/// `labels`: true for anomalous.
+///
+/// # Errors
+/// As [`auroc`].
+pub fn roc_curve<T: Score>(scores: &[T], labels: &[bool]) -> Result<Option<Vec<(f64, f64)>>> {
+    let ranking = Ranking::new("roc_curve", scores, labels)?;
+    let (anomalous, normal) = (ranking.anomalous.len() as f64, ranking.normal.len() as f64);
+    if anomalous * normal == 0.0 {
+        return Ok(None);
+    }
+    let points =
+        ranking.steps().map(|s| (s.flagged.1 as f64 / normal, s.flagged.0 as f64 / anomalous));
+    Ok(Some(std::iter::once((0.0, 0.0)).chain(points).collect()))
+}
+
+/// The precision-recall curve: (recall, precision) after each distinct score from the highest down.
+/// `None` where nothing is anomalous.
+///
+/// `labels`: true for anomalous.
+///
+/// # Errors
+/// As [`auroc`].
+pub fn precision_recall_curve<T: Score>(
+    scores: &[T],
+    labels: &[bool],
+) -> Result<Option<Vec<(f64, f64)>>> {
+    let ranking = Ranking::new("precision_recall_curve", scores, labels)?;
+    let anomalous = ranking.anomalous.len() as f64;
+    let points = ranking.steps().map(|s| {
+        let (tp, fp) = (s.flagged.0 as f64, s.flagged.1 as f64);
+        (tp / anomalous, tp / (tp + fp))
+    });
+    Ok((anomalous > 0.0).then(|| points.collect()))
+}
+
 /// Refuses labels that do not match the scores, and scores that cannot be ranked.
 pub(super) fn check<T: Score>(op: &'static str, scores: &[T], labels: &[bool]) -> Result<()> {
     if labels.len() != scores.len() {

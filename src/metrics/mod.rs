@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | all of them, ranked once | [`image_metrics`] | [`pixel_metrics`] |
 //! | AUROC, AP, F1-max | [`auroc`], [`average_precision`], [`f1_max`] | |
+//! | curves | [`roc_curve`], [`precision_recall_curve`] | |
 //! | AU-PRO | | [`au_pro`], [`pro_curve`], [`connected_components`] |
 //! | at one threshold | [`false_alarm_rate`], [`recall`] | |
 //!
@@ -22,9 +23,12 @@ mod summary;
 mod threshold;
 
 pub use components::{Components, connected_components};
-pub use curve::{F1Max, ImageMetrics, Score, auroc, average_precision, f1_max, image_metrics};
+pub use curve::{
+    F1Max, ImageMetrics, Score, auroc, average_precision, f1_max, image_metrics,
+    precision_recall_curve, roc_curve,
+};
 pub use paper::paper_scores;
 pub use pixel::{AnnotatedMap, PixelMetrics, pixel_metrics};
 pub use pro::{FPR_LIMIT, au_pro, pro_curve};
-pub use summary::Metrics;
+pub use summary::{COLUMNS, Column, Metrics};
 pub use threshold::{false_alarm_rate, recall};

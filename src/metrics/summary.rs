@@ -33,6 +33,28 @@ pub struct Metrics {
     pub recall: Option<f64>,
 }
 
+/// A figure's title and where it is found.
+pub type Column = (&'static str, fn(&Metrics) -> Option<f64>);
+
+/// All figures as tables show them: headings, and under each its columns.
+pub const COLUMNS: [(&str, &[Column]); 4] = [
+    (
+        "image",
+        &[("AUROC", |m| m.image_auroc), ("AP", |m| m.image_ap), ("F1-max", |m| m.image_f1_max)],
+    ),
+    (
+        "pixel",
+        &[
+            ("AUROC", |m| m.pixel_auroc),
+            ("AP", |m| m.pixel_ap),
+            ("F1-max", |m| m.pixel_f1_max),
+            ("AU-PRO", |m| m.au_pro),
+        ],
+    ),
+    ("all 7", &[("mAD", |m| m.mad)]),
+    ("at the threshold", &[("false alarms", |m| m.false_alarm_rate), ("recall", |m| m.recall)]),
+];
+
 impl Metrics {
     /// The figures of images: the score of each, whether it is anomalous, and the threshold in use, if any.
     ///

@@ -352,6 +352,44 @@ fn a_quantile_of_the_held_out_images() {
     }
 }
 
+/// One held-out image says where normal scores lie; how much they vary is assumed.
+#[test]
+fn a_single_held_out_image() {
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 2)).unwrap();
+    let images = held_out(Kind::Dots);
+    detector.calibrate("dots", &images[..1], &images[1..4]).unwrap();
+    let block = f64::from(detector.calibration().categories["dots"][0].block);
+    for kind in KINDS {
+        let options = ScoreOptions { kind, ..Default::default() };
+        let scored = detector.score_with(&images[..2], &options).unwrap();
+        assert_eq!(scored[0].score, 0.0, "{kind:?}");
+        let times = if kind == ScoreKind::Both { 2.0 } else { 1.0 };
+        close(scored[0].threshold, times * 3.0 * 2f64.sqrt());
+        assert!(scored[1].score.is_finite() && scored[1].score != 0.0);
+        let cell = block * (1.0 + 0.05 * 3.0 * 2f64.sqrt());
+        close(scored[0].map_threshold.into(), f64::from(cell as f32));
+    }
+    let doubt = detector.calibration().doubt(Some("dots")).unwrap();
+    assert!(doubt.contains("`dots`") && doubt.contains("1 held-out image;"), "{doubt}");
+}
+
+#[test]
+fn thresholds_that_cannot_be_relied_on() {
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 2)).unwrap();
+    let images = pictures(Kind::Dots, 0..8);
+    detector.calibrate("dots", &images[..7], &[]).unwrap();
+    detector.calibrate("stripes", &images[..2], &images[..2]).unwrap();
+    let doubt = |category| detector.calibration().doubt(category);
+    assert!(doubt(Some("dots")).unwrap().contains("7 held-out images; it needs 8"));
+    assert!(doubt(Some("stripes")).unwrap().contains("images that were trained on"));
+    assert_eq!(doubt(None), None);
+    let mut detector = detector;
+    detector.calibrate("dots", &images, &[]).unwrap();
+    assert_eq!(detector.calibration().doubt(Some("dots")), None);
+}
+
 #[test]
 fn moments_of_few_or_equal_numbers() {
     let of = |values: &[f64]| Moments::of(values.iter().copied());

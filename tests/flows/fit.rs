@@ -183,3 +183,29 @@ fn runs_that_cannot_start() {
     let empty = run(&open(&folder), &options(None), u64::MAX).0.err().unwrap().to_string();
     assert!(empty.contains("category `stripes` has no good images"), "{empty}");
 }
+
+/// Down to a single image there is a detector that scores, with a warning below 16.
+#[test]
+fn few_images() {
+    for (count, trained, held_out) in
+        [(1, 1, 1), (2, 1, 1), (3, 2, 1), (4, 2, 2), (5, 3, 2), (12, 9, 3), (16, 8, 8)]
+    {
+        let folder = tempdir().unwrap();
+        for seed in 0..count {
+            picture(Kind::Dots, seed, 32, 32)
+                .save(folder.path().join(format!("{seed}.png")))
+                .unwrap();
+        }
+        let options = FitOptions { steps: Some(2), ..options(None) };
+        let (fitted, seen) = run(&open(&folder), &options, u64::MAX);
+        let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+        assert_eq!(seen.warnings.len(), usize::from(count < 16), "{count}");
+        assert_eq!(detector.config().images, trained, "{count}");
+        assert_eq!(detector.calibration().images(None).len(), held_out, "{count}");
+        assert_eq!(detector.calibration().doubt(None).is_some(), count < 16, "{count}");
+        for scored in detector.score(&pictures(Kind::Stripes, 0..2)).unwrap() {
+            assert!(scored.score.is_finite() && scored.threshold.is_finite(), "{count}");
+            assert!(scored.threshold > 0.0 && scored.map_threshold.is_finite(), "{count}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The files that say how good a detector is.
+
+use std::io::Write;
+use std::path::Path;
+
+use invad::baselines::Baselines;
+use invad::detect::Evaluation;
+use invad::files::write_atomic;
+use invad::{Detector, Error, Result};
+use serde::Serialize;
+
+/// `metrics.json`.
+#[derive(Serialize)]
+struct Metrics<'a> {
+    #[serde(flatten)]
+    evaluation: &'a Evaluation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    baselines: Option<&'a Baselines>,
+}
+
+/// Writes `metrics.json`, indented.
+pub fn write_metrics(
+    path: &Path,
+    evaluation: &Evaluation,
+    baselines: Option<&Baselines>,
+) -> Result<()> {
+    let metrics = Metrics { evaluation, baselines };
+    let mut json = serde_json::to_vec_pretty(&metrics).map_err(|e| Error::io(path, e.into()))?;
+    json.push(b'\n');
+    write_atomic(path, |file| file.write_all(&json))
+}
+
+/// Warns of thresholds that rest on too few images, for each of `categories` (none: all pooled).
+pub fn warn_of_thresholds<'a>(
+    detector: &Detector,
+    categories: impl IntoIterator<Item = Option<&'a str>>,
+) {
+    let mut doubts: Vec<String> =
+        categories.into_iter().filter_map(|c| detector.calibration().doubt(c)).collect();
+    doubts.dedup();
+    for doubt in doubts {
+        log::warn!("{doubt}");
+    }
+}
