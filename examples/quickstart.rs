@@ -21,6 +21,7 @@ use invad::checkpoint::Recipe;
 use invad::data::{Category, Dataset, Mask, TestImage, load_test, write_png};
 use invad::detect::panel::{Row, panel};
 use invad::detect::{self, Detector, Evaluation, ScoreOptions, Scored};
+use invad::files::FolderLock;
 use invad::report::{Image, Images, Report};
 use invad::{Control, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
@@ -78,6 +79,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     }
     let out = options.out;
     create_folder(&out)?;
+    let _lock = FolderLock::acquire(&out)?;
 
     let fit_options = FitOptions {
         recipe: Recipe::whitened(),

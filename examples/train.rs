@@ -14,7 +14,7 @@ use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
 use invad::checkpoint::{Preset, Recipe, TrainingState};
 use invad::data::Dataset;
-use invad::files::write_atomic;
+use invad::files::{FolderLock, write_atomic};
 use invad::nn::{Backbone, Recompute};
 use invad::tensor::Plan;
 use invad::train::{Average, Memory, Resources, StepReport};
@@ -86,6 +86,9 @@ struct Options {
     /// Print the memory that the training would take, and stop
     #[arg(long)]
     plan: bool,
+    /// Steps after which the state is saved again
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    save_every: u64,
     /// Go on with the interrupted training in OUT, with the same data and options
     #[arg(long)]
     resume: bool,
@@ -166,8 +169,13 @@ fn train(options: Options) -> Result<ExitCode> {
     };
     let dataset = Dataset::open(&data, &options.category)?;
     create_folder(&out)?;
+    // A second training would overwrite what the first writes.
+    let lock = FolderLock::acquire(&out)?;
     let [detector_path, state_path, log_path] =
-        ["detector.safetensors", "training.safetensors", "training.csv"].map(|name| out.join(name));
+        ["detector.safetensors", "training.safetensors", "training.csv"].map(|name| {
+            lock.remove_leftovers(name);
+            out.join(name)
+        });
     check_state(&state_path, &detector_path, options.resume)?;
     let mut log = TrainingLog::open(&log_path, options.resume)?;
     common::catch_interrupts()?;
@@ -180,6 +188,7 @@ fn train(options: Options) -> Result<ExitCode> {
         resources,
         state: Some(state_path.clone()),
         resume: options.resume,
+        save_every: options.save_every,
     };
     let mut progress = FitProgress::default();
     let mut logged = Ok(());
@@ -276,14 +285,15 @@ impl TrainingLog {
     }
 
     /// Leaves only the steps before `step`: a run that was killed may have logged more than it
-    /// saved.
+    /// saved, the last of it in part.
     fn cut(&mut self, step: u64) -> Result<()> {
         let path = &self.path;
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         write_atomic(path, |file| {
             for (i, line) in text.split_inclusive('\n').enumerate() {
                 let logged = line.split(',').next().and_then(|n| n.parse::<u64>().ok());
-                if i == 0 || logged.is_some_and(|n| n < step) {
+                let whole = line.ends_with('\n');
+                if i == 0 || (whole && logged.is_some_and(|n| n < step)) {
                     io::Write::write_all(file, line.as_bytes())?;
                 }
             }

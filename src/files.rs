@@ -1,12 +1,16 @@
-//! Files that are either complete or not there.
+//! Files that are either complete or not there, and folders that one process writes in.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
 use crate::error::{Error, Result};
+
+/// How the names of temporary files end.
+const SUFFIX: &str = ".tmp";
 
 /// Writes the file at `path` through a temporary one beside it, so that a reader, a crash or a
 /// full disk never meets half a file: `write` fills the temporary file, which is flushed to the
@@ -47,8 +51,8 @@ impl AtomicFile {
         };
         // Opened like any new file: the process's umask decides who may read it.
         let (file, temporary) = tempfile::Builder::new()
-            .prefix(".")
-            .suffix(".tmp")
+            .prefix(&temporary_prefix(path))
+            .suffix(SUFFIX)
             .make_in(folder, |path| File::options().write(true).create_new(true).open(path))
             .map_err(|e| Error::io(path, e))?
             .into_parts();
@@ -76,5 +80,66 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.writer.flush()
+    }
+}
+
+/// How the name of a temporary file of the file at `path` begins: with the name, unless it is so
+/// long that no file system would take a longer one.
+fn temporary_prefix(path: &Path) -> OsString {
+    let mut prefix = OsString::from(".");
+    if let Some(name) = path.file_name().filter(|name| name.len() <= 200) {
+        prefix.push(name);
+        prefix.push(".");
+    }
+    prefix
+}
+
+/// The right of one process to write in a folder. It ends when this is dropped or the process ends,
+/// however it ends. Others are kept out only if they ask for it too.
+///
+/// It is a lock of the operating system on the file `.lock` in the folder, which stays there.
+pub struct FolderLock {
+    folder: PathBuf,
+    _file: File,
+}
+
+impl FolderLock {
+    /// Takes the right to write in `folder`. Where the file system has no locks, no one is kept out.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the folder and [`ErrorKind::ResourceBusy`] if another process has it;
+    /// [`Error::Io`] if nothing can be written there.
+    pub fn acquire(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let path = folder.join(".lock");
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| Error::io(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let reason =
+                    "another process is writing here; wait for it, or choose another folder";
+                return Err(Error::io(folder, io::Error::new(ErrorKind::ResourceBusy, reason)));
+            }
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
+                log::warn!("{}: locks are not supported here", path.display());
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io(path, e)),
+        }
+        Ok(Self { folder: folder.into(), _file: file })
+    }
+
+    /// Removes what processes that were killed left of writing the file `name`, which no other
+    /// process writes now.
+    pub fn remove_leftovers(&self, name: &str) {
+        let prefix = temporary_prefix(Path::new(name));
+        let Ok(entries) = self.folder.read_dir() else { return };
+        for entry in entries.flatten() {
+            let found = entry.file_name();
+            let found = found.as_encoded_bytes();
+            if found.starts_with(prefix.as_encoded_bytes()) && found.ends_with(SUFFIX.as_bytes()) {
+                fs::remove_file(entry.path()).ok();
+            }
+        }
     }
 }

@@ -10,9 +10,6 @@ use crate::nn::{Backbone, Recompute};
 use crate::tensor::Plan;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
-/// Steps after which the training state is saved again.
-const SAVE_EVERY: u64 = 500;
-
 /// How to [`fit`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitOptions {
@@ -30,10 +27,13 @@ pub struct FitOptions {
     pub state: Option<PathBuf>,
     /// Whether to go on from that state.
     pub resume: bool,
+    /// Steps after which the state is saved again; 0 saves it at the end only.
+    pub save_every: u64,
 }
 
 impl Default for FitOptions {
-    /// The whitened recipe and the small preset on the CPU, seed 0, no state.
+    /// The whitened recipe and the small preset on the CPU, seed 0, no state, which would be saved every
+    /// 500 steps.
     fn default() -> Self {
         Self {
             recipe: Recipe::whitened(),
@@ -43,6 +43,7 @@ impl Default for FitOptions {
             resources: Resources::default(),
             state: None,
             resume: false,
+            save_every: 500,
         }
     }
 }
@@ -208,7 +209,7 @@ pub fn fit(
             save(&trainer)?;
             return Ok(Fitted::Stopped(trainer.step_count()));
         }
-        if report.step % SAVE_EVERY == 0 || trainer.is_done() {
+        if report.step.is_multiple_of(options.save_every) || trainer.is_done() {
             save(&trainer)?;
         }
     }

@@ -6,7 +6,9 @@ use std::sync::{Mutex, MutexGuard};
 
 use common::*;
 use files::*;
+use image::{GrayImage, ImageFormat, RgbImage};
 use invad::checkpoint::{Checkpoint, TrainingState};
+use invad::data::decode_image;
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::features::{Backbone, Workspace};
 use invad::nn::{Dit, DitConfig};
@@ -171,4 +173,149 @@ fn files_that_claim_much() {
         }
         println!("{} bytes of {tensor} and more: at most {most} allocated", bytes_of.len());
     }
+}
+
+/// An image of this format, all black, which takes little room.
+fn black(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    match format {
+        ImageFormat::Png => GrayImage::new(width, height).write_to(&mut bytes, format),
+        _ => RgbImage::new(width, height).write_to(&mut bytes, format),
+    }
+    .unwrap();
+    bytes.into_inner()
+}
+
+/// A chunk of a PNG.
+fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [kind, data].concat();
+    let crc = !body.iter().fold(!0u32, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |c, _| (c >> 1) ^ (0xEDB8_8320 * (c & 1)))
+    });
+    [&(data.len() as u32).to_be_bytes()[..], &body, &crc.to_be_bytes()].concat()
+}
+
+/// A PNG of 8-bit grey with these chunks between header and end.
+fn png(width: u32, height: u32, chunks: &[Vec<u8>]) -> Vec<u8> {
+    let mut header = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    header.extend([8, 0, 0, 0, 0]);
+    let (header, chunks) = (chunk(b"IHDR", &header), chunks.concat());
+    [b"\x89PNG\r\n\x1a\n", &header[..], &chunks, &chunk(b"IEND", b"")].concat()
+}
+
+/// A little-endian TIFF of one strip with these tags (number, type, count, value).
+fn tiff(tags: &[(u16, u16, u32, u32)]) -> Vec<u8> {
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    bytes.extend((tags.len() as u16).to_le_bytes());
+    for (number, kind, count, value) in tags {
+        bytes.extend([number.to_le_bytes(), kind.to_le_bytes()].concat());
+        bytes.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+    }
+    bytes.extend([0; 64]);
+    bytes
+}
+
+/// A BMP with run-length coding whose pixels are all left out.
+fn bmp(width: i32, height: i32) -> Vec<u8> {
+    let mut bytes = b"BM".to_vec();
+    for number in [1100, 0, 1078, 40, width, height, 1 | 8 << 16, 1, 0, 0, 0, 256, 0] {
+        bytes.extend(number.to_le_bytes());
+    }
+    bytes.resize(1078, 0);
+    bytes.extend([0, 1]);
+    bytes
+}
+
+/// Small files that decode to much, or say so.
+#[test]
+fn images_that_claim_much() {
+    let _alone = alone();
+    // 98 million zeros as a stream of zlib.
+    let zeros = {
+        let bomb = black(65_000, 1500, ImageFormat::Png);
+        let start = bomb.windows(4).position(|w| w == b"IDAT").unwrap();
+        let mut stream = Vec::new();
+        let mut at = start - 4;
+        while &bomb[at + 4..at + 8] == b"IDAT" {
+            let len = u32::from_be_bytes(bomb[at..at + 4].try_into().unwrap()) as usize;
+            stream.extend_from_slice(&bomb[at + 8..at + 8 + len]);
+            at += 12 + len;
+        }
+        stream
+    };
+    let idat = chunk(b"IDAT", &zeros);
+    let text = |kind, start: &[u8]| chunk(kind, &[start, &zeros].concat());
+    let one = chunk(b"IDAT", b"\x78\x01\x01\x02\x00\xfd\xff\x00\x00\x00\x02\x00\x01");
+    let strips = |width, height, compression| {
+        tiff(&[
+            (256, 4, 1, width),
+            (257, 4, 1, height),
+            (258, 3, 1, 8),
+            (259, 3, 1, compression),
+            (262, 3, 1, 1),
+            (273, 4, 1, 8),
+            (277, 3, 1, 1),
+            (278, 4, 1, height),
+            (279, 4, 1, u32::MAX),
+        ])
+    };
+    // 300 MB of RGB are the most that an image may have; reading it may take a GB more.
+    let (none, most) = (1 << 20, (1 << 30) + 300_000_000);
+    let mut cases: Vec<(&str, Vec<u8>, usize)> = vec![
+        ("PNG, 2³² − 1 a side", png(u32::MAX, u32::MAX, std::slice::from_ref(&idat)), none),
+        ("PNG, 2³¹ − 1 a side", png(i32::MAX as u32, i32::MAX as u32, &[]), none),
+        ("PNG, 65535 a side", png(65_535, 65_535, std::slice::from_ref(&idat)), none),
+        ("PNG, 98 million pixels of zeros", black(65_000, 1500, ImageFormat::Png), most),
+        ("PNG, 98 million pixels and no data", png(65_000, 1500, &[]), most),
+        ("PNG, a pixel and 98 MB", png(1, 1, std::slice::from_ref(&idat)), 16 << 20),
+        ("PNG, 98 MB of text", png(1, 1, &[text(b"zTXt", b"a\0\0"), one.clone()]), 200 << 20),
+        (
+            "PNG, 98 MB of international text",
+            png(1, 1, &[text(b"iTXt", b"a\0\x01\0\0\0"), one.clone()]),
+            200 << 20,
+        ),
+        ("PNG, 98 MB of profile", png(1, 1, &[text(b"iCCP", b"a\0\0"), one]), 200 << 20),
+        ("TIFF, 2³² − 1 a side", strips(u32::MAX, u32::MAX, 1), none),
+        ("TIFF, 65535 a side, LZW", strips(65_535, 65_535, 5), none),
+        ("TIFF, 98 million pixels, deflate", strips(65_000, 1500, 8), most),
+        ("TIFF, 98 million pixels, raw", strips(65_000, 1500, 1), most),
+        ("TIFF, 98 million pixels, PackBits", strips(65_000, 1500, 32_773), most),
+        ("TIFF, 98 million pixels, JPEG", strips(65_000, 1500, 7), most),
+        ("BMP, 2³¹ − 1 a side", bmp(i32::MAX, i32::MAX), none),
+        ("BMP, 98 million pixels, run lengths", bmp(65_000, 1500), most),
+        ("WebP, 98 million pixels", black(16_000, 6100, ImageFormat::WebP), most),
+    ];
+    let mut jpeg = black(16, 16, ImageFormat::Jpeg);
+    let frame = jpeg.windows(2).position(|m| m == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].fill(0xFF);
+    cases.push(("JPEG, 65535 a side", jpeg.clone(), none));
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x05, 0xDC, 0xFD, 0xE8]);
+    cases.push(("JPEG, 98 million pixels, one block of data", jpeg, most));
+    let mut webp = black(16, 16, ImageFormat::WebP);
+    let size = webp.windows(4).position(|w| w == b"VP8L").unwrap() + 9;
+    webp[size..size + 3].fill(0xFF);
+    webp[size + 3] |= 0x0F;
+    cases.push(("WebP, 16384 a side", webp, none));
+
+    let (mut accepted, mut worst) = (0, 0);
+    for (name, file, limit) in &cases {
+        let mut outcome = String::new();
+        let (bytes, _) = bytes(|| {
+            outcome = match decode_image("bomb", file) {
+                Ok(image) => format!("{} × {}", image.width(), image.height()),
+                Err(e) => e.to_string(),
+            };
+        });
+        println!("{name}: a file of {}, {bytes} allocated: {outcome}", file.len());
+        assert!(bytes <= limit + file.len(), "{name}: {bytes} bytes");
+        accepted += usize::from(!outcome.starts_with("bomb"));
+        worst = worst.max(bytes);
+    }
+    let tried = cases.len();
+    println!(
+        "| images that claim much | {tried} files | {accepted} decoded, {} refused, at most {} MB \
+         allocated | 0 | 0 |",
+        tried - accepted,
+        worst / 1_000_000
+    );
 }

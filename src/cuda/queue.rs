@@ -109,7 +109,7 @@ impl Queue {
 }
 
 fn check(op: &'static str, shape: &[usize], len: usize) -> Result<Shape> {
-    let shape = Shape::from(shape);
+    let shape = Shape::new(op, shape)?;
     match shape.elements() {
         n if n == len => Ok(shape),
         _ => Err(Error::shape(op, "memory", format!("{shape:?}"), &[len])),

@@ -32,15 +32,20 @@ pub fn load_image(path: impl AsRef<Path>) -> Result<RgbImage> {
     Ok(decode(path.as_ref())?.into_rgb8())
 }
 
+/// Decodes the bytes of an image file as [`load_image`] does. `name` is what errors call it.
+///
+/// # Errors
+/// As [`load_image`], but for [`Error::Io`].
+pub fn decode_image(name: impl AsRef<Path>, bytes: &[u8]) -> Result<RgbImage> {
+    Ok(decode_bytes(bytes).map_err(|reason| Error::image(name, reason))?.into_rgb8())
+}
+
 /// Decodes the file at `path`, whatever its pixel type.
 pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
     let metadata = fs::metadata(path).map_err(|e| Error::io(path, e))?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "a folder" } else { "not a regular file" };
         return Err(Error::image(path, format!("this is {what}; expected an image file")));
-    }
-    if metadata.len() == 0 {
-        return Err(Error::image(path, "the file is empty"));
     }
     if metadata.len() > MAX_BYTES {
         return Err(Error::image(path, format!("the file has more than {MAX_BYTES} bytes")));
@@ -51,6 +56,9 @@ pub(super) fn decode(path: &Path) -> Result<DynamicImage> {
 
 /// The reason in the error is one line.
 fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".into());
+    }
     let mut reader = ImageReader::new(Cursor::new(bytes));
     if let Ok(format) = ::image::guess_format(bytes) {
         reader.set_format(format);

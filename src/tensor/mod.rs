@@ -63,10 +63,11 @@ impl Tensor {
     /// A tensor of zeros.
     ///
     /// # Errors
+    /// [`Error::Shape`] if there are more axes or elements than a tensor can have;
     /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
     /// enough memory.
     pub fn zeros(shape: &[usize], dtype: DType, device: Device) -> Result<Self> {
-        let shape = Shape::from(shape);
+        let shape = Shape::new("zeros", shape)?;
         let n = shape.elements();
         let storage = match (device, dtype) {
             (Device::Cpu, DType::F32) => Storage::CpuF32(vec![0.0; n]),
@@ -84,7 +85,7 @@ impl Tensor {
     /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
     /// enough memory.
     pub fn from_f32(data: Vec<f32>, shape: &[usize], device: Device) -> Result<Self> {
-        let shape = Shape::from(shape);
+        let shape = Shape::new("from_f32", shape)?;
         if data.len() != shape.elements() {
             return Err(Error::shape("from_f32", "data", format!("{shape:?}"), &[data.len()]));
         }
@@ -167,7 +168,7 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] if the number of elements differs.
     pub fn reshape(mut self, shape: &[usize]) -> Result<Self> {
-        let shape = Shape::from(shape);
+        let shape = Shape::new("reshape", shape)?;
         if self.len() != shape.elements() {
             return Err(Error::shape("reshape", "self", format!("{shape:?}"), self.shape()));
         }

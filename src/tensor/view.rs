@@ -59,7 +59,7 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`Error::Shape`] if `data` has not as many elements as `shape`.
     pub fn from_slice(data: &'a [f32], shape: &[usize]) -> Result<Self> {
-        let shape = Shape::from(shape);
+        let shape = Shape::new("from_slice", shape)?;
         if data.len() != shape.elements() {
             return Err(Error::shape("from_slice", "data", format!("{shape:?}"), &[data.len()]));
         }
@@ -104,8 +104,8 @@ impl<'a> TensorView<'a> {
     /// # Errors
     /// [`Error::Shape`] if they do not lie within the view.
     pub fn part(&self, start: usize, shape: &[usize]) -> Result<TensorView<'a>> {
-        let shape = Shape::from(shape);
-        let end = start + shape.elements();
+        let shape = Shape::new("part", shape)?;
+        let end = start.saturating_add(shape.elements());
         if end > self.len() {
             return Err(Error::shape(
                 "part",
@@ -210,7 +210,7 @@ impl<'a> TensorViewMut<'a> {
     /// # Errors
     /// [`Error::Shape`] if `data` has not as many elements as `shape`.
     pub fn from_slice(data: &'a mut [f32], shape: &[usize]) -> Result<Self> {
-        let shape = Shape::from(shape);
+        let shape = Shape::new("from_slice", shape)?;
         if data.len() != shape.elements() {
             return Err(Error::shape("from_slice", "data", format!("{shape:?}"), &[data.len()]));
         }
@@ -266,7 +266,7 @@ impl<'a> TensorViewMut<'a> {
     /// # Errors
     /// [`Error::Shape`] if there are not that many.
     pub fn split(self, shape: &[usize]) -> Result<(TensorViewMut<'a>, TensorViewMut<'a>)> {
-        let (shape, len) = (Shape::from(shape), self.len());
+        let (shape, len) = (Shape::new("split", shape)?, self.len());
         let n = shape.elements();
         if n > len {
             return Err(Error::shape(
@@ -276,7 +276,7 @@ impl<'a> TensorViewMut<'a> {
                 self.shape(),
             ));
         }
-        let rest = Shape::from(&[len - n][..]);
+        let rest = Shape::line(len - n);
         Ok(match self.data {
             DataMut::CpuF32(v) => {
                 let (a, b) = v.split_at_mut(n);

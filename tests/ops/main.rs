@@ -32,6 +32,7 @@ mod resize_antialias;
 mod resize_bilinear;
 mod rgb_to_luma;
 mod score;
+mod shapes;
 mod silu;
 #[cfg(feature = "cuda")]
 mod stem_conv;

@@ -13,10 +13,21 @@ use std::time::SystemTime;
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
 use invad::checkpoint::TrainingState;
 use invad::data::{load_image, load_mask};
+use invad::ops::{Random, Stream};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 4] = ["quickstart", "train", "score", "evaluate"];
+#[cfg(target_os = "linux")]
+mod folders;
+#[cfg(unix)]
+mod full_disk;
+#[cfg(unix)]
+mod kills;
+mod locks;
+#[cfg(unix)]
+mod service;
+
+const PROGRAMS: [&str; 5] = ["quickstart", "train", "score", "evaluate", "service"];
 
 fn program(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
@@ -167,6 +178,22 @@ fn write_data(root: &Path) {
     }
 }
 
+/// Whole numbers below a bound, the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 += 1;
+        let random = Random { seed: self.0, stream: Stream::Order, step: 0 };
+        random.below(n as u32, 0) as usize
+    }
+}
+
+/// A number from the environment: how thorough a test is.
+fn effort(variable: &str, otherwise: usize) -> usize {
+    std::env::var(variable).map_or(otherwise, |n| n.parse().unwrap())
+}
+
 /// A data set and a detector trained on it, for all tests.
 struct Shared {
     data: PathBuf,
@@ -194,12 +221,12 @@ fn json_lines(path: impl AsRef<Path>) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// All files in `folder` and below, by path relative to it.
+/// All files in `folder` and below, by path relative to it, less the lock of a training.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = walkdir::WalkDir::new(folder)
         .into_iter()
         .map(Result::unwrap)
-        .filter(|entry| !entry.file_type().is_dir())
+        .filter(|entry| !entry.file_type().is_dir() && entry.file_name() != ".lock")
         .map(|entry| entry.path().strip_prefix(folder).unwrap().to_path_buf())
         .collect();
     files.sort();
