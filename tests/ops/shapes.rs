@@ -164,7 +164,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             let shift = 0;
             adaln_zero_backward(&*x, &*stats, shift, chunk(1), &*dout, dx, residual, dtable)
         }),
-        30 => case!(channel_mean, [x Read [b, n + 1, c + 1, d], mean Write [b, d]],
+        30 => case!(channel_mean, [x Read [b, n, c, d], mean Write [b, d]],
             channel_mean(&*x, mean)),
         31 => case!(channel_gate, [x Update [b, n, c, d], gate Read [b, d]],
             channel_gate(x, &*gate)),
@@ -255,6 +255,8 @@ fn operations() {
                     "adaln_zero" | "adaln_zero_backward" => name.ends_with("table"),
                     "conv2d" | "depthwise_conv2d" => ["x", "weight"].contains(name),
                     "resize_bilinear" | "resize_bilinear_backward" => true,
+                    "channel_gate" | "channel_mean" => *name == "x",
+                    "global_norm" => *name == "gradient",
                     "score" => *name == "latent",
                     _ => false,
                 };
