@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""The same work in PyTorch, eager: what the benches are compared with. On a CPU in f32, on a GPU in fp16.
+"""The same work in PyTorch: what the benches are compared with. On a CPU in f32, on a GPU in fp16.
 
     pip install torch
     python3 benches/peer_torch.py --threads 2                     # all of it
     python3 benches/peer_torch.py --threads 2 --only inversion
-    python3 benches/peer_torch.py --device cuda --only inversion
+    python3 benches/peer_torch.py --device cuda --only inversion,training
 
 Prints one line per measurement: the bench's name, the median and the fastest time of a call in
 seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `training/w256d4/8` a
-step with noising, loss, backward, clipping and fused AdamW, `features/lite0/4` EfficientNet-Lite0 to
-block 10 on four images of 256×256 with batch normalisation folded, channels first and channels last.
+step with noising, loss, backward, clipping and fused AdamW, on a GPU `training/base/B` and
+`training/gigant/B` in mixed precision with a loss scale, eager and by torch.compile. `features/lite0/4` is
+EfficientNet-Lite0 to block 10 on four images of 256×256 with batch normalisation folded, channels first and
+channels last.
 """
 import argparse
 import math
@@ -101,25 +103,46 @@ def inversion(calls, device):
         measure(f"inversion/base/{batch}", call, calls)
 
 
-def training(calls, _):
-    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
-    for name, width, depth, heads in (("w256d4", 256, 4, 8), ("w128d2", 128, 2, 2)):
-        model = DiT(width, depth, heads)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
-        features = torch.randn(8, TOKENS, CHANNELS)
+def training(calls, device):
+    if device == "cpu":
+        for name, width, depth, heads in (("w256d4", 256, 4, 8), ("w128d2", 128, 2, 2)):
+            training_step(f"training/{name}/8", DiT(width, depth, heads), 8, calls)
+        return
+    for name, width, depth, heads in (("base", 1024, 8, 8), ("gigant", 2048, 16, 8)):
+        for batch in (8, 64):
+            for mode in ("eager", "compiled"):
+                try:
+                    training_step(f"training/{name}/{batch} {mode}", DiT(width, depth, heads).to(device), batch, calls)
+                except torch.cuda.OutOfMemoryError:
+                    print(f"training/{name}/{batch} {mode}: out of memory", flush=True)
+                torch.cuda.empty_cache()
 
-        def call():
-            t = torch.randint(0, 1000, (8,))
-            noise, alpha = torch.randn_like(features), alphas[t].view(-1, 1, 1)
-            x = alpha.sqrt() * features + (1 - alpha).sqrt() * noise
-            loss = F.mse_loss(model(x, t.float()), noise)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            return loss.item()
 
-        measure(f"training/{name}/8", call, calls)
+def training_step(name, model, batch, calls):
+    device = model.position.device
+    mixed = device.type != "cpu"
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float().to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=mixed)
+    features = torch.randn(batch, TOKENS, CHANNELS, device=device)
+    network = torch.compile(model) if name.endswith("compiled") else model
+
+    def call():
+        t = torch.randint(0, 1000, (batch,), device=device)
+        noise, alpha = torch.randn_like(features), alphas[t].view(-1, 1, 1)
+        x = alpha.sqrt() * features + (1 - alpha).sqrt() * noise
+        with torch.autocast(device.type, torch.float16, enabled=mixed):
+            output = network(x, t.float())
+        loss = F.mse_loss(output.float(), noise)
+        optimiser.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimiser)
+        scaler.update()
+        return loss.item()
+
+    measure(name, call, calls)
 
 
 # Kernel, stride, expansion, input and output channels.
@@ -184,14 +207,15 @@ def main():
     sections = {"features": features, "inversion": inversion, "training": training}
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default=",".join(sections), help="sections, separated by commas")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda for the section inversion")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda for inversion and training")
     parser.add_argument("--calls", type=int, default=10, help="timed calls of each measurement")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    if args.device != "cpu" and args.only != "inversion":
-        parser.error("on a GPU there is --only inversion")
-    for section in args.only.split(","):
+    names = args.only.split(",")
+    if args.device != "cpu" and "features" in names:
+        parser.error("on a GPU there is --only inversion,training")
+    for section in names:
         sections[section](args.calls, args.device)
 
 
