@@ -112,6 +112,8 @@ fn evaluate(options: Options) -> Result<ExitCode> {
         dataset.categories().iter().flat_map(|c| &c.test).map(|t| t.path.as_path()).collect();
     let names: HashMap<&Path, PathBuf> = paths.iter().copied().zip(output_names(&paths)).collect();
 
+    // First, since they end the program where a category has no images to be fitted to.
+    let baselines = options.baselines.then(|| compare(&dataset)).transpose()?;
     let mut progress = Progress::new("evaluation", paths.len() as u64, "images");
     let (mut done, mut unreadable) = (0, 0);
     let scoring = options.judging.options(None);
@@ -154,7 +156,6 @@ fn evaluate(options: Options) -> Result<ExitCode> {
         })
     })?;
     let time = progress.finish();
-    let baselines = options.baselines.then(|| compare(&dataset)).transpose()?;
     images.commit()?;
     write_metrics(&out.join("metrics.json"), &evaluation, baselines.as_ref())?;
     say(tables(&evaluation, baselines.as_ref()));
