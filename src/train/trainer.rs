@@ -68,8 +68,9 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
-    /// configuration or the resources are out of range; [`Error::Unavailable`] if the device cannot
-    /// be used; [`Error::TooLarge`] if it has not enough memory.
+    /// configuration or the resources are out of range, or a GPU cannot compute the denoiser
+    /// ([`DitConfig::require`](crate::nn::DitConfig::require)); [`Error::Unavailable`] if the device
+    /// cannot be used; [`Error::TooLarge`] if it has not enough memory.
     pub fn new(
         config: TrainingConfig,
         features: Tensor,
@@ -147,7 +148,7 @@ impl Trainer {
         fill: impl FnOnce(&Dit, &mut Moved, &mut Tensor) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
         let mut device = resources.device;
-        device.require()?;
+        dit.config().require(device)?;
         let batch = config.recipe.batch;
         let (recompute, plan) = resources.choose(&dit, batch)?;
         let images = features.shape()[0];

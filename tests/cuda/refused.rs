@@ -2,12 +2,13 @@
 
 use std::process::Command;
 
+use invad::checkpoint::TrainingConfig;
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::{Dit, DitConfig};
 use invad::ops::{self, Activation, Chunk, Residual};
-use invad::{DType, Detector, Device, Error, Tensor};
+use invad::{DType, Detector, Device, Error, Tensor, Trainer};
 
-use crate::common::{Kind, checkpoint, pictures, recipes};
+use crate::common::{Kind, checkpoint, pictures, recipes, training};
 use crate::emulator::{gpu, is_emulated};
 
 /// Room for the weights of [`detector`] and for scoring an image, but not for scoring eight.
@@ -207,10 +208,17 @@ fn networks_without_kernels() {
         let parameters = Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu).unwrap();
         let make =
             |device| Inverter::new(&dit, &parameters, Parameterisation::Velocity, 3, 0, device);
-        let refused = make(gpu).err().unwrap();
-        let Error::Argument { op: "Dit", arg, .. } = &refused else { panic!("{refused}") };
-        assert_eq!(*arg, wanted, "{refused}");
-        assert!(refused.to_string().contains(" on a GPU, got "), "{refused}");
+        let refuses = |refused: Error| {
+            let Error::Argument { op: "Dit", arg, .. } = &refused else { panic!("{refused}") };
+            assert_eq!(*arg, wanted, "{refused}");
+            assert!(refused.to_string().contains(" on a GPU, got "), "{refused}");
+        };
+        refuses(make(gpu).err().unwrap());
+        let [_, paper] = recipes();
+        let training = TrainingConfig { denoiser: config, ..training(paper, 1) };
+        let features = [1, config.grid, config.grid, config.channels];
+        let features = Tensor::zeros(&features, DType::F32, Device::Cpu).unwrap();
+        refuses(Trainer::new(training, features, gpu).err().unwrap());
         if config.width < 1000 {
             make(Device::Cpu).unwrap();
         }
