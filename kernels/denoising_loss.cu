@@ -1,7 +1,8 @@
 // loss[b] = w[b]·mean((p − target)²) over image b, target = a[b]·x0 + s[b]·noise, and dp = slope[b]·(p − target)
 //
 // p:          the prediction, fp16 (B, …)
-// x0, noise:  f32 (B, …)
+// x0:         fp16 (B, …)
+// noise:      f32 (B, …)
 // a, s, w, slope:  f32 (B)
 // loss:       f32 (B)
 // dp:         fp16 (B, …); may be null
@@ -17,7 +18,7 @@
 const int WARPS = 16;
 
 KERNEL void LAUNCH_BOUNDS(32 * WARPS, 2)
-denoising_loss(const h16* p, const float* x0, const float* noise, const float* a, const float* s,
+denoising_loss(const h16* p, const h16* x0, const float* noise, const float* a, const float* s,
                const float* w, const float* slope, float* loss, h16* dp, int size) {
     SHARED(float, scratch[WARPS]);
     const float signal = a[blockIdx.x], spread = s[blockIdx.x], factor = slope[blockIdx.x];
@@ -26,7 +27,7 @@ denoising_loss(const h16* p, const float* x0, const float* noise, const float* a
 #pragma unroll 4
     for (int i = threadIdx.x; i < size; i += 32 * WARPS) {
         const int64_t at = image + i;
-        const float difference = to_f32(p[at]) - (signal * x0[at] + spread * noise[at]);
+        const float difference = to_f32(p[at]) - (signal * to_f32(x0[at]) + spread * noise[at]);
         squares += difference * difference;
         if (dp) dp[at] = to_h16(factor * difference);
     }

@@ -8,9 +8,9 @@ use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, result};
 
 use super::context::{Context, context};
-use super::memory::{Bytes, Slice};
+use super::memory::{Bytes, Slice, SliceMut};
 use crate::error::Result;
-use crate::tensor::{DType, Device};
+use crate::tensor::{DType, Device, TensorViewMut};
 
 /// Bytes on their way to a GPU. They are copied on a stream of their own, while the GPU computes.
 pub(crate) struct Upload {
@@ -129,6 +129,21 @@ impl Upload {
         let queued = queue(&self.device);
         context.check("recording an event", self.read.record(stream))?;
         queued
+    }
+}
+
+impl Upload {
+    /// Queues a copy of what was sent last to memory of its GPU, all of it.
+    pub fn copy_to(&mut self, to: TensorViewMut) -> Result<()> {
+        let context = self.host.context;
+        let (len, dtype, device) = (to.len(), to.dtype(), to.device());
+        assert!(device == context.device() && len * dtype.size() <= self.host.len);
+        self.read(|bytes| match to.into_cuda() {
+            Some(to) => {
+                SliceMut::new(to).copy_from(Slice::new(context, dtype, bytes.address(), len))
+            }
+            None => Ok(()),
+        })
     }
 }
 

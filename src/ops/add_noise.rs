@@ -8,7 +8,8 @@ use crate::tensor::{TensorView, TensorViewMut};
 /// out = a\[b\]·x + s\[b\]·noise for image b.
 ///
 /// With a = √ᾱ_t and s = √(1−ᾱ_t) it is the forward process x_t; with a = −√(1−ᾱ_t) and s = √ᾱ_t
-/// the velocity v. `x`, `noise`, `out`: (B, …); `signal_scale` (a), `noise_scale` (s): (B).
+/// the velocity v. `x`, `noise`, `out`: (B, …); `signal_scale` (a), `noise_scale` (s): (B). On a GPU
+/// `x` holds f16, the others f32.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.

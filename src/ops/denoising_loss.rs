@@ -26,7 +26,7 @@ pub struct Target<'a> {
 /// `prediction`, `dprediction`: (B, …); `weight` (w), `slope`, `loss`: (B). `loss` and `dprediction`
 /// are written. With slope\[b\] = s·2·w\[b\]/n, n the elements of all images of a step,
 /// `dprediction` is s times the gradient of the mean of the step's losses; it may be left out. On a GPU
-/// `prediction` and `dprediction` hold f16, the others f32.
+/// `prediction`, `dprediction` and `x0` hold f16, the others f32.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.

@@ -26,7 +26,7 @@ pub fn extract_features(
 ) -> Result<Tensor> {
     let (grid, channels) = (backbone.grid(), backbone.channels());
     let mut space = Workspace::default();
-    let mut all = Vec::new();
+    let mut all = Vec::with_capacity(paths.len() * grid * grid * channels);
     let load = |paths: &[PathBuf]| -> Vec<_> { paths.par_iter().map(load_image).collect() };
     let mut batches = paths.chunks(BATCH);
     let mut loaded = load(batches.next().unwrap_or_default());

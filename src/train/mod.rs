@@ -1,5 +1,6 @@
 //! batch → loss → gradients → update.
 
+mod batches;
 mod features;
 mod learning_rate;
 mod resources;

@@ -1,5 +1,6 @@
 //! What a training may use, and how its memory is planned.
 
+use super::batches::Batches;
 use super::space::{Moved, Space};
 use crate::error::{Error, Result};
 use crate::nn::{Dit, DitConfig, Recompute};
@@ -116,6 +117,9 @@ impl Resources {
         Space::new(&mut plan, dit, batch, self.micro_batch(batch), recompute)?;
         if let Device::Cuda(ordinal) = self.device {
             let scratch = dit.scratch_bytes(self.micro_batch(batch));
+            let c = dit.config();
+            let elements = batch * c.grid * c.grid * c.channels;
+            plan.add(Purpose::Batch, Batches::bytes_on(self.device, elements));
             plan.add(Purpose::Workspace, crate::cuda::workspace_bytes(ordinal) + scratch);
         }
         Ok(plan)

@@ -95,7 +95,7 @@ impl<T> Space<T> {
             micro,
             acts,
             gradients,
-            x0: take(&grid(batch), DType::F32)?,
+            x0: take(&grid(batch), half)?,
             noise: take(&grid(batch), DType::F32)?,
             x: take(&grid(micro), DType::F32)?,
             output: take(&grid(micro), half)?,

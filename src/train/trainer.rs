@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::batches::Batches;
 use super::space::{Column, Moved, Space, column, images};
 use super::{Average, LearningRate, Resources};
 use crate::checkpoint::{
@@ -54,10 +55,7 @@ pub struct Trainer {
     plan: Plan,
     dit: Dit,
     alphas_cumprod: Vec<f64>,
-    /// What the network sees, (n, G, G, C).
-    features: Vec<f32>,
-    images: usize,
-    epoch: Option<(u64, Vec<usize>)>,
+    batches: Batches,
     space: Space,
 }
 
@@ -143,7 +141,7 @@ impl Trainer {
         config: TrainingConfig,
         dit: Dit,
         whitening: Option<Whitening>,
-        mut features: Tensor,
+        features: Tensor,
         resources: Resources,
         fill: impl FnOnce(&Dit, &mut Moved, &mut Tensor) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
@@ -151,21 +149,17 @@ impl Trainer {
         dit.config().require(device)?;
         let batch = config.recipe.batch;
         let (recompute, plan) = resources.choose(&dit, batch)?;
-        let images = features.shape()[0];
-        if let Some(whitening) = &whitening {
-            let raw = features;
-            features = Tensor::zeros(raw.shape(), DType::F32, raw.device())?;
-            whitening.apply(&raw, &mut features)?;
-        }
-        let taken = Moved::new(&mut device, &dit, &resources).and_then(|moved| {
+        let batches = Batches::new(features, whitening.as_ref(), config.seed, batch, device);
+        let taken = batches.and_then(|batches| {
+            let moved = Moved::new(&mut device, &dit, &resources)?;
             let micro = resources.micro_batch(batch);
             let space = Space::new(&mut device, &dit, batch, micro, recompute)?;
             if let Device::Cuda(ordinal) = device {
                 crate::cuda::reserve_scratch(ordinal, dit.scratch_bytes(micro))?;
             }
-            Ok((moved, space))
+            Ok((batches, moved, space))
         });
-        let (mut moved, space) = taken.map_err(|e| match e {
+        let (batches, mut moved, space) = taken.map_err(|e| match e {
             Error::OutOfMemory { free, .. } => resources.too_large(&plan, recompute, batch, free),
             other => other,
         })?;
@@ -197,9 +191,7 @@ impl Trainer {
             plan,
             dit,
             alphas_cumprod: Schedule::linear().alphas_cumprod,
-            features: features.to_vec_f32(),
-            images,
-            epoch: None,
+            batches,
             space,
         })
     }
@@ -254,7 +246,7 @@ impl Trainer {
                 backbone: config.backbone,
                 seed: config.seed,
                 steps: step,
-                images: self.images,
+                images: self.batches.images(),
                 categories: config.categories,
             },
             denoiser: on_host(parameters)?,
@@ -280,6 +272,7 @@ impl Trainer {
         let on_gpu = self.resources.device != Device::Cpu;
         if on_gpu {
             self.compute_on_gpu()?;
+            self.batches.send(k + 1, self.space.batch)?;
         } else {
             self.work().gradients()?;
         }
@@ -388,30 +381,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Brings what step k needs to the device: images in the order of a permutation of each epoch,
-    /// their noise, their timesteps with the factors that follow from these, and the optimiser's
-    /// numbers.
+    /// Brings what step k needs to the device: images, their noise, their timesteps with the factors
+    /// that follow from these, and the optimiser's numbers.
     fn load_batch(&mut self, k: u64, learning_rate: f64) -> Result<()> {
         let loss_scale = self.loss_scale();
         let TrainingConfig { recipe, seed, .. } = &self.state.config;
         let s = &mut self.space;
         let batch = s.batch;
-        let image_len = self.features.len() / self.images;
+        self.batches.load(k, &mut s.x0)?;
         let draw = Random { seed: *seed, stream: Stream::Timestep, step: k };
         let mut columns = vec![0.0; Column::COUNT * batch];
         let elements = s.x0.len() as f64;
         for j in 0..batch {
-            let position = k * batch as u64 + j as u64;
-            let epoch = position / self.images as u64;
-            if self.epoch.as_ref().is_none_or(|(e, _)| *e != epoch) {
-                let random = Random { seed: *seed, stream: Stream::Order, step: epoch };
-                self.epoch = Some((epoch, random.permutation(self.images)));
-            }
-            let (_, order) = self.epoch.as_ref().expect("set above");
-            let image = order[(position % self.images as u64) as usize];
-            let from = &self.features[image * image_len..][..image_len];
-            s.x0.view_mut().part(j * image_len, &[image_len])?.copy_from_slice(from)?;
-
             let t = draw.below(TIMESTEPS as u32, j as u64);
             let alpha = self.alphas_cumprod[t as usize];
             let (p, q) = recipe.parameterisation.target_factors(alpha);

@@ -252,6 +252,23 @@ fn a_streak_of_numbers_that_are_not_finite_stops() {
 }
 
 #[test]
+fn features_beyond_f16_are_refused() {
+    let Some(gpu) = gpu() else { return };
+    let [_, paper] = recipes();
+    let with = |number: f32| {
+        let mut x = images(5);
+        x.view_mut().part(77, &[1]).unwrap().fill(number).unwrap();
+        Trainer::new(config(paper.clone(), 4), x, gpu)
+    };
+    assert!(with(65504.0).is_ok());
+    let text = with(-65520.0).err().unwrap().to_string();
+    assert_eq!(
+        text,
+        "Trainer: `features` should be within ±65504, as f16 holds them on a GPU, got -65520"
+    );
+}
+
+#[test]
 fn too_large() {
     let Some(gpu) = gpu() else { return };
     let [whitened, _] = recipes();

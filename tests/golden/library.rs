@@ -146,8 +146,9 @@ impl<'a> Passes<'a> {
         dit.forward(parameters, &x, &t_here, acts, &mut *eps).map_err(text)?;
         let per_image = |value: f32| on(device, &tensor(&vec![value; t.len()], &[t.len()])?);
         let (zero, one) = (per_image(0.0)?, per_image(1.0)?);
+        let x0 = stored(&x, device)?;
         let target = Target {
-            x0: x.view(),
+            x0: x0.view(),
             noise: noise.view(),
             signal_scale: zero.view(),
             noise_scale: one.view(),

@@ -61,7 +61,7 @@ mod on_gpu {
         for shape in [&[1][..], &[4], &[2, 3], &[3, 17, 5], &[2, 257]] {
             let n: usize = shape.iter().product();
             let images = shape[0];
-            let (x, noise) = (uniform(1, n, 2.0), uniform(2, n, 2.0));
+            let (x, noise) = (halves(1, n, 2.0), uniform(2, n, 2.0));
             let (a, s) = (uniform(3, images, 1.0), uniform(4, images, 1.0));
             let of = |v: &[f32], i: usize| f64::from(v[i / (n / images)]);
             let pairs = x.iter().zip(&noise).enumerate();
@@ -71,7 +71,7 @@ mod on_gpu {
             let up = |data: &[f32], shape: &[usize]| upload(data, shape, DType::F32, gpu);
             let mut out = Guarded::new(shape, DType::F32, gpu);
             ops::add_noise(
-                &up(&x, shape),
+                &upload(&x, shape, DType::F16, gpu),
                 &up(&noise, shape),
                 &up(&a, &[images]),
                 &up(&s, &[images]),

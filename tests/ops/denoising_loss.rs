@@ -156,6 +156,7 @@ mod on_gpu {
         let Some(gpu) = gpu() else { return };
         let mut case = Case::new(shape);
         case.prediction = from(&halves(1, case.prediction.len(), 2.0), shape);
+        case.x0 = from(&halves(2, case.x0.len(), 2.0), shape);
         let slope: Vec<f32> = case.slope.to_vec_f32().iter().map(|s| s * scale).collect();
         let images = shape[0];
         let (p, t, w) = (f64s(&case.prediction), case.expected(), f64s(&case.weight));
@@ -165,15 +166,15 @@ mod on_gpu {
             .map(|i| rounded(f64::from(slope[i / n]) * rounded(p[i] - rounded(t[i]))))
             .collect();
         let up = |tensor: &Tensor| upload(&tensor.to_vec_f32(), tensor.shape(), DType::F32, gpu);
-        let (x0, noise, [signal, spread]) =
-            (up(&case.x0), up(&case.noise), case.scales.each_ref().map(up));
+        let in_f16 = |tensor: &Tensor| upload(&tensor.to_vec_f32(), shape, DType::F16, gpu);
+        let (x0, prediction) = (in_f16(&case.x0), in_f16(&case.prediction));
+        let (noise, [signal, spread]) = (up(&case.noise), case.scales.each_ref().map(up));
         let target = Target {
             x0: x0.view(),
             noise: noise.view(),
             signal_scale: signal.view(),
             noise_scale: spread.view(),
         };
-        let prediction = upload(&case.prediction.to_vec_f32(), shape, DType::F16, gpu);
         let (weight, slope) = (up(&case.weight), upload(&slope, &[images], DType::F32, gpu));
         for with_gradient in [false, true] {
             let mut loss = Guarded::new(&[images], DType::F32, gpu);

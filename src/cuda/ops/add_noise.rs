@@ -5,7 +5,7 @@ use crate::cuda::launch::{Launch, args};
 use crate::error::Result;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// out = signal_scale·x + noise_scale·noise for each image, all in f32.
+/// out = signal_scale·x + noise_scale·noise for each image; x in f16, all else in f32.
 pub(crate) fn add_noise(
     x: TensorView,
     noise: TensorView,
@@ -17,7 +17,7 @@ pub(crate) fn add_noise(
     let images = x.shape()[0];
     let size = x.len() / images.max(1);
     let n = op.int("x", size)?;
-    let x = op.read("x", x, DType::F32)?;
+    let x = op.read("x", x, DType::F16)?;
     let noise = op.read("noise", noise, DType::F32)?;
     let a = op.read("signal_scale", signal_scale, DType::F32)?;
     let s = op.read("noise_scale", noise_scale, DType::F32)?;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::ops::Target;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// Prediction and its gradient in f16, all else in f32.
+/// Prediction, its gradient and x0 in f16, all else in f32.
 pub(crate) fn denoising_loss(
     prediction: TensorView,
     target: Target,
@@ -20,7 +20,7 @@ pub(crate) fn denoising_loss(
     let size = op.int("prediction", prediction.len() / images.max(1))?;
     let f32 = |arg, view| op.read(arg, view, DType::F32);
     let p = op.read("prediction", prediction, DType::F16)?;
-    let (x0, noise) = (f32("x0", target.x0)?, f32("noise", target.noise)?);
+    let (x0, noise) = (op.read("x0", target.x0, DType::F16)?, f32("noise", target.noise)?);
     let a = f32("signal_scale", target.signal_scale)?;
     let s = f32("noise_scale", target.noise_scale)?;
     let (weight, slope) = (f32("weight", weight)?, f32("slope", slope)?);

@@ -1,0 +1,157 @@
+//! The batches of a training, drawn from its features and brought to its device.
+
+use half::f16;
+
+use crate::cuda::Upload;
+use crate::error::{Error, Result};
+use crate::nn::{Whitening, stored};
+use crate::ops::{Random, Stream};
+use crate::tensor::{DType, Device, Tensor};
+
+/// Images whitened at once.
+const CHUNK: usize = 64;
+
+/// The features of all images as the network sees them, drawn from in the order of a permutation of
+/// each epoch. They stay in the host's memory, in f16 for a GPU.
+pub(super) struct Batches {
+    order: Order,
+    image_len: usize,
+    features: Features,
+}
+
+enum Features {
+    Host(Vec<f32>),
+    Gpu {
+        features: Vec<f16>,
+        upload: Upload,
+        /// The step whose batch is on its way.
+        sent: Option<u64>,
+    },
+}
+
+/// Which images a step's batch consists of.
+struct Order {
+    seed: u64,
+    images: usize,
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Batches {
+    /// Batches of `batch` images of `features`, (n, G, G, C) as the backbone leaves them.
+    pub fn new(
+        features: Tensor,
+        whitening: Option<&Whitening>,
+        seed: u64,
+        batch: usize,
+        device: Device,
+    ) -> Result<Self> {
+        let images = features.shape()[0];
+        let image_len = features.len() / images;
+        let kept = match device {
+            Device::Cpu => {
+                let mut kept = Vec::with_capacity(features.len());
+                whitened(&features, whitening, |part| {
+                    kept.extend_from_slice(part);
+                    Ok(())
+                })?;
+                Features::Host(kept)
+            }
+            Device::Cuda(ordinal) => {
+                let mut kept = Vec::with_capacity(features.len());
+                whitened(&features, whitening, |part| {
+                    kept.extend(part.iter().map(|&x| f16::from_f32(x)));
+                    // What was not finite before, the loss will tell.
+                    let too_large = part.iter().find(|x| x.is_finite() && x.abs() >= 65520.0);
+                    too_large.map_or(Ok(()), |x| {
+                        let expected = "within ±65504, as f16 holds them on a GPU";
+                        Err(Error::argument("Trainer", "features", expected, x))
+                    })
+                })?;
+                let upload = Upload::new(ordinal, Self::bytes_on(device, batch * image_len))?;
+                Features::Gpu { features: kept, upload, sent: None }
+            }
+        };
+        Ok(Self { order: Order { seed, images, epoch: None }, image_len, features: kept })
+    }
+
+    /// The bytes that are taken on a device for batches of `elements` numbers.
+    pub fn bytes_on(device: Device, elements: usize) -> usize {
+        match device {
+            Device::Cpu => 0,
+            Device::Cuda(_) => elements * stored(device).size(),
+        }
+    }
+
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        self.order.images
+    }
+
+    /// Writes the batch of a step to `x0`, (B, G, G, C).
+    pub fn load(&mut self, step: u64, x0: &mut Tensor) -> Result<()> {
+        let (batch, len) = (x0.shape()[0], self.image_len);
+        self.send(step, batch)?;
+        match &mut self.features {
+            Features::Gpu { upload, .. } => upload.copy_to(x0.view_mut()),
+            Features::Host(features) => {
+                self.order.batch(step, batch).enumerate().try_for_each(|(j, image)| {
+                    let from = &features[image * len..][..len];
+                    x0.view_mut().part(j * len, &[len])?.copy_from_slice(from)
+                })
+            }
+        }
+    }
+
+    /// Has the batch of a step copied to the GPU, if there is one, while it computes.
+    pub fn send(&mut self, step: u64, batch: usize) -> Result<()> {
+        let Features::Gpu { features, upload, sent } = &mut self.features else { return Ok(()) };
+        if *sent == Some(step) {
+            return Ok(());
+        }
+        let (len, bytes) = (self.image_len, size_of::<f16>() * self.image_len);
+        let places = upload.bytes()?.chunks_exact_mut(bytes);
+        for (image, to) in self.order.batch(step, batch).zip(places) {
+            to.copy_from_slice(bytemuck::cast_slice(&features[image * len..][..len]));
+        }
+        upload.send(batch * bytes)?;
+        *sent = Some(step);
+        Ok(())
+    }
+}
+
+impl Order {
+    fn batch(&mut self, step: u64, batch: usize) -> impl Iterator<Item = usize> {
+        let (first, all) = (step * batch as u64, self.images as u64);
+        (first..first + batch as u64).map(move |position| {
+            let epoch = position / all;
+            if self.epoch.as_ref().is_none_or(|(e, _)| *e != epoch) {
+                let random = Random { seed: self.seed, stream: Stream::Order, step: epoch };
+                self.epoch = Some((epoch, random.permutation(self.images)));
+            }
+            let (_, order) = self.epoch.as_ref().expect("set above");
+            order[(position % all) as usize]
+        })
+    }
+}
+
+/// Calls `each` with the features of some images after the other, whitened.
+fn whitened(
+    features: &Tensor,
+    whitening: Option<&Whitening>,
+    mut each: impl FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    let &[images, g, w, c] = features.shape() else { unreachable!("features have four axes") };
+    let mut z = Tensor::zeros(&[CHUNK.min(images), g, w, c], DType::F32, Device::Cpu)?;
+    for first in (0..images).step_by(CHUNK) {
+        let shape = [CHUNK.min(images - first), g, w, c];
+        let x = features.view().part(first * g * w * c, &shape)?;
+        match whitening {
+            Some(whitening) => {
+                whitening.apply(x, z.view_mut().part(0, &shape)?)?;
+                each(z.view().part(0, &shape)?.f32s("Trainer", "features")?)?;
+            }
+            None => each(x.f32s("Trainer", "features")?)?,
+        }
+    }
+    Ok(())
+}
