@@ -1,19 +1,26 @@
-//! The container of both kinds of file: safetensors with one JSON object as metadata.
+//! The container of both kinds of file: safetensors with one JSON object as metadata. Tensors are
+//! written and read one after the other: those of a large denoiser fit into memory once.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::AtomicFile;
 use crate::tensor::{Device, Tensor, TensorView};
 
 /// The metadata's only key: one, so that equal contents are equal bytes.
 const KEY: &str = "invad";
+/// Bytes of a file's first number, the length of its head.
+const LENGTH: usize = 8;
+/// The longest head that safetensors allows, in bytes.
+const LONGEST_HEAD: u64 = 100_000_000;
 
 #[derive(Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,44 +37,51 @@ struct Kind {
     version: u32,
 }
 
-struct Data<'a>(TensorView<'a>);
-
-impl View for &Data<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        match self.0.f32s("save", "tensor") {
-            Ok(data) => Cow::Borrowed(bytemuck::cast_slice(data)),
-            Err(_) => Cow::Owned(bytemuck::cast_slice(&self.0.to_vec_f32()).to_vec()),
-        }
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.0.len()
-    }
-}
+/// Numbers brought from a GPU at once.
+const PART: usize = 1 << 18;
 
 pub(super) fn write<T: Serialize>(
     path: &Path,
     format: &str,
     version: u32,
     config: &T,
-    tensors: Vec<(String, TensorView)>,
+    mut tensors: Vec<(String, TensorView)>,
 ) -> Result<()> {
+    let fail = |e: String| Error::file(path, format!("cannot be written: {e}"));
     let header = Header { format: format.into(), version, config };
-    let json = serde_json::to_string(&header).map_err(|e| Error::file(path, e.to_string()))?;
-    let metadata = HashMap::from([(KEY.to_string(), json)]);
-    let data: Vec<_> = tensors.into_iter().map(|(name, view)| (name, Data(view))).collect();
-    let views = data.iter().map(|(name, data)| (name, data));
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_atomic(path, |w| std::io::Write::write_all(w, &bytes))
+    let json = serde_json::to_string(&header).map_err(|e| fail(e.to_string()))?;
+    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, view)| {
+        let start = end;
+        end += size_of::<f32>() * view.len();
+        let shape = view.shape().to_vec();
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
+    });
+    let infos = infos.collect();
+    let metadata = Metadata::new(Some(HashMap::from([(KEY.to_string(), json)])), infos);
+    let metadata = metadata.map_err(|e| fail(e.to_string()))?;
+    let mut head = serde_json::to_vec(&metadata).map_err(|e| fail(e.to_string()))?;
+    head.resize(head.len().next_multiple_of(LENGTH), b' ');
+
+    let mut file = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(|e| Error::io(path, e));
+    put(&(head.len() as u64).to_le_bytes())?;
+    put(&head)?;
+    let mut part = Vec::new();
+    for (_, view) in &tensors {
+        if let Ok(numbers) = view.f32s("save", "tensor") {
+            put(bytemuck::cast_slice(numbers))?;
+            continue;
+        }
+        for start in (0..view.len()).step_by(PART) {
+            let len = PART.min(view.len() - start);
+            part.resize(len, 0.0);
+            view.part(start, &[len])?.copy_to_slice(&mut part)?;
+            put(bytemuck::cast_slice(&part))?;
+        }
+    }
+    file.commit()
 }
 
 /// The parsed file: its configuration, and its tensors by name.
@@ -83,11 +97,13 @@ pub(super) fn read<T: DeserializeOwned>(
     version: u32,
 ) -> Result<Contents<T>> {
     let fail = |reason: String| Error::file(path, reason);
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let what = format!("not a whole {format} file");
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| fail(format!("{what}: {e}")))?;
-    let (_, metadata) =
-        SafeTensors::read_metadata(&bytes).map_err(|e| fail(format!("{what}: {e}")))?;
+    let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let metadata = match read_metadata(&mut file) {
+        Ok(metadata) => metadata,
+        Err(SafeTensorError::IoError(e)) => return Err(Error::io(path, e)),
+        Err(e) => return Err(fail(format!("{what}: {e}"))),
+    };
     let json = metadata
         .metadata()
         .as_ref()
@@ -106,20 +122,44 @@ pub(super) fn read<T: DeserializeOwned>(
     }
     let header: Header<T> = serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
     let mut tensors = HashMap::new();
-    for (name, view) in file.tensors() {
-        if view.dtype() != Dtype::F32 {
-            return Err(fail(format!("tensor `{name}` should hold F32, got {:?}", view.dtype())));
+    for name in metadata.offset_keys() {
+        let TensorInfo { dtype, shape, .. } = metadata.info(&name).expect("a key has its tensor");
+        if *dtype != Dtype::F32 {
+            return Err(fail(format!("tensor `{name}` should hold F32, got {dtype:?}")));
         }
-        if view.shape().len() > crate::tensor::MAX_RANK {
-            return Err(fail(format!("tensor `{name}` has {} axes", view.shape().len())));
+        if shape.len() > crate::tensor::MAX_RANK {
+            return Err(fail(format!("tensor `{name}` has {} axes", shape.len())));
         }
-        let data: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+        let mut data = vec![0.0f32; shape.iter().product()];
+        file.read_exact(bytemuck::cast_slice_mut(&mut data)).map_err(|e| Error::io(path, e))?;
         if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
             return Err(fail(format!("tensor `{name}` holds {bad}: the file is damaged")));
         }
-        tensors.insert(name.to_string(), Tensor::from_f32(data, view.shape(), Device::Cpu)?);
+        tensors.insert(name, Tensor::from_f32(data, shape, Device::Cpu)?);
     }
     Ok(Contents { config: header.config, tensors, path: path.to_path_buf() })
+}
+
+/// What stands before the tensors, which begin where `file` is then.
+fn read_metadata(file: &mut File) -> std::result::Result<Metadata, SafeTensorError> {
+    let all = file.metadata()?.len();
+    let after = all.checked_sub(LENGTH as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
+    let mut length = [0; LENGTH];
+    file.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEAD {
+        return Err(SafeTensorError::HeaderTooLarge);
+    }
+    let data = after.checked_sub(length).ok_or(SafeTensorError::InvalidHeaderLength)?;
+    let mut head = vec![0; length as usize];
+    file.read_exact(&mut head)?;
+    let head = std::str::from_utf8(&head).map_err(SafeTensorError::InvalidHeader)?;
+    let metadata: Metadata =
+        serde_json::from_str(head).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+    match metadata.data_len() as u64 == data {
+        true => Ok(metadata),
+        false => Err(SafeTensorError::MetadataIncompleteBuffer),
+    }
 }
 
 impl<T> Contents<T> {

@@ -90,7 +90,13 @@ fn quickstart_shortened() {
     };
     let run = |device: Device| {
         let mut trainer = Trainer::new(config.clone(), features.clone(), device).unwrap();
-        losses(&mut trainer, 6)
+        let losses = losses(&mut trainer, 6);
+        // The parameters are brought from the GPU in several parts.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("training.safetensors");
+        trainer.state().save(&path).unwrap();
+        assert!(state_bits(&TrainingState::load(&path).unwrap()) == state_bits(trainer.state()));
+        losses
     };
     for (k, (got, want)) in run(gpu).into_iter().zip(run(Device::Cpu)).enumerate() {
         println!("step {k}: {got:.5} for {want:.5}");
