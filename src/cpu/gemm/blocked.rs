@@ -257,10 +257,11 @@ fn rows_of<'a, K: Kernel>(
     Rows::Packed(lines)
 }
 
-/// How `len` rows or columns are shared out: at most a block to a task, fewer where threads would have
-/// nothing to do.
+/// How `len` rows or columns are shared out: at most a block to a task, and as many tasks for each
+/// thread.
 fn tasks<K: Kernel>(len: usize, panel: usize, threads: Threads) -> usize {
-    threads.tasks().min(len.div_ceil(panel)).max(len.div_ceil(K::BLOCK))
+    let tasks = threads.tasks().max(len.div_ceil(K::BLOCK));
+    tasks.next_multiple_of(threads.count()).min(len.div_ceil(panel))
 }
 
 /// The rows or columns of task `t`: whole panels, but at the end.

@@ -136,12 +136,21 @@ pub(crate) enum Threads {
 }
 
 impl Threads {
+    /// How many there are.
+    #[cfg(target_arch = "x86_64")]
+    fn count(self) -> usize {
+        match self {
+            Threads::One => 1,
+            Threads::All => rayon::current_num_threads(),
+        }
+    }
+
     /// The tasks to make at least, so that every thread has some.
     #[cfg(target_arch = "x86_64")]
     fn tasks(self) -> usize {
         match self {
             Threads::One => 1,
-            Threads::All => 2 * rayon::current_num_threads(),
+            Threads::All => 2 * self.count(),
         }
     }
 }
