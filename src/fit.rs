@@ -21,7 +21,7 @@ pub struct FitOptions {
     pub steps: Option<u64>,
     /// The seed of all random numbers.
     pub seed: u64,
-    /// Where to train, and how it fits there.
+    /// Where to train and to calibrate, and how the training fits there.
     pub resources: Resources,
     /// Where the training state is saved, so that a run that ends early can go on.
     pub state: Option<PathBuf>,
@@ -96,7 +96,7 @@ pub enum Control {
 
 /// How [`fit`] ended.
 pub enum Fitted {
-    /// With a calibrated detector.
+    /// With a calibrated detector, on the device that it was trained on.
     Detector(Box<Detector>),
     /// Stopped after this many steps. With [`FitOptions::state`], it can be resumed.
     Stopped(u64),
@@ -214,7 +214,8 @@ pub fn fit(
         }
     }
 
-    let mut detector = Detector::new(trainer.into_checkpoint()?)?;
+    let device = options.resources.device;
+    let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
     let total = normal.iter().map(|(_, held_out, trained)| held_out.len() + trained.len()).sum();
     let mut done = 0;
     for (name, held_out, trained) in normal {

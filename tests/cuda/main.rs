@@ -8,6 +8,7 @@ mod common;
 #[path = "../emulator/mod.rs"]
 mod emulator;
 mod features;
+mod fit;
 mod graph;
 mod inversion;
 mod memory;
