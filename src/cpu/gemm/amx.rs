@@ -28,15 +28,18 @@ pub(super) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
         const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
         const XFEATURE_XTILEDATA: i64 = 18;
-        // SAFETY: every processor of this architecture has CPUID. Newer versions of Rust know that.
-        #[allow(unused_unsafe)]
-        let leaf = unsafe { __cpuid_count(7, 0) };
-        let amx = leaf.edx & (1 << 22) != 0 && leaf.edx & (1 << 24) != 0;
+        // Asked first: where these are absent, CPUID need not be there either (Miri has none).
         let avx512 = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512bf16");
-        if !(cfg!(target_os = "linux") && amx && avx512) {
+        if !(cfg!(target_os = "linux") && avx512) {
+            return false;
+        }
+        // SAFETY: every processor with AVX-512 has CPUID. Newer versions of Rust know that.
+        #[allow(unused_unsafe)]
+        let leaf = unsafe { __cpuid_count(7, 0) };
+        if leaf.edx & (1 << 22) == 0 || leaf.edx & (1 << 24) == 0 {
             return false;
         }
         let granted: i64;
