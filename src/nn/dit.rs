@@ -62,7 +62,7 @@ impl DitConfig {
         PER_BLOCK * self.depth + 2
     }
 
-    /// Whether a device can be used and can compute networks of these sizes.
+    /// Whether a device can be used and can compute networks of these sizes forward.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it is a GPU and there are no
@@ -82,6 +82,24 @@ impl DitConfig {
                     let expected = format!("a multiple of {multiple} up to {most} on a GPU");
                     return Err(Error::argument("Dit", arg, expected, got));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a device can be used and can train networks of these sizes.
+    ///
+    /// # Errors
+    /// Those of [`DitConfig::require`]; [`Error::Argument`] if the device is a GPU and the width is
+    /// above 4096, of which there are no gradients.
+    pub fn require_training(&self, device: Device) -> Result<()> {
+        self.require(device)?;
+        #[cfg(feature = "cuda")]
+        {
+            let most = crate::cuda::ops::WIDEST_BACKWARD;
+            if device != Device::Cpu && self.width > most {
+                let expected = format!("up to {most} for training on a GPU");
+                return Err(Error::argument("Dit", "width", expected, self.width));
             }
         }
         Ok(())

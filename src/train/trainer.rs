@@ -67,7 +67,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
     /// configuration or the resources are out of range, or a GPU cannot compute the denoiser
-    /// ([`DitConfig::require`](crate::nn::DitConfig::require)); [`Error::Unavailable`] if the device
+    /// ([`DitConfig::require_training`](crate::nn::DitConfig::require_training)); [`Error::Unavailable`] if the device
     /// cannot be used; [`Error::TooLarge`] if it has not enough memory.
     pub fn new(
         config: TrainingConfig,
@@ -146,7 +146,7 @@ impl Trainer {
         fill: impl FnOnce(&Dit, &mut Moved, &mut Tensor) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
         let mut device = resources.device;
-        dit.config().require(device)?;
+        dit.config().require_training(device)?;
         let batch = config.recipe.batch;
         let (recompute, plan) = resources.choose(&dit, batch)?;
         let batches = Batches::new(features, whitening.as_ref(), config.seed, batch, device);

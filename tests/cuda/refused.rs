@@ -225,11 +225,22 @@ fn networks_without_kernels() {
     }
 }
 
+/// A network of this width can be computed, but not trained.
+fn too_wide_to_train() -> DitConfig {
+    DitConfig { channels: 4, grid: 2, width: 4104, depth: 0, heads: 27, patch: 1 }
+}
+
 #[test]
 #[ignore = "run by the next test with hardly any memory"]
 fn with_hardly_any_memory() {
     let Some(gpu) = gpu() else { return };
-    let [whitened, _] = recipes();
+    let [whitened, paper] = recipes();
+    let denoiser = too_wide_to_train();
+    denoiser.require(gpu).unwrap();
+    let features = Tensor::zeros(&[1, 2, 2, 4], DType::F32, Device::Cpu).unwrap();
+    let training = TrainingConfig { denoiser, ..training(paper, 1) };
+    let refused = Trainer::new(training, features, gpu).err().unwrap().to_string();
+    assert_eq!(refused, "Dit: `width` should be up to 4096 for training on a GPU, got 4104");
     for (heads, memory) in [(8, false), (2, true)] {
         let mut checkpoint = checkpoint(whitened.clone(), 1);
         checkpoint.config.denoiser.heads = heads;
@@ -242,9 +253,9 @@ fn with_hardly_any_memory() {
     }
 }
 
-/// A detector whose network has no kernels is refused before any memory is taken.
+/// A network that has no kernels is refused before any memory is taken.
 #[test]
-fn detectors_without_kernels() {
+fn networks_that_do_not_fit_the_kernels_take_no_memory() {
     gpu();
     if !is_emulated() {
         return;

@@ -10,7 +10,7 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 /// The widest row.
 pub(crate) const WIDEST: usize = 8192;
 /// The widest row that there is a gradient of.
-const WIDEST_BACKWARD: usize = 4096;
+pub(crate) const WIDEST_BACKWARD: usize = 4096;
 /// Up to here a warp has a row, above a block.
 const WARP_WIDTH: usize = 2048;
 

@@ -31,7 +31,9 @@ mod silu;
 mod stem_conv;
 mod timestep_embedding;
 
-pub(crate) use adaln_zero::{WIDEST, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch};
+pub(crate) use adaln_zero::{
+    WIDEST, WIDEST_BACKWARD, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch,
+};
 pub(crate) use adamw::{adamw, global_norm, global_norm_scratch};
 pub(crate) use add_noise::add_noise;
 pub(crate) use add_position::{add_position, add_position_backward};
