@@ -4,12 +4,12 @@ use std::process::Command;
 
 use invad::checkpoint::{LossScale, Preset, Recipe, TrainingConfig, TrainingState};
 use invad::nn::features::Workspace;
-use invad::nn::{Backbone, DitConfig, Recompute};
+use invad::nn::{Backbone, Dit, DitConfig, Recompute};
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{DType, Device, Error, Tensor, Trainer};
 
 use crate::common::*;
-use crate::emulator::{gpu, is_emulated, peak_memory};
+use crate::emulator::{gpu, is_emulated, parts, peak_memory};
 use crate::inversion::difference;
 use crate::numbers::{bits, tensor};
 
@@ -255,6 +255,51 @@ fn a_streak_of_numbers_that_are_not_finite_stops() {
     assert_eq!(step + 1, streak);
     assert!(state_bits(trainer.state()) == before);
     assert_eq!(trainer.step_count(), streak);
+}
+
+/// What lies in one allocation keeps apart: no kernel reads or writes beside the parameters, gradients,
+/// moments and averages that it was given.
+#[test]
+fn kernels_keep_to_their_parameters() {
+    let Some(gpu) = gpu() else { return };
+    if !is_emulated() {
+        return;
+    }
+    // Widths that are no multiples of the kernels' tiles.
+    let denoiser = DitConfig { channels: 12, grid: 3, width: 72, depth: 2, heads: 3, patch: 1 };
+    let features = tensor(1, &[5, 3, 3, 12], 1.0);
+    let [whitened, _] = recipes();
+    let config = TrainingConfig { denoiser, ..training(whitened, 3) };
+    let run = || {
+        Recompute::ALL.map(|recompute| {
+            let resources = Resources {
+                micro_batch: Some(2),
+                memory: Memory::Recompute(recompute),
+                ..gpu.into()
+            };
+            let mut trainer = Trainer::new(config.clone(), features.clone(), resources).unwrap();
+            losses(&mut trainer, 3);
+            state_bits(trainer.state())
+        })
+    };
+    let want = run();
+
+    let dit = Dit::new(denoiser).unwrap();
+    let mut ends: Vec<usize> = Vec::new();
+    let mut last = "";
+    for p in dit.parameters() {
+        // The modulations of all blocks are one linear layer.
+        let shared = p.name.find("adaLN_modulation").map_or("", |at| &p.name[at..]);
+        if shared.is_empty() || shared != last {
+            ends.push(p.offset + p.len());
+        } else {
+            *ends.last_mut().unwrap() = p.offset + p.len();
+        }
+        last = shared;
+    }
+    assert_eq!(*ends.last().unwrap(), dit.len());
+    parts(&ends);
+    assert!(run() == want);
 }
 
 #[test]

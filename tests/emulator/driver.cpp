@@ -76,7 +76,10 @@ constexpr int shared_default = 48 << 10, shared_limit = 99 << 10, shared_per_mul
 constexpr int threads_per_multiprocessor = 1536, blocks_per_multiprocessor = 24;
 
 constexpr size_t guard_bytes = 256;
-constexpr unsigned char poison = 0xff, guard = 0xa5;  // poison is a NaN in half and in single precision
+constexpr unsigned char poison = 0xff;  // a NaN in half and in single precision
+// What lies where a launch has no business. As a half and a single precision number it is a signalling NaN, or
+// one that is found in single precision: what is read shows in results, and what is added to shows here.
+constexpr unsigned char sealed[] = {0xa0, 0x7f};
 
 // ---- state. `mutex` is held in every call.
 
@@ -136,13 +139,21 @@ char* bytes_at(DevicePointer p) { return reinterpret_cast<char*>(p); }
 // there.
 size_t guard_size() { return allocate_only() || emulator::address_sanitizer() ? 0 : guard_bytes; }
 
-// How far behind its end an allocation was written first, or 0.
-size_t overrun(Allocation allocation) {
-    const unsigned char* end = reinterpret_cast<unsigned char*>(allocation->first) + allocation->second;
-    for (size_t i = 0; i < guard_size(); ++i) {
-        if (end[i] != guard) return i + 1;
+void seal(DevicePointer p, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) bytes_at(p)[i] = char(sealed[(p + i) % sizeof sealed]);
+}
+
+// Which byte of what was sealed has been written first, from 1, or 0.
+size_t unsealed(DevicePointer p, size_t bytes) {
+    for (size_t i = 0; i < bytes; ++i) {
+        if (static_cast<unsigned char>(bytes_at(p)[i]) != sealed[(p + i) % sizeof sealed]) return i + 1;
     }
     return 0;
+}
+
+// How far behind its end an allocation was written first, or 0.
+size_t overrun(Allocation allocation) {
+    return unsealed(allocation->first + allocation->second, guard_size());
 }
 
 int allocate(DevicePointer* p, size_t bytes);
@@ -161,6 +172,59 @@ void release(DevicePointer p) {
     device_memory.erase(allocation);
     if (allocate_only()) munmap(bytes_at(p), bytes);
     else free(bytes_at(p));
+}
+
+// ---- parts of allocations
+
+// The ends of the parts of allocations of so many numbers, in numbers.
+std::map<size_t, std::vector<size_t>> parts;
+
+struct Part {
+    DevicePointer begin, end;
+};
+
+// The parts of an allocation that holds so many numbers in single or in half precision.
+std::vector<Part> parts_of(Allocation allocation) {
+    for (size_t element : {4, 2}) {
+        auto found = parts.find(allocation->second / element);
+        if (allocation->second % element || found == parts.end()) continue;
+        std::vector<Part> all;
+        DevicePointer begin = allocation->first;
+        for (size_t end : found->second) {
+            all.push_back({begin, allocation->first + end * element});
+            begin = all.back().end;
+        }
+        return all;
+    }
+    return {{allocation->first, allocation->first + allocation->second}};
+}
+
+// A part that a launch must leave alone, and what is in it.
+struct Cover {
+    Part part;
+    std::vector<char> kept;
+};
+
+// Seals the parts of allocations that have others which these pointers point to. A pointer to the beginning of
+// an allocation may be to all of it.
+std::vector<Cover> cover(const std::vector<std::pair<int, DevicePointer>>& pointers) {
+    std::map<DevicePointer, std::vector<Part>> others;
+    for (auto [i, p] : pointers) {
+        Allocation allocation = find(device_memory, p, 0);
+        auto& left = others.try_emplace(allocation->first, parts_of(allocation)).first->second;
+        auto given = [&, p = p](const Part& part) {
+            return p == allocation->first || (part.begin <= p && p < part.end);
+        };
+        left.erase(std::remove_if(left.begin(), left.end(), given), left.end());
+    }
+    std::vector<Cover> covers;
+    for (auto& [allocation, left] : others) {
+        for (const Part& part : left) {
+            covers.push_back({part, {bytes_at(part.begin), bytes_at(part.end)}});
+            seal(part.begin, part.end - part.begin);
+        }
+    }
+    return covers;
 }
 
 // ---- streams, events, captures
@@ -325,7 +389,7 @@ int allocate(DevicePointer* p, size_t bytes) {
         return refuse(OUT_OF_MEMORY, "the host has no more");
     } else {
         memset(memory, poison, bytes);
-        memset(static_cast<char*>(memory) + bytes, guard, guard_size());
+        seal(reinterpret_cast<DevicePointer>(memory) + bytes, guard_size());
     }
     *p = reinterpret_cast<DevicePointer>(memory);
     device_memory[*p] = bytes;
@@ -411,7 +475,18 @@ struct Launch {
             pointers.push_back({int(i), p});
         }
         uint64_t drawn = seed() ? seed() * 1000003 + ++launches : 0;
+        std::vector<Cover> covers = cover(pointers);
         Outcome outcome = run_grid(kernel, parameters.data(), grid, block, shared_bytes, drawn);
+        for (const Cover& cover : covers) {
+            auto [begin, end] = cover.part;
+            size_t byte = unsealed(begin, end - begin);
+            memcpy(bytes_at(begin), cover.kept.data(), cover.kept.size());
+            if (byte && !outcome.code) {
+                size_t at = begin + byte - 1 - find(device_memory, begin, 0)->first;
+                outcome = {ILLEGAL_ADDRESS, std::string(kernel.name) + ": byte " + std::to_string(at) +
+                                                " of an allocation was written, in a part that is no argument"};
+            }
+        }
         if (outcome.code) return outcome;
         for (auto [i, p] : pointers) {
             size_t behind = overrun(find(device_memory, p, 0));
@@ -449,8 +524,13 @@ int emulator::enqueue(void* handle, std::function<Outcome()> work) {
     return stream ? ::enqueue(*stream, std::move(work)) : int(INVALID_HANDLE);
 }
 
-bool emulator::on_device(const void* p, size_t bytes) {
-    return ::on_device(reinterpret_cast<DevicePointer>(p), bytes);
+bool emulator::on_device(const void* pointer, size_t bytes) {
+    DevicePointer p = reinterpret_cast<DevicePointer>(pointer);
+    Allocation allocation = find(device_memory, p, bytes);
+    if (allocation == device_memory.end()) return false;
+    auto all = parts_of(allocation);
+    return std::any_of(all.begin(), all.end(),
+                       [&](const Part& part) { return part.begin <= p && p + bytes <= part.end; });
 }
 
 // ---- the driver API
@@ -613,6 +693,15 @@ API invadEmulatorPeakMemory(size_t* bytes) {
     drain_all();
     *bytes = peak_bytes;
     peak_bytes = device_bytes;
+    return SUCCESS;
+}
+
+// The emulation's own: from now on allocations of ends[count - 1] numbers, in single or half precision, consist of
+// parts that end there. A launch must leave alone those that it has no pointer to.
+API invadEmulatorParts(const size_t* ends, size_t count) {
+    ENTER;
+    if (count == 0 || !std::is_sorted(ends, ends + count)) return INVALID_VALUE;
+    parts[ends[count - 1]].assign(ends, ends + count);
     return SUCCESS;
 }
 

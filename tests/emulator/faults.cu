@@ -81,6 +81,18 @@ KERNEL void global_overflow(const float* x, float* out) {
 }
 REGISTER_KERNEL(global_overflow)
 
+KERNEL void neighbour_added_to(const float* x, float* out) {
+    int t = threadIdx.x;
+    out[t + 1 REPAIR(-1)] += x[t];
+}
+REGISTER_KERNEL(neighbour_added_to)
+
+KERNEL void neighbour_read(const float* x, float* out) {
+    int t = threadIdx.x;
+    out[t] = x[t + 1 REPAIR(-1)];
+}
+REGISTER_KERNEL(neighbour_read)
+
 struct Hidden {
     float* out;
 };

@@ -47,6 +47,19 @@ pub fn peak_memory() -> usize {
     }
 }
 
+/// Has allocations of the emulated GPU of `ends.last()` numbers consist of parts that end there: a
+/// launch that touches one which it was not given fails, or computes NaN.
+pub fn parts(ends: &[usize]) {
+    let library = LOADED.get().expect("the emulated GPU is in use").join("libcuda.so.1");
+    // SAFETY: it has been loaded before; the function reads as many numbers as it is told.
+    unsafe {
+        let library = libloading::Library::new(library).expect("it has been loaded before");
+        let parts: libloading::Symbol<unsafe extern "C" fn(*const usize, usize) -> i32> =
+            library.get(b"invadEmulatorParts").expect("the emulation's own");
+        assert_eq!(parts(ends.as_ptr(), ends.len()), 0);
+    }
+}
+
 /// Builds the stand-ins for NVIDIA's libraries, if that has not been done, and has the process use
 /// them.
 fn emulated() -> Device {

@@ -651,6 +651,19 @@ void run_fault(Driver& driver, const char* kernel, std::function<float(size_t)> 
 
 float same_index(size_t i) { return float(i); }
 
+// A kernel that is given the second of three parts of an allocation, to read or to write.
+void run_parts(Driver& driver, const char* kernel, bool reads) {
+    const size_t ends[] = {count, 2 * count, 3 * count};
+    driver.check("invadEmulatorParts", ends, size_t(3));
+    auto whole = driver.upload(std::vector<float>(3 * count, 1)), other = driver.upload(std::vector<float>(count));
+    uint64_t part = whole + count * sizeof(float);
+    driver.launch(kernel, {1}, {count}, 0, reads ? part : other, reads ? other : part);
+    auto r = driver.download<float>(reads ? other : part, count);
+    for (float value : r) {
+        if (value != 1) stop("wrong result");
+    }
+}
+
 // Whether `second` sees what `first` wrote, on another stream. The pause of a real device is not to be relied
 // upon.
 void run_streams(Driver& driver, bool repaired) {
@@ -720,6 +733,9 @@ const std::map<std::string, Fault> faults = {
     {"pending_copy_at_exit", kernel_fault("pending_copy_at_exit", same_index)},
     {"global_overflow", kernel_fault("global_overflow", [](size_t) { return NAN; })},
     {"hidden_overflow", kernel_fault("hidden_overflow", [](size_t) { return NAN; })},
+    {"neighbour_added_to",
+     [](Driver& driver, bool) { run_parts(driver, "neighbour_added_to", false); }},
+    {"neighbour_read", [](Driver& driver, bool) { run_parts(driver, "neighbour_read", true); }},
     {"static_shared_overflow", kernel_fault("static_shared_overflow", [](size_t) { return NAN; })},
     {"dynamic_shared_overflow", kernel_fault("dynamic_shared_overflow", [](size_t) { return NAN; })},
     {"misaligned_vector",
@@ -791,6 +807,11 @@ const std::vector<Check> checks = {
      {"AddressSanitizer: heap-buffer-overflow", "global_overflow", "faults.cu"}},
     {"hidden_overflow", "", {0}, {"byte 1 behind the allocation of 1024 bytes"}},
     {"hidden_overflow", "address", {0}, {"AddressSanitizer: heap-buffer-overflow", "faults.cu"}},
+    {"neighbour_added_to",
+     "",
+     {0},
+     {"ILLEGAL_ADDRESS", "byte 2050 of an allocation was written, in a part that is no argument"}},
+    {"neighbour_read", "", {0}, {"wrong result"}},
     {"static_shared_overflow", "address", {0}, {"AddressSanitizer: global-buffer-overflow", "faults.cu"}},
     {"dynamic_shared_overflow", "address", {0}, {"AddressSanitizer: heap-buffer-overflow", "faults.cu"}},
     {"misaligned_vector", "", {0}, {"MISALIGNED_ADDRESS", "16-byte load"}},
