@@ -7,10 +7,11 @@ mod common;
 use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::DType;
-use invad::ops::{self, Chunk, Residual};
+use invad::ops::{self, Chunk, Residual, ResidualBackward};
+
+const TOKENS: usize = 256;
 
 fn adaln_zero(c: &mut Criterion) {
-    const TOKENS: usize = 256;
     let mut group = c.benchmark_group("adaln_zero");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -34,5 +35,35 @@ fn adaln_zero(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, adaln_zero);
+fn adaln_zero_backward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("adaln_zero_backward");
+    for &(name, preset) in presets() {
+        let width = preset.config(272, 16).width;
+        for &batch in batches() {
+            let shape = [batch, TOKENS, width];
+            let x = normal_on_device(&shape, 1.0, 0, DType::F32);
+            let [y, dout] = [1, 2].map(|step| normal_on_device(&shape, 1.0, step, stored()));
+            let table = normal_on_device(&[batch, 3 * width], 0.5, 3, DType::F32);
+            let chunk = |index| Chunk { table: table.view(), index };
+            let mut stats = zeros(&[batch, TOKENS, 2], DType::F32);
+            let (mut out, mut dy) = (zeros(&shape, stored()), zeros(&shape, stored()));
+            let into = Some(stats.view_mut());
+            ops::adaln_zero(&x, None, chunk(0), chunk(1), None, &mut out, into).unwrap();
+            let (mut dx, mut dtable) =
+                (zeros(&shape, DType::F32), zeros(table.shape(), DType::F32));
+            // x, y, dout and dx are read, dx and dy written.
+            let bytes = x.len() * (3 * DType::F32.size() + 3 * stored().size());
+            measure(&mut group, name, batch, Work::Bytes(bytes as f64), || {
+                let forward = Residual { y: y.view(), gate: chunk(2) };
+                let residual = Some(ResidualBackward { forward, dy: dy.view_mut() });
+                let (dx, dtable) = (dx.view_mut(), dtable.view_mut());
+                ops::adaln_zero_backward(&x, &stats, 0, chunk(1), &dout, dx, residual, dtable)
+                    .unwrap();
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, adaln_zero, adaln_zero_backward);
 criterion_main!(benches);

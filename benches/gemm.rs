@@ -1,13 +1,15 @@
-//! The matrix products of a transformer block, with bias and GELU, on the sizes of the presets.
+//! The matrix products of a transformer block, with bias and GELU, and their gradients, on the sizes of the presets.
 
 mod common;
 
 use common::{Work, batches, device, measure, normal, normal_on_device, presets, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
+use invad::DType;
 use invad::ops::{self, Activation, PackedWeight};
 
+const TOKENS: usize = 256;
+
 fn gemm(c: &mut Criterion) {
-    const TOKENS: usize = 256;
     let mut group = c.benchmark_group("gemm");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -34,5 +36,32 @@ fn gemm(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, gemm);
+/// Both products of a layer's gradient, with the sums for its bias.
+fn gemm_backward(c: &mut Criterion) {
+    let mut group = c.benchmark_group("gemm_backward");
+    for &(name, preset) in presets() {
+        let width = preset.config(272, 16).width;
+        for (layer, k, n) in [("qkv", width, 3 * width), ("fc2", 4 * width, width)] {
+            let weight = normal_on_device(&[n, k], (k as f32).sqrt().recip(), 0, stored());
+            let mut dweight = zeros(&[n, k], DType::F32);
+            let mut dbias = zeros(&[n], DType::F32);
+            for &batch in batches() {
+                let x = normal_on_device(&[batch * TOKENS, k], 1.0, 1, stored());
+                let dy = normal_on_device(&[batch * TOKENS, n], 1.0, 2, stored());
+                let mut dx = zeros(&[batch * TOKENS, k], stored());
+                let gelu_input = (layer == "fc2").then(|| x.view());
+                let layer = &format!("{name}_{layer}");
+                let work = Work::Flops(4.0 * (batch * TOKENS * k * n) as f64);
+                measure(&mut group, layer, batch, work, || {
+                    ops::linear_backward_input(&dy, &weight, gelu_input, &mut dx).unwrap();
+                    let dbias = Some(dbias.view_mut());
+                    ops::linear_backward_weight(&dy, &x, &mut dweight, dbias).unwrap();
+                });
+            }
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, gemm, gemm_backward);
 criterion_main!(benches);
