@@ -230,7 +230,7 @@ fn flops_ceiling() -> f64 {
     *CEILING.get_or_init(|| {
         let n = if device() == Device::Cpu { 2048 } else { 8192 };
         let x = normal_on_device(&[n, n], 1.0, 0, stored());
-        let weight = PackedWeight::new(&x).unwrap();
+        let weight = PackedWeight::in_pairs(device(), &x).unwrap();
         let mut y = zeros(&[n, n], stored());
         let mut call = || ops::linear(&x, &weight, None, Activation::None, None, &mut y).unwrap();
         let seconds = fastest(|| timed(&mut call));

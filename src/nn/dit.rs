@@ -825,10 +825,16 @@ impl PackedDit {
         ops::expect_shape("PackedDit::new", "parameters", parameters.shape(), &[dit.len])?;
         let c = &dit.config;
         c.require(device)?;
+        // An image's rows may be paired only with one another: scores do not depend on the batch.
+        let paired = c.tokens().is_multiple_of(2);
         let mut layers = HashMap::new();
         let blocks = dit.blocks.iter().flat_map(|b| [b.qkv, b.proj, b.fc1, b.fc2]);
         for layer in [dit.embed, dit.output].into_iter().chain(blocks) {
-            let weight = PackedWeight::on(device, layer.weight(parameters)?)?;
+            let weight = layer.weight(parameters)?;
+            let weight = match paired {
+                true => PackedWeight::in_pairs(device, weight)?,
+                false => PackedWeight::on(device, weight)?,
+            };
             let bias = layer.bias(parameters)?.copied_to(device, stored(device))?;
             layers.insert(layer.offset, (weight, bias));
         }

@@ -1,8 +1,10 @@
 use crate::common::*;
+use invad::Device;
 use invad::ops::{self, Activation, PackedWeight};
+use invad::tensor::TensorView;
 
 /// (M, K, N): one row, inner sizes that are no multiple of 32, and more than one block of each.
-const SIZES: [[usize; 3]; 11] = [
+const SIZES: [[usize; 3]; 12] = [
     [1, 1, 1],
     [1, 33, 70],
     [1, 256, 300],
@@ -14,6 +16,7 @@ const SIZES: [[usize; 3]; 11] = [
     [34, 1100, 40],
     [150, 130, 97],
     [130, 32, 290],
+    [141, 258, 390],
 ];
 
 fn activated(activation: Activation, x: f64) -> f64 {
@@ -33,7 +36,8 @@ fn forward() {
         let (x, w) = (tensor(1, &[m, k], 2.0), tensor(2, &[n, k], 3.0 / (k as f32).sqrt()));
         let bias = tensor(3, &[n], 1.0);
         let packed = PackedWeight::new(&w).unwrap();
-        assert_eq!(packed.shape(), [n, k]);
+        let paired = PackedWeight::in_pairs(Device::Cpu, &w).unwrap();
+        assert_eq!([packed.shape(), paired.shape()], [[n, k]; 2]);
         let xw = product(&f64s(&x), &transposed(&f64s(&w), n, k), [m, k, n]);
         for with_bias in [false, true] {
             let mut pre = xw.clone();
@@ -43,19 +47,21 @@ fn forward() {
             }
             for activation in [Activation::None, Activation::Gelu, Activation::Relu6] {
                 let want: Vec<f64> = pre.iter().map(|&x| activated(activation, x)).collect();
-                for variant in 0..4 {
-                    let (pack, keep) = (variant & 1 == 1, variant & 2 == 2);
+                for variant in 0..6 {
+                    let (way, keep) =
+                        (["plain", "packed", "paired"][variant / 2], variant % 2 == 1);
                     let case = format!(
-                        "[{m}, {k}, {n}] bias {with_bias} {activation:?} packed {pack} kept {keep}"
+                        "[{m}, {k}, {n}] bias {with_bias} {activation:?} {way} kept {keep}"
                     );
                     let (mut before, mut y) = (poisoned(&[m, n]), poisoned(&[m, n]));
                     let bias = with_bias.then(|| bias.view());
                     let kept = keep.then(|| before.view_mut());
-                    if pack {
-                        ops::linear(&x, &packed, bias, activation, kept, &mut y).unwrap();
-                    } else {
-                        ops::linear(&x, &w, bias, activation, kept, &mut y).unwrap();
+                    match way {
+                        "packed" => ops::linear(&x, &packed, bias, activation, kept, &mut y),
+                        "paired" => ops::linear(&x, &paired, bias, activation, kept, &mut y),
+                        _ => ops::linear(&x, &w, bias, activation, kept, &mut y),
                     }
+                    .unwrap();
                     assert_close(&case, &f64s(&y), &want, 2e-6);
                     if keep {
                         assert_close(&format!("{case}: before"), &f64s(&before), &pre, 2e-6);
@@ -136,21 +142,42 @@ fn empty_sums_are_zero() {
 
 #[test]
 fn threads_do_not_matter() {
-    for [m, k, n] in [[1, 700, 900], [7, 513, 260], [300, 130, 513]] {
+    for [m, k, n] in [[1, 700, 900], [7, 513, 260], [300, 130, 513], [301, 1430, 390]] {
         let (x, w) = (tensor(1, &[m, k], 1.0), tensor(2, &[n, k], 1.0));
         let (bias, dy) = (tensor(3, &[n], 1.0), tensor(4, &[m, n], 1.0));
         let packed = PackedWeight::new(&w).unwrap();
+        let paired = PackedWeight::in_pairs(Device::Cpu, &w).unwrap();
         assert_threads_do_not_matter(|| {
             let [mut plain, mut fast, mut before] = [(); 3].map(|()| poisoned(&[m, n]));
+            let mut pairs = poisoned(&[m, n]);
             let b = Some(bias.view());
             let kept = Some(before.view_mut());
             ops::linear(&x, &w, b, Activation::Gelu, None, &mut plain).unwrap();
             ops::linear(&x, &packed, b, Activation::Gelu, kept, &mut fast).unwrap();
+            ops::linear(&x, &paired, b, Activation::Gelu, None, &mut pairs).unwrap();
             let (mut dx, mut dw, mut db) = (poisoned(&[m, k]), w.clone(), bias.clone());
             ops::linear_backward_input(&dy, &w, None, &mut dx).unwrap();
             ops::linear_backward_weight(&dy, &x, &mut dw, Some(db.view_mut())).unwrap();
-            [plain, fast, before, dx, dw, db]
+            [plain, fast, before, pairs, dx, dw, db]
         });
+    }
+}
+
+/// What an image's rows come to does not depend on the images beside it.
+#[test]
+fn pairs_are_on_their_own() {
+    let (k, n) = (258, 390);
+    let x = tensor(1, &[5, 30, k], 1.0);
+    let paired = PackedWeight::in_pairs(Device::Cpu, &tensor(2, &[n, k], 1.0)).unwrap();
+    let run = |x: TensorView| {
+        let mut y = poisoned(&[x.shape().iter().product::<usize>() / k, n]);
+        ops::linear(x, &paired, None, Activation::None, None, &mut y).unwrap();
+        y.to_vec_f32()
+    };
+    let all = run(x.view());
+    for image in 0..5 {
+        let one = x.view().part(image * 30 * k, &[30, k]).unwrap();
+        assert_eq!(run(one), all[image * 30 * n..][..30 * n], "image {image}");
     }
 }
 

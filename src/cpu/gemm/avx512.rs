@@ -75,39 +75,63 @@ unsafe impl Kernel for Registers {
             sums.0.fill(0.0);
             return;
         }
-        let b = b.as_ptr().cast();
-        // SAFETY: by this function's contract; rows that are not there repeat the last one.
-        unsafe {
-            let (rows, stride): ([*const f32; Self::ROWS], usize) = match a {
-                Rows::Packed(a) => {
-                    (array::from_fn(|r| a.as_ptr().cast::<f32>().add(r)), Self::ROWS)
-                }
-                Rows::InPlace(a) => {
-                    let row = |r: usize| a.data.as_ptr().add(r.min(a.rows - 1) * a.row_stride);
-                    (array::from_fn(row), 1)
-                }
-            };
-            match cols.div_ceil(LANES) {
-                1 => multiply::<1>(&rows, stride, b, terms, sums),
-                2 => multiply::<2>(&rows, stride, b, terms, sums),
-                _ => multiply::<VECTORS>(&rows, stride, b, terms, sums),
+        // SAFETY: by this function's contract.
+        unsafe { multiply(a, b, terms, cols, &mut [(&mut sums.0, Use::Set)]) };
+    }
+}
+
+/// What is done with a product, where something else may be already.
+#[derive(Clone, Copy)]
+pub(super) enum Use {
+    Set,
+    Add,
+    Subtract,
+}
+
+/// [`Kernel::multiply`] of at least one term, with several places that the product is used for.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+pub(super) unsafe fn multiply(
+    a: Rows,
+    b: &[Line],
+    terms: usize,
+    cols: usize,
+    out: &mut [(&mut [f32], Use)],
+) {
+    const ROWS: usize = Registers::ROWS;
+    let b = b.as_ptr().cast();
+    // SAFETY: by this function's contract; rows that are not there repeat the last one.
+    unsafe {
+        let (rows, stride): ([*const f32; ROWS], usize) = match a {
+            Rows::Packed(a) => (array::from_fn(|r| a.as_ptr().cast::<f32>().add(r)), ROWS),
+            Rows::InPlace(a) => {
+                let row = |r: usize| a.data.as_ptr().add(r.min(a.rows - 1) * a.row_stride);
+                (array::from_fn(row), 1)
             }
+        };
+        match cols.div_ceil(LANES) {
+            1 => multiply_vectors::<1>(&rows, stride, b, terms, out),
+            2 => multiply_vectors::<2>(&rows, stride, b, terms, out),
+            _ => multiply_vectors::<VECTORS>(&rows, stride, b, terms, out),
         }
     }
 }
 
-/// sums = rows of a, whose terms are `stride` apart · a panel of b of V vectors.
+/// Rows of a, whose terms are `stride` apart · a panel of b of V vectors.
 ///
 /// # Safety
 /// All must have this many terms.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn multiply<const V: usize>(
+unsafe fn multiply_vectors<const V: usize>(
     a: &[*const f32; Registers::ROWS],
     stride: usize,
     mut b: *const f32,
     terms: usize,
-    sums: &mut Sums,
+    out: &mut [(&mut [f32], Use)],
 ) {
     let a = *a;
     let mut totals = [[_mm512_setzero_ps(); V]; Registers::ROWS];
@@ -124,10 +148,20 @@ unsafe fn multiply<const V: usize>(
             b = b.add(V * LANES);
         }
     }
-    for (row, totals) in sums.0.chunks_exact_mut(Registers::COLS).zip(totals) {
-        for (sums, total) in row.chunks_exact_mut(LANES).zip(totals) {
-            // SAFETY: 16 numbers, at a multiple of 64 bytes.
-            unsafe { _mm512_store_ps(sums.as_mut_ptr(), total) };
+    for (sums, usage) in out {
+        let rows = sums.chunks_exact_mut(Registers::COLS).zip(&totals);
+        for (sums, &total) in rows.flat_map(|(row, totals)| row.chunks_exact_mut(LANES).zip(totals))
+        {
+            let at = sums.as_mut_ptr();
+            // SAFETY: there are 16 numbers.
+            unsafe {
+                let total = match usage {
+                    Use::Set => total,
+                    Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), total),
+                    Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), total),
+                };
+                _mm512_storeu_ps(at, total);
+            }
         }
     }
 }

@@ -20,6 +20,10 @@ pub(super) const LANES: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);
 
+impl Line {
+    pub const ZERO: Self = Self([0; 64]);
+}
+
 /// Which side of a product a panel belongs to.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Side {
@@ -165,15 +169,7 @@ pub(super) unsafe fn gemm<K: Kernel + Sync>(
         Rhs::Mat(b) => b.cols,
         Rhs::Packed(b) => b.cols,
     };
-    let target = &Target {
-        out: out.as_mut_ptr(),
-        before_activation: epilogue.before_activation.map(|x| x.as_mut_ptr()),
-        stride: out_stride,
-        bias: epilogue.bias,
-        activation: epilogue.activation,
-        gelu_input: epilogue.gelu_input,
-        accumulate: epilogue.accumulate,
-    };
+    let target = &Target::new(out, out_stride, epilogue);
     let run = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
         Threads::One => (0..tasks).for_each(task),
         Threads::All => (0..tasks).into_par_iter().for_each(task),
@@ -265,7 +261,7 @@ fn tasks<K: Kernel>(len: usize, panel: usize, threads: Threads) -> usize {
 }
 
 /// The rows or columns of task `t`: whole panels, but at the end.
-fn part(len: usize, panel: usize, t: usize, tasks: usize) -> Range<usize> {
+pub(super) fn part(len: usize, panel: usize, t: usize, tasks: usize) -> Range<usize> {
     let start = |t: usize| (t * len.div_ceil(panel) / tasks * panel).min(len);
     start(t)..start(t + 1)
 }
@@ -277,7 +273,7 @@ fn blocks<K: Kernel>(k: usize) -> impl Iterator<Item = (usize, usize)> {
 
 fn grow(lines: &mut Vec<Line>, len: usize) {
     if lines.len() < len {
-        lines.resize(len, Line([0; 64]));
+        lines.resize(len, Line::ZERO);
     }
 }
 
@@ -287,7 +283,7 @@ fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
 }
 
 /// Packs terms `k0..k0 + terms` of some rows of `x` into panels.
-fn pack<K: Kernel>(
+pub(super) fn pack<K: Kernel>(
     side: Side,
     x: Mat,
     rows: Range<usize>,
@@ -314,14 +310,28 @@ fn pack<K: Kernel>(
 }
 
 /// Where a product goes.
-struct Target<'a> {
+pub(super) struct Target<'a> {
     out: *mut f32,
     before_activation: Option<*mut f32>,
-    stride: usize,
+    pub stride: usize,
     bias: Option<&'a [f32]>,
     activation: Activation,
     gelu_input: Option<&'a [f32]>,
     accumulate: bool,
+}
+
+impl<'a> Target<'a> {
+    pub fn new(out: &'a mut [f32], stride: usize, epilogue: Epilogue<'a>) -> Self {
+        Self {
+            out: out.as_mut_ptr(),
+            before_activation: epilogue.before_activation.map(|x| x.as_mut_ptr()),
+            stride,
+            bias: epilogue.bias,
+            activation: epilogue.activation,
+            gelu_input: epilogue.gelu_input,
+            accumulate: epilogue.accumulate,
+        }
+    }
 }
 
 // SAFETY: tasks write through the pointers to disjoint blocks.
@@ -329,9 +339,9 @@ unsafe impl Sync for Target<'_> {}
 
 /// Whether a block of terms is the first or the last.
 #[derive(Clone, Copy)]
-struct Ends {
-    first: bool,
-    last: bool,
+pub(super) struct Ends {
+    pub first: bool,
+    pub last: bool,
 }
 
 /// Computes one task's block of the product; `a` starts at `rows`, `b` at `cols`.
@@ -397,7 +407,7 @@ fn prefetch(target: &Target, start: usize, height: usize, width: usize) {
 /// As for [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, ends: Ends) {
+pub(super) unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, ends: Ends) {
     for at in (0..sums.len()).step_by(LANES) {
         let n = LANES.min(sums.len() - at);
         let mask = lanes(n);

@@ -6,6 +6,8 @@ mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
+#[cfg(target_arch = "x86_64")]
+mod strassen;
 
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
@@ -161,6 +163,8 @@ pub(crate) enum Packed {
     Amx(blocked::Packed<amx::Tiles>),
     #[cfg(target_arch = "x86_64")]
     Avx512(blocked::Packed<avx512::Registers>),
+    #[cfg(target_arch = "x86_64")]
+    Strassen(strassen::Packed),
     /// Row-major.
     Plain { data: Vec<f32>, rows: usize, cols: usize },
 }
@@ -168,6 +172,18 @@ pub(crate) enum Packed {
 impl Packed {
     pub fn new(b: Mat) -> Self {
         let mut packed = Self::empty();
+        packed.set(b, Threads::All);
+        packed
+    }
+
+    /// One for products of an a whose rows belong together in pairs, 2i and 2i + 1: the rounding of a
+    /// row may depend on its partner.
+    pub fn in_pairs(b: Mat) -> Self {
+        let mut packed = Self::empty();
+        #[cfg(target_arch = "x86_64")]
+        if matches!(packed, Packed::Avx512(_)) && strassen::pays(b.rows, b.cols) {
+            return Packed::Strassen(strassen::Packed::new(b));
+        }
         packed.set(b, Threads::All);
         packed
     }
@@ -192,6 +208,8 @@ impl Packed {
             Packed::Amx(packed) => packed.set(b, threads),
             #[cfg(target_arch = "x86_64")]
             Packed::Avx512(packed) => packed.set(b, threads),
+            #[cfg(target_arch = "x86_64")]
+            Packed::Strassen(_) => *self = Packed::in_pairs(b),
             Packed::Plain { data, rows, cols } => {
                 (*rows, *cols) = (b.rows, b.cols);
                 let at = |i| b.data[i / b.cols * b.row_stride + i % b.cols * b.col_stride];
@@ -229,6 +247,8 @@ impl Rhs<'_> {
             Rhs::Packed(Packed::Amx(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Avx512(b)) => (b.rows(), b.cols()),
+            #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::Strassen(b)) => (b.rows(), b.cols()),
             Rhs::Packed(Packed::Plain { rows, cols, .. }) => (*rows, *cols),
         }
     }
@@ -267,6 +287,11 @@ pub(crate) fn gemm<'a>(
         // SAFETY: as above.
         Rhs::Packed(Packed::Avx512(b)) => unsafe {
             blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Rhs::Packed(Packed::Strassen(b)) => unsafe {
+            strassen::gemm(a, b, out, out_stride, epilogue, threads);
         },
         // Packing costs about as much as 32 rows of a product.
         #[cfg(target_arch = "x86_64")]
@@ -426,6 +451,48 @@ mod tests {
                     assert!(act[i * (n + 3) + n..][..3].iter().all(|x| x.is_nan()));
                 }
             }
+        }
+    }
+
+    /// An odd number of rows, sizes that are no whole panels, several blocks of terms, and more rows
+    /// than are taken at once; a row depends on nothing but its partner.
+    #[test]
+    fn in_pairs_follows_f64() {
+        let (k, n) = (1430, 650);
+        let (b, bias) = (numbers(2, k * n), numbers(3, n));
+        let bt = transposed(&b, k, n);
+        let mut first: Option<Vec<f32>> = None;
+        for (m, a_t, b_t, threads) in [
+            (1076, false, true, Threads::All),
+            (76, true, false, Threads::One),
+            (77, false, true, Threads::One),
+            (1, false, false, Threads::All),
+        ] {
+            let bm = if b_t { Mat::new(&bt, n, k).t() } else { Mat::new(&b, k, n) };
+            let packed = Packed::in_pairs(bm);
+            let a = numbers(1, m * k);
+            let at = transposed(&a, m, k);
+            let am = if a_t { Mat::new(&at, k, m).t() } else { Mat::new(&a, m, k) };
+            let start = numbers(4, m * (n + 3));
+            let mut out = start.clone();
+            let epilogue = Epilogue { accumulate: true, bias: Some(&bias), ..Default::default() };
+            gemm(am, &packed, &mut out, n + 3, epilogue, threads);
+            for i in (0..m).step_by(37).chain([m - 1]) {
+                for (j, &bias) in bias.iter().enumerate() {
+                    let (a, b) = (&a[i * k..][..k], &bt[j * k..][..k]);
+                    let p: f64 = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let at = i * (n + 3) + j;
+                    let want = p + f64::from(bias) + f64::from(start[at]);
+                    let error = (f64::from(out[at]) - want).abs();
+                    assert!(error <= 3e-6 * (k as f64).sqrt(), "{m} [{i},{j}] {} {want}", out[at]);
+                }
+            }
+            for i in 0..m - 1 {
+                assert_eq!(out[i * (n + 3) + n..][..3], start[i * (n + 3) + n..][..3]);
+            }
+            let first = first.get_or_insert_with(|| out.clone());
+            let paired = m / 2 * 2 * (n + 3);
+            assert_eq!(out[..paired], first[..paired], "{m} rows");
         }
     }
 
