@@ -72,7 +72,7 @@ pub enum Event<'a> {
         /// All steps of the run.
         total: u64,
     },
-    /// `done` of `total` images to calibrate with are measured.
+    /// `done` of `total` images to level maps and to calibrate with are measured.
     Calibration {
         /// Images done.
         done: usize,
@@ -103,7 +103,8 @@ pub enum Fitted {
 }
 
 /// Trains one detector on the good images of all categories of `dataset`, keeping some of each
-/// category back to calibrate with.
+/// category back to calibrate with. With a recipe that whitens, maps are levelled by the images trained
+/// on: [`Detector::level_files`].
 ///
 /// `observe` gets every [`Event`], and may stop the run after a step.
 ///
@@ -154,9 +155,8 @@ pub fn fit(
         }
         let pick =
             |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
-        let trained = pick(&split.train);
-        train.extend_from_slice(&trained);
-        normal.push((name.clone(), pick(&split.held_out), trained));
+        train.extend(pick(&split.train));
+        normal.push((name.clone(), pick(&split.held_out), split.train.len()));
     }
 
     let (mut done, total) = (0, train.len());
@@ -216,14 +216,20 @@ pub fn fit(
 
     let device = options.resources.device;
     let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
-    let total = normal.iter().map(|(_, held_out, trained)| held_out.len() + trained.len()).sum();
-    let mut done = 0;
-    for (name, held_out, trained) in normal {
-        let (mut seen, mut unreadable) = (0, 0);
-        let calibrated = detector.calibrate_files(&name, &held_out, &trained, |_, result| {
-            seen += 1;
-            // Those of the training images are known already.
-            if let (Err(e), true) = (result, seen <= held_out.len()) {
+    let held_out: usize = normal.iter().map(|(_, held_out, _)| held_out.len()).sum();
+    let (mut done, total) = (0, train.len() + held_out);
+    // Those that cannot be read are known already.
+    let trained = detector.level_files(&train, |_, _| {
+        done += 1;
+        observe(Event::Calibration { done, total });
+        Ok(())
+    })?;
+    let mut trained = trained.into_iter();
+    for (name, held_out, count) in normal {
+        let trained = trained.by_ref().take(count).flatten().collect();
+        let mut unreadable = 0;
+        let calibrated = detector.calibrate_files(&name, &held_out, trained, |_, result| {
+            if let Err(e) = result {
                 unreadable += 1;
                 observe(Event::Unreadable(&e));
             }

@@ -64,7 +64,7 @@ enum Score {
     Block,
     /// Mean of the 5 largest values of the map
     Top5,
-    /// Largest less smallest value of the map
+    /// Largest less smallest norm of the latent
     Abs,
     /// Negative log-likelihood
     Nll,

@@ -19,7 +19,7 @@ pub struct Judged {
     pub threshold: f64,
     /// Whether the score reaches it.
     pub anomalous: bool,
-    /// Largest less smallest value of the map.
+    /// Largest less smallest norm of the latent.
     pub abs: f32,
     /// Negative log-likelihood.
     pub nll: f32,

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-/// What an image's latent amounts to.
+/// What an image's latent amounts to. `max`, `block` and `top5` are of the map, levelled where the
+/// detector levels maps ([`Levels`](super::Levels)); `abs` and `nll` are always of the latent as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageStats {
-    /// The largest norm of the map.
+    /// The largest cell of the map.
     pub max: f32,
-    /// Abs, the largest norm less the smallest.
+    /// Abs, the largest norm of the latent less the smallest.
     pub abs: f32,
-    /// The largest mean norm of 2 × 2 neighbouring cells.
+    /// The largest mean of 2 × 2 neighbouring cells of the map.
     pub block: f32,
-    /// The mean of the 5 largest norms.
+    /// The mean of the 5 largest cells of the map.
     pub top5: f32,
     /// The negative log-likelihood under the prior, in nats.
     pub nll: f32,

@@ -5,13 +5,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::file;
-use super::{Calibration, ImageStats, Recipe};
+use super::{Calibration, ImageStats, Levels, Recipe};
 use crate::error::Result;
 use crate::nn::{Dit, DitConfig, Whitening};
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, TensorView};
 
 const FORMAT: &str = "invad-detector";
 const VERSION: u32 = 1;
+/// The tensors of [`Levels`]: both or none.
+const LEVELS: [&str; 2] = ["levels.mean", "levels.std"];
 
 /// Which backbone made the features.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ pub struct Checkpoint {
     pub ema: Tensor,
     /// The whitening, where the recipe has one.
     pub whitening: Option<Whitening>,
+    /// What maps are levelled by, a number of each cell of the grid, where they are levelled.
+    pub levels: Option<Levels>,
     /// Statistics of normal images.
     pub calibration: Calibration,
 }
@@ -78,6 +82,12 @@ impl Checkpoint {
             let (weight, bias) = whitening.parts();
             tensors.push(("whitening.weight".into(), weight.view()));
             tensors.push(("whitening.bias".into(), bias.view()));
+        }
+        if let Some(levels) = &self.levels {
+            let side = self.config.denoiser.grid;
+            for (name, part) in LEVELS.into_iter().zip(levels.parts()) {
+                tensors.push((name.into(), TensorView::from_slice(part, &[side, side])?));
+            }
         }
         let mut calibration = Vec::new();
         let Calibration { categories, trained } = &self.calibration;
@@ -125,6 +135,16 @@ impl Checkpoint {
         } else {
             None
         };
+        let levels = if LEVELS.iter().any(|name| file.shape(name).is_some()) {
+            let side = config.denoiser.grid;
+            let mut take = |name| -> Result<_> { Ok(file.take(name, &[side, side])?.to_vec_f32()) };
+            let levels = Levels::from_parts(take(LEVELS[0])?, take(LEVELS[1])?);
+            // All numbers of a file are finite: only spreads can be wrong.
+            let fail = |e| file.fail(format!("tensor `{}` is of no use: {e}", LEVELS[1]));
+            Some(levels.map_err(fail)?)
+        } else {
+            None
+        };
         let mut calibration = Calibration::default();
         let Calibration { categories, trained } = &mut calibration;
         let prefixed = [("calibration", categories), ("trained", trained)];
@@ -150,6 +170,6 @@ impl Checkpoint {
             }
         }
         file.finish()?;
-        Ok(Self { config, denoiser, ema, whitening, calibration })
+        Ok(Self { config, denoiser, ema, whitening, levels, calibration })
     }
 }

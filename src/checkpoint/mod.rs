@@ -3,12 +3,14 @@
 mod calibration;
 mod detector;
 mod file;
+mod levels;
 mod loss_scale;
 mod recipe;
 mod training;
 
 pub use calibration::{Calibration, ImageStats, Moments};
 pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
+pub use levels::Levels;
 pub use loss_scale::LossScale;
 pub use recipe::{Ema, LossWeight, Preset, Recipe, Steps};
 pub use training::{TrainingConfig, TrainingState};

@@ -15,7 +15,8 @@ pub struct Recipe {
     pub name: String,
     /// What the network predicts.
     pub parameterisation: Parameterisation,
-    /// Whether features are whitened first.
+    /// Whether features are whitened first. [`fit`](crate::fit) then levels maps as well, see
+    /// [`Levels`](super::Levels).
     pub whiten: bool,
     /// The weight of the loss at each timestep.
     pub loss_weight: LossWeight,
@@ -122,7 +123,8 @@ impl Recipe {
         }
     }
 
-    /// ε-prediction on raw features with the constants of the method's reference implementation.
+    /// ε-prediction on raw features with the constants of the method's reference implementation. Maps
+    /// are not levelled.
     pub fn paper() -> Self {
         let AdamW { beta1, beta2, eps, weight_decay, .. } = AdamW::default();
         Self {

@@ -5,9 +5,9 @@ use std::path::Path;
 use image::RgbImage;
 
 use super::AnomalyMap;
-use super::measure::Measurer;
+use super::measure::{Measurer, levelled};
 use crate::checkpoint::{
-    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
+    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Levels, Moments,
 };
 use crate::data::load_image;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub enum ScoreKind {
     Block,
     /// The mean of the 5 largest cells of the map.
     Top5,
-    /// Abs, the map's maximum less its minimum.
+    /// Abs, the latent's largest norm less its smallest, which levelling does not change.
     Abs,
     /// The latent's negative log-likelihood.
     Nll,
@@ -211,6 +211,48 @@ impl Detector {
         &self.checkpoint.calibration
     }
 
+    /// What maps are levelled by, if they are.
+    pub fn levels(&self) -> Option<&Levels> {
+        self.checkpoint.levels.as_ref()
+    }
+
+    /// Learns from files of the images trained on how high maps are at each cell, and levels all maps
+    /// from then on ([`Levels`]). Maps are left as they come with fewer than 16 images that can be read,
+    /// and where the recipe does not whiten, as the paper's does not ([`Recipe::whiten`]). Calibrations
+    /// made before are forgotten.
+    ///
+    /// Returns the statistics of each image for [`Detector::calibrate_files`], `None` where it cannot be
+    /// read. `each` gets every file in order, with what is wrong with it, and ends the levelling with an
+    /// error of its own.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the network overflows; that of `each`.
+    ///
+    /// [`Recipe::whiten`]: crate::checkpoint::Recipe::whiten
+    pub fn level_files<P: AsRef<Path> + Sync>(
+        &mut self,
+        trained: &[P],
+        each: impl FnMut(&P, Result<()>) -> Result<()>,
+    ) -> Result<Vec<Option<ImageStats>>> {
+        self.set_levels(None);
+        let mut measured = self.measure_files(trained, each)?;
+        let maps: Vec<_> = measured.iter().flatten().map(|(_, map)| map.values()).collect();
+        if self.config().recipe.whiten && maps.len() >= Levels::ENOUGH {
+            let levels = Levels::of(self.measurer.backbone.grid(), &maps)?;
+            for (stats, map) in measured.iter_mut().flatten() {
+                (*stats, *map) = levelled(&levels, *stats, map)?;
+            }
+            self.set_levels(Some(levels));
+        }
+        Ok(measured.into_iter().map(|image| image.map(|(stats, _)| stats)).collect())
+    }
+
+    fn set_levels(&mut self, levels: Option<Levels>) {
+        self.checkpoint.calibration = Calibration::default();
+        self.checkpoint.levels = levels.clone();
+        self.measurer.levels = levels;
+    }
+
     /// Calibrates a category with normal images that took no part in training, `held_out`, and with
     /// those `trained` on, if any are at hand: how much scores vary is taken from both.
     ///
@@ -231,9 +273,10 @@ impl Detector {
         self.set_calibration(category, held_out, trained)
     }
 
-    /// Calibrates a category with image files as [`Detector::calibrate`] does, holding a few at a
-    /// time. `each` gets every file in order, held-out ones first, with what is wrong with it, and
-    /// ends the calibration with an error of its own.
+    /// Calibrates a category as [`Detector::calibrate`] does, with image files, of which a few are held
+    /// at a time, and with the statistics of images trained on: those that [`Detector::level_files`]
+    /// returned, or those of an earlier calibration, [`Calibration::trained`]. `each` gets every file in
+    /// order, with what is wrong with it, and ends the calibration with an error of its own.
     ///
     /// # Errors
     /// As [`Detector::calibrate`], if no held-out file can be read; that of `each`.
@@ -241,20 +284,31 @@ impl Detector {
         &mut self,
         category: &str,
         held_out: &[P],
-        trained: &[P],
-        mut each: impl FnMut(&P, Result<()>) -> Result<()>,
+        trained: Vec<ImageStats>,
+        each: impl FnMut(&P, Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let mut stats = |paths: &[P]| -> Result<_> {
-            let mut all = Vec::new();
-            self.measurer.measure(
-                paths,
-                |path| Ok((load_image(path)?, ())),
-                |path, result| each(path, result.map(|((_, ()), (stats, _))| all.push(stats))),
-            )?;
-            Ok(all)
-        };
-        let (held_out, trained) = (stats(held_out)?, stats(trained)?);
+        let held_out = self.measure_files(held_out, each)?;
+        let held_out = held_out.into_iter().flatten().map(|(stats, _)| stats).collect();
         self.set_calibration(category, held_out, trained)
+    }
+
+    /// The statistics and the map of each image file, `None` where it cannot be read.
+    fn measure_files<P: AsRef<Path> + Sync>(
+        &self,
+        paths: &[P],
+        mut each: impl FnMut(&P, Result<()>) -> Result<()>,
+    ) -> Result<Vec<Option<(ImageStats, AnomalyMap)>>> {
+        let mut all = Vec::with_capacity(paths.len());
+        let load = |path: &P| Ok((load_image(path)?, ()));
+        self.measurer.measure(paths, load, |path, result| {
+            let (measured, wrong) = match result {
+                Ok((_, measured)) => (Some(measured), Ok(())),
+                Err(e) => (None, Err(e)),
+            };
+            all.push(measured);
+            each(path, wrong)
+        })?;
+        Ok(all)
     }
 
     fn set_calibration(

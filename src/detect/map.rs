@@ -9,7 +9,8 @@ use crate::tensor::{TensorView, TensorViewMut};
 const SIGMA: f64 = 4.0;
 const SIGMA_WIDTH: f64 = 256.0;
 
-/// The latent's norm at each cell of a detector's grid; larger is less normal.
+/// The latent's norm at each cell of a detector's grid, levelled where the detector levels maps
+/// ([`Levels`](crate::checkpoint::Levels)); larger is less normal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnomalyMap {
     side: usize,

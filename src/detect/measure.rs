@@ -9,7 +9,7 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::AnomalyMap;
-use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats};
+use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::nn::features::{self, Inputs};
@@ -22,6 +22,8 @@ pub(super) struct Measurer {
     pub backbone: Backbone,
     whitening: Option<Whitening>,
     inverter: Inverter,
+    /// What maps are levelled by.
+    pub levels: Option<Levels>,
     /// Images that are computed at once.
     pub batch_size: usize,
     slots: Pool<Slot>,
@@ -105,6 +107,7 @@ impl Measurer {
                 device,
             )?,
             whitening: checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?,
+            levels: checkpoint.levels.clone(),
             batch_size,
             slots: Pool::new(),
             spaces: Pool::new(),
@@ -227,7 +230,7 @@ impl Measurer {
         let rows = maps.chunks_exact(side * side).zip(stats.chunks_exact(ops::SCORE_STATS));
         let results = items.iter().zip(loaded).zip(rows).map(|((item, loaded), (map, row))| {
             let result = match loaded {
-                Ok(loaded) => Ok((loaded, measured(side, map, row)?)),
+                Ok(loaded) => Ok((loaded, measured(side, map, row, self.levels.as_ref())?)),
                 Err(e) => Err(e),
             };
             Ok((item, result))
@@ -238,13 +241,38 @@ impl Measurer {
     }
 }
 
-fn measured(side: usize, map: &[f32], row: &[f32]) -> Result<(ImageStats, AnomalyMap)> {
+/// The statistics and the map of an image from the numbers of the device.
+fn measured(
+    side: usize,
+    map: &[f32],
+    row: &[f32],
+    levels: Option<&Levels>,
+) -> Result<(ImageStats, AnomalyMap)> {
     let &[max, _, abs, top5, nll] = row else { unreachable!("there are five statistics") };
     let map = AnomalyMap::new(side, map.to_vec())?;
     let stats = ImageStats { max, abs, block: map.block(), top5, nll };
-    if ![max, abs, top5, nll].iter().all(|v| v.is_finite()) {
+    let (stats, map) = match levels {
+        Some(levels) => levelled(levels, stats, &map)?,
+        None => (stats, map),
+    };
+    if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
         let expected = "one whose latents are finite; train again";
         return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
     }
     Ok((stats, map))
+}
+
+/// The levelled map, with the statistics that are of it.
+pub(super) fn levelled(
+    levels: &Levels,
+    stats: ImageStats,
+    map: &AnomalyMap,
+) -> Result<(ImageStats, AnomalyMap)> {
+    let mut values = map.values().to_vec();
+    levels.apply(&mut values)?;
+    let map = AnomalyMap::new(map.side(), values.clone())?;
+    values.sort_unstable_by(|a, b| b.total_cmp(a));
+    values.truncate(5);
+    let top5 = values.iter().sum::<f32>() / values.len() as f32;
+    Ok((ImageStats { max: values[0], block: map.block(), top5, ..stats }, map))
 }

@@ -252,6 +252,7 @@ impl Trainer {
             denoiser: on_host(parameters)?,
             ema: on_host(ema)?,
             whitening,
+            levels: None,
             calibration: Calibration::default(),
         })
     }

@@ -80,6 +80,8 @@ fn round_trip() {
         assert_eq!(loaded.config, checkpoint.config);
         assert_eq!((loaded.config.steps, loaded.config.images), (5, 6));
         assert_eq!(loaded.calibration, checkpoint.calibration);
+        assert_eq!(loaded.levels, checkpoint.levels);
+        assert_eq!(loaded.levels.is_some(), recipe.whiten);
         assert!(bits(&loaded.denoiser) == bits(&checkpoint.denoiser));
         assert!(bits(&loaded.ema) == bits(&checkpoint.ema));
         match (&loaded.whitening, &checkpoint.whitening) {
@@ -161,6 +163,9 @@ fn mutated_bytes_do_not_panic() {
 
 /// Makes of a checkpoint what scoring needs.
 fn used(checkpoint: Checkpoint) -> invad::Result<()> {
+    if let Some(levels) = &checkpoint.levels {
+        levels.apply(&mut vec![1.0; checkpoint.config.denoiser.grid.pow(2)])?;
+    }
     let recipe = &checkpoint.config.recipe;
     Inverter::new(
         &Dit::new(checkpoint.config.denoiser)?,
@@ -302,7 +307,13 @@ fn tensors_that_do_not_fit() {
     for (bytes, names, refused) in [
         (
             &files.detector,
-            &["denoiser.pos_embed", "ema.final_layer.linear.bias", "whitening.weight"][..],
+            &[
+                "denoiser.pos_embed",
+                "ema.final_layer.linear.bias",
+                "whitening.weight",
+                "levels.mean",
+                "levels.std",
+            ][..],
             Files::refused as fn(&Files, &[u8], &str),
         ),
         (&files.state, &["parameters", "ema", "m", "v", "whitening.bias"], Files::state_refused),
@@ -344,6 +355,16 @@ fn tensors_that_do_not_fit() {
             json!({"dtype": "F32", "shape": [1], "data_offsets": [end, end + 4]});
         parts.data.extend([0; 4]);
         refused(&files, &parts.bytes(), "tensor `more` does not belong here");
+    }
+    // Spreads that cannot be divided by.
+    for bad in [0.0, -0.0, -1.5f32] {
+        let mut parts = Parts::of(&files.detector);
+        let start = parts.header["levels.std"]["data_offsets"][0].as_u64().unwrap() as usize;
+        parts.data[start + 8..][..4].copy_from_slice(&bad.to_le_bytes());
+        let want = format!(
+            "tensor `levels.std` is of no use: Levels: `std` should be finite and above 0, got {bad}"
+        );
+        files.refused(&parts.bytes(), &want);
     }
     // Statistics of a category that the detector does not know, of no images, of other columns.
     let rename = |header: &mut Value| {

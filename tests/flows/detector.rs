@@ -1,3 +1,4 @@
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
@@ -28,6 +29,29 @@ fn tested() -> Vec<RgbImage> {
     all.push(defective(Kind::Stripes, 300, 48, 40));
     all.push(defective(Kind::Dots, 301, 48, 40));
     all
+}
+
+/// Image files of a folder.
+fn saved(folder: &Path, images: &[RgbImage]) -> Vec<PathBuf> {
+    let paths = (0..images.len()).map(|i| folder.join(format!("{i}.png"))).collect::<Vec<_>>();
+    images.iter().zip(&paths).for_each(|(image, path)| image.save(path).unwrap());
+    paths
+}
+
+/// Sixteen images to level maps by.
+fn trained_on() -> Vec<RgbImage> {
+    [pictures(Kind::Stripes, 0..8), pictures(Kind::Dots, 0..8)].concat()
+}
+
+/// A calibrated detector whose maps are levelled.
+fn levelled() -> Detector {
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
+    let folder = tempdir().unwrap();
+    detector.level_files(&saved(folder.path(), &trained_on()), |_, read| read).unwrap();
+    assert!(detector.levels().is_some());
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    detector
 }
 
 fn stat_bits(s: &ImageStats) -> [u32; 5] {
@@ -68,10 +92,10 @@ fn images_do_not_see_each_other() {
 fn batch_sizes_do_not_matter() {
     let folder = tempdir().unwrap();
     let (path, images) = (folder.path().join("detector"), tested());
-    detector().save(&path).unwrap();
-    let paths: Vec<_> = (0..images.len()).map(|i| folder.path().join(format!("{i}.png"))).collect();
-    images.iter().zip(&paths).for_each(|(image, path)| image.save(path).unwrap());
-    let want = score(detector(), &images);
+    let paths = saved(folder.path(), &images);
+    let detector = levelled();
+    detector.save(&path).unwrap();
+    let want = score(&detector, &images);
     for size in [1, 2, 3, 7, 1024] {
         let detector = Detector::load(&path).unwrap().with_batch_size(size).unwrap();
         assert_eq!(detector.batch_size(), size);
@@ -79,7 +103,7 @@ fn batch_sizes_do_not_matter() {
             on_threads(threads, || {
                 assert!(score(&detector, &images) == want, "{size} at once, {threads} threads");
                 let mut got = Vec::new();
-                let each = |_: &std::path::PathBuf, result: invad::Result<(RgbImage, Scored)>| {
+                let each = |_: &PathBuf, result: invad::Result<(RgbImage, Scored)>| {
                     got.push(scored_bits(&result?.1));
                     Ok(())
                 };
@@ -118,18 +142,13 @@ fn scores_from_four_threads_at_once() {
 fn files_score_as_images_do() {
     let (detector, images) = (detector(), tested());
     let folder = tempdir().unwrap();
-    let mut paths = Vec::new();
-    for (i, image) in images.iter().enumerate() {
-        let path = folder.path().join(format!("{i}.png"));
-        image.save(&path).unwrap();
-        paths.push(path);
-    }
+    let mut paths = saved(folder.path(), &images);
     let broken = folder.path().join("broken.png");
     std::fs::write(&broken, "this is no image").unwrap();
     paths.insert(3, broken.clone());
     let want = score(detector, &images);
     let (mut got, mut seen, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    let each = |path: &std::path::PathBuf, result: invad::Result<(RgbImage, Scored)>| {
+    let each = |path: &PathBuf, result: invad::Result<(RgbImage, Scored)>| {
         seen.push(path.clone());
         match result {
             Ok((image, scored)) => {
@@ -149,7 +168,7 @@ fn files_score_as_images_do() {
 
     // An error of the caller ends it.
     let mut calls = 0;
-    let each = |_: &std::path::PathBuf, _: invad::Result<_>| {
+    let each = |_: &PathBuf, _: invad::Result<_>| {
         calls += 1;
         if calls == 2 { Err(Error::image("here", "enough")) } else { Ok(()) }
     };
@@ -538,11 +557,14 @@ fn pictures_of_any_shape() {
 fn a_file_scores_as_what_was_saved() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
-    detector().save(&path).unwrap();
-    let loaded = Detector::load(&path).unwrap();
-    assert_eq!(loaded.config(), detector().config());
-    assert_eq!(loaded.calibration(), detector().calibration());
-    assert!(score(&loaded, &tested()) == score(detector(), &tested()));
+    for detector in [detector(), &levelled()] {
+        detector.save(&path).unwrap();
+        let loaded = Detector::load(&path).unwrap();
+        assert_eq!(loaded.config(), detector.config());
+        assert_eq!(loaded.calibration(), detector.calibration());
+        assert_eq!(loaded.levels(), detector.levels());
+        assert!(score(&loaded, &tested()) == score(detector, &tested()));
+    }
 }
 
 /// One detector behind a lock that every thread takes would pass too; that threads do score at the
@@ -550,19 +572,14 @@ fn a_file_scores_as_what_was_saved() {
 #[test]
 fn threads_score_at_the_same_time() {
     let folder = tempdir().unwrap();
-    let mut paths = Vec::new();
-    for i in 0..2 {
-        let path = folder.path().join(format!("{i}.png"));
-        picture(Kind::Dots, i, 20, 20).save(&path).unwrap();
-        paths.push(path);
-    }
+    let paths = saved(folder.path(), &pictures(Kind::Dots, 0..2));
     let barrier = std::sync::Barrier::new(2);
     let count = Mutex::new(0);
     thread::scope(|scope| {
         for path in &paths {
             let (barrier, count) = (&barrier, &count);
             scope.spawn(move || {
-                let each = |_: &&std::path::PathBuf, result: invad::Result<_>| {
+                let each = |_: &&PathBuf, result: invad::Result<_>| {
                     result.map(|_: (RgbImage, Scored)| ()).unwrap();
                     barrier.wait();
                     *count.lock().unwrap() += 1;
@@ -573,4 +590,135 @@ fn threads_score_at_the_same_time() {
         }
     });
     assert_eq!(count.into_inner().unwrap(), 2);
+}
+
+/// Mean and standard deviation of each cell of square maps: of the mean and of the variance, smoothed
+/// by a Gaussian of 1 cell that ends after 4, mirrored at the edges.
+fn levels_in_f64(maps: &[Vec<f32>], side: usize) -> [Vec<f64>; 2] {
+    let n = maps.len() as f64;
+    let over = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+        let cell = |i: usize| maps.iter().map(|map| f(i, map[i].into())).sum::<f64>() / n;
+        (0..side * side).map(cell).collect()
+    };
+    let mean = over(&|_, m| m);
+    let variance = over(&|i, m| (m - mean[i]).powi(2));
+    let mirror = |x: isize| {
+        let n = side as isize;
+        (if x < 0 { -1 - x } else { x.min(2 * n - 1 - x) }) as usize
+    };
+    let weight = |x: isize, y: isize| (-0.5 * (x * x + y * y) as f64).exp();
+    let smooth = |values: &[f64]| -> Vec<f64> {
+        let mut smoothed = Vec::new();
+        for i in 0..side * side {
+            let (mut sum, mut weights) = (0.0, 0.0);
+            for (dy, dx) in (-4..=4).flat_map(|dy| (-4..=4).map(move |dx| (dy, dx))) {
+                let (y, x) = ((i / side) as isize + dy, (i % side) as isize + dx);
+                sum += weight(dx, dy) * values[mirror(y) * side + mirror(x)];
+                weights += weight(dx, dy);
+            }
+            smoothed.push(sum / weights);
+        }
+        smoothed
+    };
+    [smooth(&mean), smooth(&variance).into_iter().map(f64::sqrt).collect()]
+}
+
+#[test]
+fn levelled_maps_follow_the_training_images() {
+    let [whitened, _] = recipes();
+    let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
+    let folder = tempdir().unwrap();
+    let (images, trained) = (tested(), trained_on());
+    let mut paths = saved(folder.path(), &trained);
+    let broken = folder.path().join("broken.png");
+    std::fs::write(&broken, "this is no image").unwrap();
+    paths.insert(5, broken.clone());
+
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    let maps = |detector: &Detector, images: &[RgbImage]| -> Vec<_> {
+        detector.score(images).unwrap().into_iter().map(|s| (s.stats, s.map)).collect()
+    };
+    let normal = maps(&detector, &trained).into_iter().map(|(_, map)| map.values().to_vec());
+    let plain = maps(&detector, &images);
+    let (mut seen, mut refused) = (Vec::new(), Vec::new());
+    let stats = detector
+        .level_files(&paths, |path, result| {
+            seen.push(path.clone());
+            refused.extend(result.err().map(|e| e.to_string()));
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, paths);
+    assert!(refused.len() == 1 && refused[0].contains("broken.png"), "{refused:?}");
+    assert!(detector.calibration().categories.is_empty(), "it is of other maps");
+
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    let of_files: Vec<_> = stats.iter().flatten().map(stat_bits).collect();
+    let of_images: Vec<_> = maps(&detector, &trained).iter().map(|(s, _)| stat_bits(s)).collect();
+    assert!(stats[5].is_none() && of_files == of_images);
+
+    let side = plain[0].1.side();
+    let [mean, std] = levels_in_f64(&normal.collect::<Vec<_>>(), side);
+    let average = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let mut moved = 0.0f64;
+    for ((stats, map), (plain_stats, plain)) in maps(&detector, &images).iter().zip(&plain) {
+        let want: Vec<f64> = (0..side * side)
+            .map(|i| f64::from(plain.values()[i]) - mean[i])
+            .zip(&std)
+            .map(|(above, std_of_cell)| average(&mean) + average(&std) * above / std_of_cell)
+            .collect();
+        for ((&got, &want), &plain) in map.values().iter().zip(&want).zip(plain.values()) {
+            assert!((f64::from(got) - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
+            moved = moved.max((f64::from(got) - f64::from(plain)).abs());
+        }
+        let mut sorted = map.values().to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!((stats.max, stats.block), (sorted[0], map.block()));
+        assert!((stats.top5 - sorted[..5].iter().sum::<f32>() / 5.0).abs() < 1e-4);
+        assert_eq!((stats.abs, stats.nll), (plain_stats.abs, plain_stats.nll));
+    }
+    assert!(moved > 1.0, "levelling changes little: {moved}");
+
+    // An error of the caller ends it.
+    let enough = |_: &PathBuf, _| Err(Error::image("here", "enough"));
+    assert_eq!(detector.level_files(&paths, enough).unwrap_err().to_string(), "here: enough");
+    assert!(detector.levels().is_none() && detector.calibration().categories.is_empty());
+}
+
+#[test]
+fn maps_are_left_as_they_come() {
+    let folder = tempdir().unwrap();
+    let (path, images) = (folder.path().join("detector"), tested());
+    let paths = saved(folder.path(), &trained_on());
+    let [whitened, paper] = recipes();
+    for (recipe, count) in [(whitened, 15), (paper, 16)] {
+        checkpoint(recipe, 3).save(&path).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let mut detector = Detector::load(&path).unwrap();
+        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+        let want = score(&detector, &images);
+        let stats = detector.level_files(&paths[..count], |_, read| read).unwrap();
+        assert!(stats.len() == count && stats.iter().all(Option::is_some));
+        assert!(detector.levels().is_none());
+        detector.save(&path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == before);
+        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+        assert!(score(&detector, &images) == want);
+    }
+}
+
+/// The same levels for any number of threads and of images at once.
+#[test]
+fn levels_are_the_same_bits() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    let paths = saved(folder.path(), &trained_on());
+    let want = levelled().levels().cloned().unwrap();
+    let [whitened, _] = recipes();
+    checkpoint(whitened, 3).save(&path).unwrap();
+    for (size, threads) in [(1, 3), (3, 1), (1024, 2)] {
+        let mut detector = Detector::load(&path).unwrap().with_batch_size(size).unwrap();
+        on_threads(threads, || detector.level_files(&paths, |_, read| read).map(drop)).unwrap();
+        assert!(detector.levels() == Some(&want), "{size} at once, {threads} threads");
+    }
 }

@@ -2,13 +2,19 @@
 
 use std::fs;
 
-use invad::checkpoint::{Checkpoint, ImageStats};
+use invad::checkpoint::{Checkpoint, ImageStats, Levels};
 use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::common::*;
 
+/// With statistics of normal images, and levels where the recipe has them.
 pub fn calibrated(mut checkpoint: Checkpoint) -> Checkpoint {
+    let cells = checkpoint.config.denoiser.grid.pow(2);
+    let parts = [3.0, 0.5].map(|at| (0..cells).map(|i| at + 0.1 * i as f32).collect());
+    let [mean, std] = parts;
+    let levels = Levels::from_parts(mean, std).unwrap();
+    checkpoint.levels = checkpoint.config.recipe.whiten.then_some(levels);
     for (i, category) in ["stripes", "dots"].into_iter().enumerate() {
         let stats = |k: usize| {
             let v = (i + 2 * k) as f32;

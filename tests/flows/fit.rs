@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use invad::checkpoint::{Recipe, TrainingState};
-use invad::data::Dataset;
+use invad::data::{Dataset, load_image};
 use invad::detect::ScoreOptions;
 use invad::{Control, Error, Event, FitOptions, Fitted, fit};
 use tempfile::{TempDir, tempdir};
@@ -182,6 +182,32 @@ fn runs_that_cannot_start() {
     }
     let empty = run(&open(&folder), &options(None), u64::MAX).0.err().unwrap().to_string();
     assert!(empty.contains("category `stripes` has no good images"), "{empty}");
+}
+
+/// The sixteen images that remain after those held out are enough, and the paper's recipe goes without.
+#[test]
+fn levels_maps_where_the_recipe_whitens() {
+    let folder = tempdir().unwrap();
+    for seed in 0..24 {
+        let path = folder.path().join(format!("{seed}.png"));
+        picture(Kind::Dots, seed, 32, 32).save(path).unwrap();
+    }
+    let dataset = open(&folder);
+    let category = &dataset.categories()[0];
+    for recipe in [Recipe::whitened(), Recipe::paper()] {
+        let options = FitOptions { recipe, steps: Some(2), ..options(None) };
+        let (fitted, seen) = run(&dataset, &options, u64::MAX);
+        assert_eq!(seen.calibration, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
+        let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+        assert_eq!(detector.levels().is_some(), options.recipe.whiten);
+        // Of the images trained on, the statistics are those that scoring them gives.
+        let (name, trained) = detector.calibration().trained.first_key_value().unwrap();
+        assert_eq!((name, trained.len()), (&category.name, 16));
+        let split = invad::train::hold_out(24, 0, options.seed);
+        let images = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
+        let scored = detector.score(&images.collect::<Vec<_>>()).unwrap();
+        assert!(scored.iter().map(|s| s.stats).eq(trained.iter().copied()));
+    }
 }
 
 /// Down to a single image there is a detector that scores, with a warning below 16.
