@@ -4,7 +4,7 @@
 //! `cargo build --examples --profile test && cargo test --test cli`.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
 use invad::checkpoint::TrainingState;
 use invad::data::{load_image, load_mask};
+#[cfg(unix)]
 use invad::ops::{Random, Stream};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -179,8 +180,10 @@ fn write_data(root: &Path) {
 }
 
 /// Whole numbers below a bound, the same in every run.
+#[cfg(unix)]
 struct Numbers(u64);
 
+#[cfg(unix)]
 impl Numbers {
     fn below(&mut self, n: usize) -> usize {
         self.0 += 1;
@@ -190,6 +193,7 @@ impl Numbers {
 }
 
 /// A number from the environment: how thorough a test is.
+#[cfg(unix)]
 fn effort(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).map_or(otherwise, |n| n.parse().unwrap())
 }
@@ -835,6 +839,7 @@ mod scoring {
     #[cfg(unix)]
     #[test]
     fn interrupted_it_leaves_no_half_records() {
+        use std::io::BufRead;
         let root = TempDir::new().unwrap();
         for n in 0..300 {
             put(root.path().join(format!("in/{n}.png")), part(n));

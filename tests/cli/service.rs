@@ -1,9 +1,9 @@
 //! The service as its clients see it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -300,6 +300,8 @@ fn too_many_at_once_are_refused_and_a_stop_answers_the_rest() {
 #[cfg(target_os = "linux")]
 #[test]
 fn under_load_without_an_error_or_growth() {
+    use std::sync::atomic::AtomicBool;
+
     const CLIENTS: u32 = 6;
     let seconds = effort("INVAD_LOAD_SECONDS", 6);
     let service = Service::start(&[]);

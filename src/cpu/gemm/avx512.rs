@@ -75,10 +75,14 @@ unsafe impl Kernel for Registers {
             sums.0.fill(0.0);
             return;
         }
+        let tile = sums.0.first_chunk_mut().expect("sums hold a tile");
         // SAFETY: by this function's contract.
-        unsafe { multiply(a, b, terms, cols, &mut [(&mut sums.0, Use::Set)]) };
+        unsafe { multiply(a, b, terms, cols, &mut [(tile, Use::Set)]) };
     }
 }
+
+/// The product of a panel of a and one of b, row by row.
+pub(super) type Tile = [f32; Registers::ROWS * Registers::COLS];
 
 /// What is done with a product, where something else may be already.
 #[derive(Clone, Copy)]
@@ -99,7 +103,7 @@ pub(super) unsafe fn multiply(
     b: &[Line],
     terms: usize,
     cols: usize,
-    out: &mut [(&mut [f32], Use)],
+    out: &mut [(&mut Tile, Use)],
 ) {
     const ROWS: usize = Registers::ROWS;
     let b = b.as_ptr().cast();
@@ -131,7 +135,7 @@ unsafe fn multiply_vectors<const V: usize>(
     stride: usize,
     mut b: *const f32,
     terms: usize,
-    out: &mut [(&mut [f32], Use)],
+    out: &mut [(&mut Tile, Use)],
 ) {
     let a = *a;
     let mut totals = [[_mm512_setzero_ps(); V]; Registers::ROWS];
@@ -148,19 +152,19 @@ unsafe fn multiply_vectors<const V: usize>(
             b = b.add(V * LANES);
         }
     }
-    for (sums, usage) in out {
-        let rows = sums.chunks_exact_mut(Registers::COLS).zip(&totals);
-        for (sums, &total) in rows.flat_map(|(row, totals)| row.chunks_exact_mut(LANES).zip(totals))
-        {
-            let at = sums.as_mut_ptr();
-            // SAFETY: there are 16 numbers.
-            unsafe {
-                let total = match usage {
-                    Use::Set => total,
-                    Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), total),
-                    Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), total),
-                };
-                _mm512_storeu_ps(at, total);
+    for (tile, usage) in out {
+        for (row, totals) in totals.iter().enumerate() {
+            for (v, &total) in totals.iter().enumerate() {
+                // SAFETY: the vector lies within the tile.
+                unsafe {
+                    let at = tile.as_mut_ptr().add(row * Registers::COLS + v * LANES);
+                    let total = match usage {
+                        Use::Set => total,
+                        Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), total),
+                        Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), total),
+                    };
+                    _mm512_storeu_ps(at, total);
+                }
             }
         }
     }

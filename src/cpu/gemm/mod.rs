@@ -214,7 +214,11 @@ impl Packed {
                 (*rows, *cols) = (b.rows, b.cols);
                 let at = |i| b.data[i / b.cols * b.row_stride + i % b.cols * b.col_stride];
                 data.clear();
-                data.extend((0..b.rows * b.cols).map(at));
+                let all = 0..b.rows * b.cols;
+                match threads {
+                    Threads::One => data.extend(all.map(at)),
+                    Threads::All => data.par_extend(all.into_par_iter().map(at)),
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::avx512::{self, Registers, Use};
+use super::avx512::{self, Registers, Tile, Use};
 use super::blocked::{self, Ends, Kernel, LANES, Line, Rows, Side, Target};
 use super::{Epilogue, Mat, Threads};
 
@@ -245,7 +245,7 @@ struct Block<'a> {
 
 /// The sums of a task, by quarters.
 #[repr(C, align(64))]
-struct Quarters([[f32; PAIRS * COLS]; 4]);
+struct Quarters([[Tile; PAIRS / ROWS]; 4]);
 
 impl Block<'_> {
     /// Computes some pairs of the chunk's rows, at most [`PAIRS`], and these columns of each half.
@@ -260,7 +260,7 @@ impl Block<'_> {
         let a = &self.a[pairs.start * each..];
         let first_row = 2 * (self.first_pair + pairs.start);
         let panel = Registers::panel_lines(Side::B, terms);
-        let mut sums = Quarters([[0.0; PAIRS * COLS]; 4]);
+        let mut sums = Quarters([[[0.0; ROWS * COLS]; PAIRS / ROWS]; 4]);
         for j in cols.clone().step_by(COLS) {
             let width = COLS.min(cols.end - j);
             for (s, product) in PRODUCTS.iter().enumerate() {
@@ -269,9 +269,10 @@ impl Block<'_> {
                 for i in (0..pairs.len()).step_by(ROWS) {
                     let height = ROWS.min(pairs.len() - i);
                     let a = Rows::InPlace(a.part(i..i + height, 0..terms));
-                    let mut used = sums.0.iter_mut().zip(product.out).filter_map(|(sums, used)| {
-                        used.map(|used| (&mut sums[i * COLS..][..ROWS * COLS], used))
-                    });
+                    let mut used =
+                        sums.0.iter_mut().zip(product.out).filter_map(|(sums, used)| {
+                            used.map(|used| (&mut sums[i / ROWS], used))
+                        });
                     let one = used.next().expect("every product is used");
                     // SAFETY: AVX-512 is available, and both panels have this many terms.
                     unsafe {
@@ -285,7 +286,7 @@ impl Block<'_> {
             for (q, sums) in sums.0.iter().enumerate() {
                 let (parity, col) = (q / 2, q % 2 * n + j);
                 let rows = (first_row + parity..self.rows).step_by(2).take(pairs.len());
-                for (row, sums) in rows.zip(sums.chunks_exact(COLS)) {
+                for (row, sums) in rows.zip(sums.as_flattened().chunks_exact(COLS)) {
                     let start = row * target.stride + col;
                     // SAFETY: by this function's contract.
                     unsafe { blocked::store(&sums[..width], start, col, target, self.ends) };
