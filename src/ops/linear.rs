@@ -40,7 +40,7 @@ impl PackedWeight {
     ///
     /// On a CPU large products are then computed by Strassen's algorithm where that is faster. It takes
     /// 7/4 of the memory, and rounding errors are a few times larger; those of a row depend on its
-    /// partner as well, on no other row.
+    /// partner as well, on no other row. A number that is not finite reaches the partner, too.
     ///
     /// # Errors
     /// As for [`PackedWeight::on`].
