@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use super::Mat;
-use super::blocked::{Kernel, LANES, Line, Rows, Side, Sums, lanes, transpose};
+use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, lanes, transpose};
 
 /// Rows of a of one panel, and columns of b: two tiles of 16.
 const PANEL: usize = 32;
@@ -85,6 +85,7 @@ unsafe impl Kernel for Tiles {
     const COLS: usize = PANEL;
     const TERMS: usize = 1024;
     const BLOCK: usize = 128;
+    const ANYWHERE: bool = false;
 
     fn panel_lines(_side: Side, terms: usize) -> usize {
         terms.div_ceil(STEP) * STEP_LINES
@@ -97,9 +98,9 @@ unsafe impl Kernel for Tiles {
         rows: Range<usize>,
         k0: usize,
         terms: usize,
-        panel: &mut [Line],
+        lines: &mut [Line],
     ) {
-        for (s, lines) in panel.chunks_exact_mut(STEP_LINES).enumerate() {
+        for (s, lines) in lines.chunks_exact_mut(STEP_LINES).enumerate() {
             let k = k0 + s * STEP;
             let depth = STEP.min(k0 + terms - k);
             let lines = lines.first_chunk_mut().expect("a whole step");
@@ -122,20 +123,20 @@ unsafe impl Kernel for Tiles {
     }
 
     #[inline]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _cols: usize, sums: &mut Sums) {
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _cols: usize, place: Place) {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
         // SAFETY: by this function's contract.
-        unsafe { multiply_tiles(a, b, terms.div_ceil(STEP), sums) };
+        unsafe { multiply_tiles(a, b, terms.div_ceil(STEP), place.start) };
     }
 }
 
 /// sums (32 × 32) = a panel of a · a panel of b.
 ///
 /// # Safety
-/// The tiles must be configured, and both panels have `steps` steps.
+/// The tiles must be configured, both panels have `steps` steps, and `sums` room for them.
 #[inline]
-unsafe fn multiply_tiles(a: &[Line], b: &[Line], steps: usize, sums: &mut Sums) {
-    // SAFETY: loads stay within `steps` steps of each panel; stores fill `sums`.
+unsafe fn multiply_tiles(a: &[Line], b: &[Line], steps: usize, sums: *mut f32) {
+    // SAFETY: loads stay within `steps` steps of each panel, and there is room for the stores.
     unsafe {
         asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack));
         if steps > 0 {
@@ -201,7 +202,7 @@ unsafe fn multiply_tiles(a: &[Line], b: &[Line], steps: usize, sums: &mut Sums) 
             "tilestored [{c} + {s} + 64], tmm1",
             "tilestored [{c} + {s} + 2048], tmm2",
             "tilestored [{c} + {s} + 2112], tmm3",
-            c = in(reg) sums.0.as_mut_ptr(), s = in(reg) 128usize, options(nostack)
+            c = in(reg) sums, s = in(reg) 128usize, options(nostack)
         );
     }
 }

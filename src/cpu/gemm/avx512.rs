@@ -5,7 +5,7 @@ use std::array;
 use std::ops::Range;
 
 use super::Mat;
-use super::blocked::{Kernel, LANES, Line, Rows, Side, Sums, lanes, transpose};
+use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Use, lanes, transpose};
 
 /// Whether this processor has AVX-512.
 pub(super) fn available() -> bool {
@@ -24,9 +24,17 @@ unsafe impl Kernel for Registers {
     const COLS: usize = VECTORS * LANES;
     const TERMS: usize = 512;
     const BLOCK: usize = 144;
+    const ANYWHERE: bool = true;
 
     fn reads_in_place(a: &Mat) -> bool {
         a.col_stride == 1
+    }
+
+    fn packed_rows(side: Side) -> usize {
+        match side {
+            Side::A => LANES,
+            Side::B => Self::COLS,
+        }
     }
 
     fn panel_lines(side: Side, terms: usize) -> usize {
@@ -43,17 +51,26 @@ unsafe impl Kernel for Registers {
         rows: Range<usize>,
         k0: usize,
         terms: usize,
-        panel: &mut [Line],
+        lines: &mut [Line],
     ) {
-        assert!(panel.len() >= Self::panel_lines(side, terms));
-        let to: *mut f32 = panel.as_mut_ptr().cast();
+        let panel = Self::panel_lines(side, terms);
+        assert!(lines.len() >= panel);
+        let to: *mut f32 = lines.as_mut_ptr().cast();
         match side {
-            Side::A => pack_vector(x, rows, k0, terms, |term, numbers| {
-                // SAFETY: the panel has 8 numbers for each term.
-                unsafe {
-                    _mm256_store_ps(to.add(term * Self::ROWS), _mm512_castps512_ps256(numbers))
-                }
-            }),
+            Side::A => {
+                let second = (lines.len() >= 2 * panel).then(|| to.wrapping_add(panel * LANES));
+                pack_vector(x, rows, k0, terms, |term, numbers| {
+                    // SAFETY: each panel has 8 numbers for each term.
+                    unsafe {
+                        let at = term * Self::ROWS;
+                        _mm256_store_ps(to.add(at), _mm512_castps512_ps256(numbers));
+                        if let Some(second) = second {
+                            let numbers = _mm512_extractf32x8_ps::<1>(numbers);
+                            _mm256_store_ps(second.add(at), numbers);
+                        }
+                    }
+                });
+            }
             Side::B => {
                 let vectors = rows.len().div_ceil(LANES);
                 for v in 0..vectors {
@@ -70,41 +87,19 @@ unsafe impl Kernel for Registers {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, sums: &mut Sums) {
-        if terms == 0 {
-            sums.0.fill(0.0);
-            return;
-        }
-        let tile = sums.0.first_chunk_mut().expect("sums hold a tile");
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, place: Place) {
         // SAFETY: by this function's contract.
-        unsafe { multiply(a, b, terms, cols, &mut [(tile, Use::Set)]) };
+        unsafe { multiply(a, b, terms, cols, &[place]) };
     }
 }
 
-/// The product of a panel of a and one of b, row by row.
-pub(super) type Tile = [f32; Registers::ROWS * Registers::COLS];
-
-/// What is done with a product, where something else may be already.
-#[derive(Clone, Copy)]
-pub(super) enum Use {
-    Set,
-    Add,
-    Subtract,
-}
-
-/// [`Kernel::multiply`] of at least one term, with several places that the product is used for.
+/// [`Kernel::multiply`] with several places that the product is used for.
 ///
 /// # Safety
 /// As there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-pub(super) unsafe fn multiply(
-    a: Rows,
-    b: &[Line],
-    terms: usize,
-    cols: usize,
-    out: &mut [(&mut Tile, Use)],
-) {
+pub(super) unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, places: &[Place]) {
     const ROWS: usize = Registers::ROWS;
     let b = b.as_ptr().cast();
     // SAFETY: by this function's contract; rows that are not there repeat the last one.
@@ -112,14 +107,15 @@ pub(super) unsafe fn multiply(
         let (rows, stride): ([*const f32; ROWS], usize) = match a {
             Rows::Packed(a) => (array::from_fn(|r| a.as_ptr().cast::<f32>().add(r)), ROWS),
             Rows::InPlace(a) => {
-                let row = |r: usize| a.data.as_ptr().add(r.min(a.rows - 1) * a.row_stride);
+                let first = a.data.as_ptr();
+                let row = |r: usize| first.wrapping_add(r.min(a.rows - 1) * a.row_stride);
                 (array::from_fn(row), 1)
             }
         };
         match cols.div_ceil(LANES) {
-            1 => multiply_vectors::<1>(&rows, stride, b, terms, out),
-            2 => multiply_vectors::<2>(&rows, stride, b, terms, out),
-            _ => multiply_vectors::<VECTORS>(&rows, stride, b, terms, out),
+            1 => multiply_vectors::<1>(&rows, stride, b, terms, places),
+            2 => multiply_vectors::<2>(&rows, stride, b, terms, places),
+            _ => multiply_vectors::<VECTORS>(&rows, stride, b, terms, places),
         }
     }
 }
@@ -127,7 +123,7 @@ pub(super) unsafe fn multiply(
 /// Rows of a, whose terms are `stride` apart · a panel of b of V vectors.
 ///
 /// # Safety
-/// All must have this many terms.
+/// All must have this many terms, and the places room for all rows and vectors.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512dq")]
 unsafe fn multiply_vectors<const V: usize>(
@@ -135,7 +131,7 @@ unsafe fn multiply_vectors<const V: usize>(
     stride: usize,
     mut b: *const f32,
     terms: usize,
-    out: &mut [(&mut Tile, Use)],
+    places: &[Place],
 ) {
     let a = *a;
     let mut totals = [[_mm512_setzero_ps(); V]; Registers::ROWS];
@@ -152,13 +148,13 @@ unsafe fn multiply_vectors<const V: usize>(
             b = b.add(V * LANES);
         }
     }
-    for (tile, usage) in out {
+    for place in places {
         for (row, totals) in totals.iter().enumerate() {
             for (v, &total) in totals.iter().enumerate() {
-                // SAFETY: the vector lies within the tile.
+                // SAFETY: there is room.
                 unsafe {
-                    let at = tile.as_mut_ptr().add(row * Registers::COLS + v * LANES);
-                    let total = match usage {
+                    let at = place.start.add(row * place.stride + v * LANES);
+                    let total = match place.usage {
                         Use::Set => total,
                         Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), total),
                         Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), total),

@@ -5,8 +5,8 @@
 
 use std::arch::x86_64::*;
 use std::cell::Cell;
+use std::mem::transmute;
 use std::ops::Range;
-use std::slice;
 
 use rayon::prelude::*;
 
@@ -40,17 +40,33 @@ pub(crate) enum Rows<'a> {
 
 /// The product of one panel of a and one of b: `Kernel::ROWS` rows, `Kernel::COLS` apart.
 #[repr(C, align(64))]
-pub(crate) struct Sums(pub [f32; Sums::LEN]);
+struct Sums([f32; Sums::LEN]);
 
 impl Sums {
     const LEN: usize = 1024;
+}
+
+/// What is done with a product, where something else may be already.
+#[derive(Clone, Copy)]
+pub(crate) enum Use {
+    Set,
+    Add,
+    Subtract,
+}
+
+/// Where a product of two panels goes: its rows are `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub start: *mut f32,
+    pub stride: usize,
+    pub usage: Use,
 }
 
 /// The products of panels on some unit of the processor, all of which has AVX-512.
 ///
 /// # Safety
 /// `panel_lines` must be what `multiply` reads and `pack` writes.
-pub(crate) unsafe trait Kernel {
+pub(crate) unsafe trait Kernel: Sized {
     /// Rows of a of one panel.
     const ROWS: usize;
     /// Columns of b of one panel: whole vectors.
@@ -60,6 +76,8 @@ pub(crate) unsafe trait Kernel {
     const TERMS: usize;
     /// Rows of the product that one task computes, or columns: whole panels.
     const BLOCK: usize;
+    /// Whether `multiply` takes any place; else only rows that are `COLS` apart, to be set.
+    const ANYWHERE: bool;
 
     /// Whether the rows of this a are read where they are; their terms are contiguous then.
     fn reads_in_place(_a: &Mat) -> bool {
@@ -69,7 +87,13 @@ pub(crate) unsafe trait Kernel {
     /// The lines of a panel of so many terms.
     fn panel_lines(side: Side, terms: usize) -> usize;
 
-    /// Packs terms `k0..k0 + terms` of some rows of a, or of bᵀ, at most a panel's; others are 0.
+    /// Rows that [`Kernel::pack`] takes at once, at most: whole panels.
+    fn packed_rows(side: Side) -> usize {
+        panel_rows::<Self>(side)
+    }
+
+    /// Packs terms `k0..k0 + terms` of some rows of a, or of bᵀ, into one panel after the other; rows
+    /// that are not there are 0.
     ///
     /// # Safety
     /// The unit must be available.
@@ -79,7 +103,7 @@ pub(crate) unsafe trait Kernel {
         rows: Range<usize>,
         k0: usize,
         terms: usize,
-        panel: &mut [Line],
+        lines: &mut [Line],
     );
 
     /// What must be done before a task's products, and after them.
@@ -94,11 +118,13 @@ pub(crate) unsafe trait Kernel {
     /// The unit must be available.
     unsafe fn leave() {}
 
-    /// sums = a panel of a · a panel of b, of whose columns only the first `cols` are needed.
+    /// A panel of a · a panel of b, of whose columns only the first `cols` are needed.
     ///
     /// # Safety
-    /// The unit must be available and entered, and both panels have this many terms.
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, sums: &mut Sums);
+    /// The unit must be available and entered, both panels have this many terms, and the place room
+    /// for `ROWS` rows and as many columns as there are in the vectors that `cols` need; where
+    /// `ANYWHERE` is false, for `COLS` columns.
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, place: Place);
 }
 
 /// The right-hand side of a product, laid out for a kernel.
@@ -127,14 +153,7 @@ impl<K> Packed<K> {
 
 impl<K: Kernel> Packed<K> {
     pub fn set(&mut self, b: Mat, threads: Threads) {
-        let mut start = 0;
-        for (k0, terms) in blocks::<K>(b.rows) {
-            let len = b.cols.div_ceil(K::COLS) * K::panel_lines(Side::B, terms);
-            grow(&mut self.lines, start + len);
-            let lines = &mut self.lines[start..][..len];
-            pack::<K>(Side::B, b.t(), 0..b.cols, k0, terms, lines, threads);
-            start += len;
-        }
+        packed::<K>(Side::B, b.t(), &(0..b.cols), &(0..b.rows), &mut self.lines, threads);
         (self.rows, self.cols) = (b.rows, b.cols);
     }
 }
@@ -144,6 +163,9 @@ pub(super) enum Rhs<'a, K> {
     Mat(Mat<'a>),
     Packed(&'a Packed<K>),
 }
+
+/// Spans whose products a task computes before what is shared gives way to the next ones.
+const SPANS: usize = 4;
 
 thread_local! {
     /// What a task packs for itself, and what all tasks share; kept between products. Taken while in
@@ -170,87 +192,67 @@ pub(super) unsafe fn gemm<K: Kernel + Sync>(
         Rhs::Packed(b) => b.cols,
     };
     let target = &Target::new(out, out_stride, epilogue);
-    let run = |tasks: usize, task: &(dyn Fn(usize) + Sync)| match threads {
-        Threads::One => (0..tasks).for_each(task),
-        Threads::All => (0..tasks).into_par_iter().for_each(task),
+    // The shorter side is packed for all tasks; each packs its part of the longer one.
+    let in_place = K::reads_in_place(&a);
+    let share_a = m < n && matches!(b, Rhs::Mat(_));
+    let (side, rows) = if share_a { (Side::A, m) } else { (Side::B, n) };
+    // Sharing out columns as well packs rows several times: better than small tasks where there are
+    // many columns, whose panels pass through the cache once per block of rows.
+    let (down, across) = match &b {
+        Rhs::Packed(_) => {
+            let down = m.div_ceil(K::BLOCK);
+            (down, threads.tasks().div_ceil(down).min(n.div_ceil(K::COLS)))
+        }
+        Rhs::Mat(_) if share_a => (1, tasks::<K>(n, K::COLS, threads)),
+        Rhs::Mat(_) => (tasks::<K>(m, K::ROWS, threads), 1),
     };
-    let mut shared = SHARED.take();
-    let mut packed_start = 0;
-    for (k0, terms) in blocks::<K>(k) {
-        let b_panel = K::panel_lines(Side::B, terms);
-        let ends = Ends { first: k0 == 0, last: k0 + terms == k };
-        let packed_b = match &b {
-            Rhs::Mat(_) => None,
-            Rhs::Packed(b) => {
-                let lines = &b.lines[packed_start..][..n.div_ceil(K::COLS) * b_panel];
-                packed_start += lines.len();
-                Some(lines)
+    let shared_len = |terms| rows.div_ceil(panel_rows::<K>(side)) * K::panel_lines(side, terms);
+    let mut lines = SHARED.take();
+    for group in spans(0..k, SPANS * K::TERMS) {
+        let shared = match &b {
+            Rhs::Packed(b) => &b.lines[shared_len(group.start)..],
+            Rhs::Mat(_) if share_a && in_place => &[],
+            Rhs::Mat(b) => {
+                let x = if share_a { a } else { b.t() };
+                packed::<K>(side, x, &(0..rows), &group, &mut lines, threads)
             }
         };
-        let pack_b = |cols, lines: &mut _, threads| match &b {
-            Rhs::Mat(b) => pack::<K>(Side::B, b.t(), cols, k0, terms, lines, threads),
-            Rhs::Packed(_) => unreachable!("packed already"),
-        };
-        // The shorter side is packed for all tasks; each packs its part of the longer one.
-        if m < n && packed_b.is_none() {
-            let a_rows = rows_of::<K>(a, 0..m, k0..k0 + terms, &mut shared, threads);
-            let count = tasks::<K>(n, K::COLS, threads);
-            run(count, &|t| {
-                let cols = part(n, K::COLS, t, count);
-                let mut own = OWN.take();
-                let b_lines = room(&mut own, cols.len().div_ceil(K::COLS) * b_panel);
-                pack_b(cols.clone(), b_lines, Threads::One);
+        let task = |t: usize| {
+            let rows = part(m, K::ROWS, t / across, down);
+            let cols = part(n, K::COLS, t % across, across);
+            let mut own = OWN.take();
+            for terms in spans(group.clone(), K::TERMS) {
+                let shared = &shared[shared_len(terms.start - group.start).min(shared.len())..];
+                let one = Threads::One;
+                let own = match &b {
+                    Rhs::Mat(b) if share_a => {
+                        packed::<K>(Side::B, b.t(), &cols, &terms, &mut own, one)
+                    }
+                    _ if in_place => &[],
+                    _ => packed::<K>(Side::A, a, &rows, &terms, &mut own, one),
+                };
+                let b_panel = K::panel_lines(Side::B, terms.len());
+                let (a_lines, b_lines) = match share_a {
+                    true => (shared, own),
+                    false => (own, &shared[cols.start / K::COLS * b_panel..]),
+                };
+                let a_rows = match in_place {
+                    true => Rows::InPlace(a.part(rows.clone(), terms.clone())),
+                    false => Rows::Packed(a_lines),
+                };
+                let ends = Ends { first: terms.start == 0, last: terms.end == k };
                 // SAFETY: the unit is available; tasks write disjoint blocks of the output, which
                 // the caller checked to hold m rows of n columns at this stride.
-                unsafe { block::<K>(a_rows, b_lines, terms, 0..m, cols, target, ends) };
-                OWN.set(own);
-            });
-        } else {
-            let b_lines = packed_b.unwrap_or_else(|| {
-                let b_lines = room(&mut shared, n.div_ceil(K::COLS) * b_panel);
-                pack_b(0..n, b_lines, threads);
-                b_lines
-            });
-            // Sharing out columns as well packs rows several times: better than small tasks where
-            // there are many columns, whose panels pass through the cache once per block of rows.
-            let (down, across) = match packed_b {
-                Some(_) => {
-                    let down = m.div_ceil(K::BLOCK);
-                    (down, threads.tasks().div_ceil(down).min(n.div_ceil(K::COLS)))
-                }
-                None => (tasks::<K>(m, K::ROWS, threads), 1),
-            };
-            run(down * across, &|t| {
-                let rows = part(m, K::ROWS, t / across, down);
-                let cols = part(n, K::COLS, t % across, across);
-                let b_lines = &b_lines[cols.start / K::COLS * b_panel..];
-                let mut own = OWN.take();
-                let own_rows = rows.clone();
-                let a_rows = rows_of::<K>(a, own_rows, k0..k0 + terms, &mut own, Threads::One);
-                // SAFETY: as above.
-                unsafe { block::<K>(a_rows, b_lines, terms, rows, cols, target, ends) };
-                OWN.set(own);
-            });
+                unsafe { block::<K>(a_rows, b_lines, terms.len(), &rows, &cols, target, ends) };
+            }
+            OWN.set(own);
+        };
+        match threads {
+            Threads::One => (0..down * across).for_each(task),
+            Threads::All => (0..down * across).into_par_iter().for_each(task),
         }
     }
-    SHARED.set(shared);
-}
-
-/// Rows of a as the kernel reads them, packed into `lines` if need be.
-fn rows_of<'a, K: Kernel>(
-    a: Mat<'a>,
-    rows: Range<usize>,
-    terms: Range<usize>,
-    lines: &'a mut Vec<Line>,
-    threads: Threads,
-) -> Rows<'a> {
-    if K::reads_in_place(&a) {
-        return Rows::InPlace(a.part(rows, terms));
-    }
-    let panel = K::panel_lines(Side::A, terms.len());
-    let lines = room(lines, rows.len().div_ceil(K::ROWS) * panel);
-    pack::<K>(Side::A, a, rows, terms.start, terms.len(), lines, threads);
-    Rows::Packed(lines)
+    SHARED.set(lines);
 }
 
 /// How `len` rows or columns are shared out: at most a block to a task, and as many tasks for each
@@ -266,46 +268,71 @@ pub(super) fn part(len: usize, panel: usize, t: usize, tasks: usize) -> Range<us
     start(t)..start(t + 1)
 }
 
-/// The parts of 0..k that are packed at once: (start, length). One empty part where k is 0.
-fn blocks<K: Kernel>(k: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..k.max(1)).step_by(K::TERMS).map(move |start| (start, K::TERMS.min(k - start)))
-}
-
-fn grow(lines: &mut Vec<Line>, len: usize) {
-    if lines.len() < len {
-        lines.resize(len, Line::ZERO);
-    }
+/// The parts of some terms that are taken at once. One empty part where there are none.
+fn spans(terms: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let Range { start, end } = terms;
+    (start..end.max(start + 1)).step_by(size).map(move |start| start..end.min(start + size))
 }
 
 fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
-    grow(lines, len);
+    if lines.len() < len {
+        lines.resize(len, Line::ZERO);
+    }
     &mut lines[..len]
 }
 
-/// Packs terms `k0..k0 + terms` of some rows of `x` into panels.
+/// Packs terms of some rows of a, or of bᵀ: the panels of the first `K::TERMS` terms, then the next.
+fn packed<'a, K: Kernel>(
+    side: Side,
+    x: Mat,
+    rows: &Range<usize>,
+    terms: &Range<usize>,
+    lines: &'a mut Vec<Line>,
+    threads: Threads,
+) -> &'a [Line] {
+    let panels = rows.len().div_ceil(panel_rows::<K>(side)).max(1);
+    let len = |terms| panels * K::panel_lines(side, terms);
+    let lines = room(lines, len(terms.len()));
+    let span = |(i, lines): (usize, &mut [Line])| {
+        let start = terms.start + i * K::TERMS;
+        let terms = start..terms.end.min(start + K::TERMS);
+        pack::<K>(side, x, rows.clone(), terms, lines, threads);
+    };
+    match threads {
+        Threads::One => lines.chunks_mut(len(K::TERMS)).enumerate().for_each(span),
+        Threads::All => lines.par_chunks_mut(len(K::TERMS)).enumerate().for_each(span),
+    }
+    lines
+}
+
+/// Packs at most `K::TERMS` terms of some rows of a, or of bᵀ.
 pub(super) fn pack<K: Kernel>(
     side: Side,
     x: Mat,
     rows: Range<usize>,
-    k0: usize,
-    terms: usize,
+    terms: Range<usize>,
     lines: &mut [Line],
     threads: Threads,
 ) {
-    if terms == 0 {
-        return;
-    }
-    let height = if side == Side::A { K::ROWS } else { K::COLS };
-    let panel = |(p, lines): (usize, &mut [Line])| {
-        let start = rows.start + p * height;
-        let rows = start..(start + height).min(rows.end);
+    let together = K::packed_rows(side);
+    let panels = |(p, lines): (usize, &mut [Line])| {
+        let start = rows.start + p * together;
+        let rows = start..rows.end.min(start + together);
         // SAFETY: who packs for a kernel has made sure of its unit.
-        unsafe { K::pack(side, x, rows, k0, terms, lines) };
+        unsafe { K::pack(side, x, rows, terms.start, terms.len(), lines) };
     };
-    let len = K::panel_lines(side, terms);
+    let len = together / panel_rows::<K>(side) * K::panel_lines(side, terms.len());
     match threads {
-        Threads::One => lines.chunks_exact_mut(len).enumerate().for_each(panel),
-        Threads::All => lines.par_chunks_exact_mut(len).enumerate().for_each(panel),
+        Threads::One => lines.chunks_mut(len).enumerate().for_each(panels),
+        Threads::All => lines.par_chunks_mut(len).enumerate().for_each(panels),
+    }
+}
+
+/// The rows of a, or of bᵀ, of one panel.
+fn panel_rows<K: Kernel>(side: Side) -> usize {
+    match side {
+        Side::A => K::ROWS,
+        Side::B => K::COLS,
     }
 }
 
@@ -334,6 +361,22 @@ impl<'a> Target<'a> {
     }
 }
 
+impl Target<'_> {
+    /// Whether something is there already.
+    fn adds(&self, ends: Ends) -> bool {
+        !ends.first || self.accumulate
+    }
+
+    /// Whether sums are more than stored or added.
+    fn changes(&self, ends: Ends) -> bool {
+        ends.last
+            && (self.bias.is_some()
+                || self.activation != Activation::None
+                || self.before_activation.is_some()
+                || self.gelu_input.is_some())
+    }
+}
+
 // SAFETY: tasks write through the pointers to disjoint blocks.
 unsafe impl Sync for Target<'_> {}
 
@@ -354,8 +397,8 @@ unsafe fn block<K: Kernel>(
     a: Rows,
     b: &[Line],
     terms: usize,
-    rows: Range<usize>,
-    cols: Range<usize>,
+    rows: &Range<usize>,
+    cols: &Range<usize>,
     target: &Target,
     ends: Ends,
 ) {
@@ -374,13 +417,26 @@ unsafe fn block<K: Kernel>(
                 Rows::Packed(a) => Rows::Packed(&a[first / K::ROWS * a_panel..][..a_panel]),
                 Rows::InPlace(a) => Rows::InPlace(a.part(first..first + height, 0..terms)),
             };
-            prefetch(target, i * target.stride + j, height, width);
-            // SAFETY: both panels have this many terms, and the unit was entered.
-            unsafe { K::multiply(a, b, terms, width, &mut sums) };
-            for (r, sums) in sums.0.chunks_exact(K::COLS).take(height).enumerate() {
-                let start = (i + r) * target.stride + j;
+            let area = Area { row: i, step: 1, rows: height, col: j, cols: width };
+            prefetch(&area, target);
+            let whole = height == K::ROWS && width.is_multiple_of(LANES);
+            let place = match K::ANYWHERE && whole && !target.changes(ends) {
+                true => {
+                    let usage = if target.adds(ends) { Use::Add } else { Use::Set };
+                    let start = target.out.wrapping_add(area.start(0, target.stride));
+                    Place { start, stride: target.stride, usage }
+                }
+                false => {
+                    let start = sums.0.as_mut_ptr();
+                    Place { start, stride: K::COLS, usage: Use::Set }
+                }
+            };
+            // SAFETY: both panels have this many terms, the unit was entered, and either the sums
+            // have room for all rows and columns, or the area has whole vectors of all rows.
+            unsafe { K::multiply(a, b, terms, width, place) };
+            if place.start == sums.0.as_mut_ptr() {
                 // SAFETY: by this function's contract.
-                unsafe { store(&sums[..width], start, j, target, ends) };
+                unsafe { store(&sums.0, K::COLS, &area, target, ends) };
             }
         }
     }
@@ -388,55 +444,85 @@ unsafe fn block<K: Kernel>(
     unsafe { K::leave() };
 }
 
-/// Asks for the part of the output that a panel's product will be stored to, so that it arrives while
-/// the product is computed.
+/// Rows of the output, `step` apart, and columns of it.
+pub(super) struct Area {
+    pub row: usize,
+    pub step: usize,
+    pub rows: usize,
+    pub col: usize,
+    pub cols: usize,
+}
+
+impl Area {
+    /// Where row `r` starts in an output of this stride.
+    fn start(&self, r: usize, stride: usize) -> usize {
+        (self.row + r * self.step) * stride + self.col
+    }
+}
+
+/// Asks for what [`store`] will read and write, so that it arrives while the product is computed.
 #[inline]
-fn prefetch(target: &Target, start: usize, height: usize, width: usize) {
-    for r in 0..height {
-        for at in (0..width).step_by(LANES) {
-            let line = target.out.wrapping_add(start + r * target.stride + at);
-            // SAFETY: a prefetch of any address is harmless.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+pub(super) fn prefetch(area: &Area, target: &Target) {
+    let &Target { out, before_activation, gelu_input, stride, .. } = target;
+    let gelu_input = gelu_input.map(|x| x.as_ptr().cast_mut());
+    for data in [Some(out), before_activation, gelu_input].into_iter().flatten() {
+        for r in 0..area.rows {
+            for at in (0..area.cols).step_by(LANES) {
+                let line = data.wrapping_add(area.start(r, stride) + at);
+                // SAFETY: a prefetch of any address is harmless.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+            }
         }
     }
 }
 
-/// Stores a row of sums, whose first column is `j`, from `start` on.
+/// Stores sums, whose rows are `sums_stride` numbers apart, whole vectors.
 ///
 /// # Safety
-/// As for [`block`].
+/// The area must lie in the target, and no one else may use it meanwhile. AVX-512 must be available.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-pub(super) unsafe fn store(sums: &[f32], start: usize, j: usize, target: &Target, ends: Ends) {
-    for at in (0..sums.len()).step_by(LANES) {
-        let n = LANES.min(sums.len() - at);
-        let mask = lanes(n);
-        // SAFETY: the mask keeps to the row; the rest is this function's contract. The target
-        // before activation is laid out as the output.
-        unsafe {
-            let out = target.out.add(start + at);
-            let mut y = _mm512_maskz_loadu_ps(mask, sums.as_ptr().add(at));
-            if !ends.first || target.accumulate {
-                y = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), y);
-            }
-            if ends.last {
-                if let Some(bias) = target.bias {
-                    let bias = &bias[j + at..][..n];
-                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, bias.as_ptr()));
+pub(super) unsafe fn store(
+    sums: &[f32],
+    sums_stride: usize,
+    area: &Area,
+    target: &Target,
+    ends: Ends,
+) {
+    let adds = target.adds(ends);
+    for (r, sums) in sums.chunks_exact(sums_stride).take(area.rows).enumerate() {
+        let start = area.start(r, target.stride);
+        for (v, sums) in sums.chunks_exact(LANES).take(area.cols.div_ceil(LANES)).enumerate() {
+            let col = v * LANES;
+            let mask = lanes(area.cols - col);
+            // SAFETY: the mask keeps to the area; the rest is this function's contract. What is read
+            // and written beside the output is laid out as it.
+            unsafe {
+                let out = target.out.add(start + col);
+                let mut y = _mm512_loadu_ps(sums.as_ptr());
+                if adds {
+                    y = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, out), y);
                 }
-                if let Some(pre) = target.before_activation {
-                    _mm512_mask_storeu_ps(pre.add(start + at), mask, y);
+                if ends.last {
+                    if let Some(bias) = target.bias {
+                        let bias = bias.as_ptr().add(area.col + col);
+                        y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(mask, bias));
+                    }
+                    if let Some(pre) = target.before_activation {
+                        _mm512_mask_storeu_ps(pre.add(start + col), mask, y);
+                    }
+                    // In a register: a masked store would keep a load from what it wrote waiting.
+                    let mut numbers: [f32; LANES] = transmute(y);
+                    target.activation.apply_inline::<true>(&mut numbers);
+                    if let Some(at) = target.gelu_input {
+                        let at = _mm512_maskz_loadu_ps(mask, at.as_ptr().add(start + col));
+                        let at: [f32; LANES] = transmute(at);
+                        multiply_gelu_slope::<true>(&at, &mut numbers);
+                    }
+                    y = transmute::<[f32; LANES], __m512>(numbers);
                 }
+                _mm512_mask_storeu_ps(out, mask, y);
             }
-            _mm512_mask_storeu_ps(out, mask, y);
-        }
-    }
-    if ends.last {
-        // SAFETY: by this function's contract.
-        let out = unsafe { slice::from_raw_parts_mut(target.out.add(start), sums.len()) };
-        target.activation.apply_inline::<true>(out);
-        if let Some(at) = target.gelu_input {
-            multiply_gelu_slope::<true>(&at[start..][..out.len()], out);
         }
     }
 }

@@ -11,8 +11,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::avx512::{self, Registers, Tile, Use};
-use super::blocked::{self, Ends, Kernel, LANES, Line, Rows, Side, Target};
+use super::avx512::{self, Registers};
+use super::blocked::{self, Area, Ends, Kernel, LANES, Line, Place, Rows, Side, Target, Use};
 use super::{Epilogue, Mat, Threads};
 
 /// Terms of each half that are taken at once, at most.
@@ -79,7 +79,7 @@ impl Packed {
                 lines.resize(start + len(n, terms.len()), Line::ZERO);
                 let (x, lines) = (Mat::new(combined, n, terms.len()), &mut lines[start..]);
                 let all = Threads::All;
-                blocked::pack::<Registers>(Side::B, x, 0..n, 0, terms.len(), lines, all);
+                blocked::pack::<Registers>(Side::B, x, 0..n, 0..terms.len(), lines, all);
             }
         }
         Self { lines, rows, cols }
@@ -245,7 +245,7 @@ struct Block<'a> {
 
 /// The sums of a task, by quarters.
 #[repr(C, align(64))]
-struct Quarters([[Tile; PAIRS / ROWS]; 4]);
+struct Quarters([[f32; PAIRS * COLS]; 4]);
 
 impl Block<'_> {
     /// Computes some pairs of the chunk's rows, at most [`PAIRS`], and these columns of each half.
@@ -260,37 +260,43 @@ impl Block<'_> {
         let a = &self.a[pairs.start * each..];
         let first_row = 2 * (self.first_pair + pairs.start);
         let panel = Registers::panel_lines(Side::B, terms);
-        let mut sums = Quarters([[[0.0; ROWS * COLS]; PAIRS / ROWS]; 4]);
+        let mut sums = Quarters([[0.0; PAIRS * COLS]; 4]);
         for j in cols.clone().step_by(COLS) {
             let width = COLS.min(cols.end - j);
+            // A quarter's part of the output, from pair `i` of the task on.
+            let area = |q: usize, i: usize, count: usize| {
+                let row = first_row + 2 * i + q / 2;
+                let rows = count.min((self.rows + 1).saturating_sub(row) / 2);
+                Area { row, step: 2, rows, col: q % 2 * n + j, cols: width }
+            };
             for (s, product) in PRODUCTS.iter().enumerate() {
                 let b = &self.b[s * len(n, terms) + j / COLS * panel..][..panel];
                 let a = Mat::strided(&a[s * terms..], pairs.len(), terms, each);
                 for i in (0..pairs.len()).step_by(ROWS) {
                     let height = ROWS.min(pairs.len() - i);
+                    if let Some(q) = s.checked_sub(3) {
+                        blocked::prefetch(&area(q, i, height), target);
+                    }
                     let a = Rows::InPlace(a.part(i..i + height, 0..terms));
-                    let mut used =
-                        sums.0.iter_mut().zip(product.out).filter_map(|(sums, used)| {
-                            used.map(|used| (&mut sums[i / ROWS], used))
-                        });
-                    let one = used.next().expect("every product is used");
-                    // SAFETY: AVX-512 is available, and both panels have this many terms.
+                    let place = |(sums, usage): (&mut [f32; PAIRS * COLS], Option<Use>)| {
+                        let start = sums[i * COLS..][..ROWS * COLS].as_mut_ptr();
+                        usage.map(|usage| Place { start, stride: COLS, usage })
+                    };
+                    let mut places = sums.0.iter_mut().zip(product.out).filter_map(place);
+                    let one = places.next().expect("every product is used");
+                    // SAFETY: AVX-512 is available, both panels have this many terms, and the sums
+                    // room for a panel's rows and columns.
                     unsafe {
-                        match used.next() {
-                            Some(two) => avx512::multiply(a, b, terms, width, &mut [one, two]),
-                            None => avx512::multiply(a, b, terms, width, &mut [one]),
+                        match places.next() {
+                            Some(two) => avx512::multiply(a, b, terms, width, &[one, two]),
+                            None => avx512::multiply(a, b, terms, width, &[one]),
                         }
                     }
                 }
             }
             for (q, sums) in sums.0.iter().enumerate() {
-                let (parity, col) = (q / 2, q % 2 * n + j);
-                let rows = (first_row + parity..self.rows).step_by(2).take(pairs.len());
-                for (row, sums) in rows.zip(sums.as_flattened().chunks_exact(COLS)) {
-                    let start = row * target.stride + col;
-                    // SAFETY: by this function's contract.
-                    unsafe { blocked::store(&sums[..width], start, col, target, self.ends) };
-                }
+                // SAFETY: by this function's contract.
+                unsafe { blocked::store(sums, COLS, &area(q, 0, pairs.len()), target, self.ends) };
             }
         }
     }
