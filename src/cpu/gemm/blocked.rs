@@ -1,5 +1,5 @@
 //! The frame of the matrix products that are written for a processor's own units: the terms of the
-//! sums are taken in blocks, both sides of a block are packed into panels (a unit may read the rows of
+//! sums are taken in spans, both sides of a span are packed into panels (a unit may read the rows of
 //! a where they are), each panel of one side meets each of the other, and the epilogue is applied to
 //! what comes out.
 
@@ -65,13 +65,13 @@ pub(crate) struct Place {
 /// The products of panels on some unit of the processor, all of which has AVX-512.
 ///
 /// # Safety
-/// `panel_lines` must be what `multiply` reads and `pack` writes.
+/// `panel_lines` must be what `multiply` reads, and what `pack` writes for each panel of its rows.
 pub(crate) unsafe trait Kernel: Sized {
     /// Rows of a of one panel.
     const ROWS: usize;
     /// Columns of b of one panel: whole vectors.
     const COLS: usize;
-    /// Terms packed at once, so that what a task packs and a panel of the other side fit the
+    /// Terms of a span, so that what a task packs and a panel of the other side fit the
     /// second-level cache while it runs.
     const TERMS: usize;
     /// Rows of the product that one task computes, or columns: whole panels.
@@ -164,7 +164,7 @@ pub(super) enum Rhs<'a, K> {
     Packed(&'a Packed<K>),
 }
 
-/// Spans whose products a task computes before what is shared gives way to the next ones.
+/// Spans that are packed for all tasks at once, so that tasks wait for each other less often.
 const SPANS: usize = 4;
 
 thread_local! {
@@ -281,7 +281,7 @@ fn room(lines: &mut Vec<Line>, len: usize) -> &mut [Line] {
     &mut lines[..len]
 }
 
-/// Packs terms of some rows of a, or of bᵀ: the panels of the first `K::TERMS` terms, then the next.
+/// Packs terms of some rows of a, or of bᵀ: the panels of one span after those of another.
 fn packed<'a, K: Kernel>(
     side: Side,
     x: Mat,
@@ -305,7 +305,7 @@ fn packed<'a, K: Kernel>(
     lines
 }
 
-/// Packs at most `K::TERMS` terms of some rows of a, or of bᵀ.
+/// Packs a span of some rows of a, or of bᵀ.
 pub(super) fn pack<K: Kernel>(
     side: Side,
     x: Mat,
@@ -380,7 +380,7 @@ impl Target<'_> {
 // SAFETY: tasks write through the pointers to disjoint blocks.
 unsafe impl Sync for Target<'_> {}
 
-/// Whether a block of terms is the first or the last.
+/// Whether a span of terms is the first or the last.
 #[derive(Clone, Copy)]
 pub(super) struct Ends {
     pub first: bool,
@@ -420,7 +420,8 @@ unsafe fn block<K: Kernel>(
             let area = Area { row: i, step: 1, rows: height, col: j, cols: width };
             prefetch(&area, target);
             let whole = height == K::ROWS && width.is_multiple_of(LANES);
-            let place = match K::ANYWHERE && whole && !target.changes(ends) {
+            let direct = K::ANYWHERE && whole && !target.changes(ends);
+            let place = match direct {
                 true => {
                     let usage = if target.adds(ends) { Use::Add } else { Use::Set };
                     let start = target.out.wrapping_add(area.start(0, target.stride));
@@ -434,7 +435,7 @@ unsafe fn block<K: Kernel>(
             // SAFETY: both panels have this many terms, the unit was entered, and either the sums
             // have room for all rows and columns, or the area has whole vectors of all rows.
             unsafe { K::multiply(a, b, terms, width, place) };
-            if place.start == sums.0.as_mut_ptr() {
+            if !direct {
                 // SAFETY: by this function's contract.
                 unsafe { store(&sums.0, K::COLS, &area, target, ends) };
             }
