@@ -25,6 +25,7 @@ const OCCUPANCY: &[(&str, u32, u32)] = &[
     ("attention", 128, 2),
     ("attention_backward_kv", 128, 2),
     ("attention_backward_q", 128, 2),
+    ("attention_split", 256, 1),
     ("attention_tiled", 128, 2),
     ("channel_gate", 256, 4),
     ("channel_mean", 256, 4),

@@ -37,6 +37,8 @@ pub(crate) struct Limits {
     pub arch: u32,
     /// Bytes of shared memory a block can have.
     pub shared: u32,
+    /// Multiprocessors.
+    pub multiprocessors: usize,
 }
 
 /// The context of a GPU, made at the first call and kept until the process ends.
@@ -105,6 +107,8 @@ impl Context {
         let limits = Limits {
             arch: 10 * major + minor,
             shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?
+                as usize,
         };
         Ok(Self {
             device,

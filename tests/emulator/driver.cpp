@@ -41,6 +41,7 @@ enum Result : int {
     LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
     CAPTURE_UNMATCHED = 903,
     CAPTURE_UNJOINED = 904,
     CAPTURE_ISOLATION = 905,
@@ -63,6 +64,7 @@ const std::pair<int, const char*> names[] = {
     {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
     {NOT_SUPPORTED, "CUDA_ERROR_NOT_SUPPORTED"},
     {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+    {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
     {CAPTURE_UNMATCHED, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},
     {CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
     {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
@@ -70,7 +72,7 @@ const std::pair<int, const char*> names[] = {
     {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT"},
 };
 
-// The device: an RTX 4090 by its limits.
+// The device: an RTX 4090 by its limits, with fewer multiprocessors.
 constexpr int max_block = 1024, max_block_z = 64, max_grid_yz = 65535;
 constexpr int shared_default = 48 << 10, shared_limit = 99 << 10, shared_per_multiprocessor = 100 << 10;
 constexpr int threads_per_multiprocessor = 1536, blocks_per_multiprocessor = 24;
@@ -244,6 +246,7 @@ struct Capture {
     Stream* origin;
     int mode;
     std::thread::id thread;
+    bool valid = true;
 };
 
 struct Stream {
@@ -340,6 +343,7 @@ bool forbidden_by_capture() {
 
 int enqueue(Stream& stream, Work work) {
     if (stream.capture) {
+        if (!stream.capture->valid) return CAPTURE_INVALIDATED;
         auto& nodes = stream.capture->graph->nodes;
         nodes.push_back({std::move(work), std::move(stream.captured_after)});
         stream.captured_after = {nodes.size() - 1};
@@ -621,7 +625,7 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 10: *value = 32; break;       // warp
         case 12:
         case 82: *value = 64 << 10; break;  // registers of a block, of a multiprocessor
-        case 16: *value = 128; break;       // multiprocessors
+        case 16: *value = 32; break;        // multiprocessors: few, so that launches soon have more blocks
         case 38: *value = 72 << 20; break;  // L2
         case 39: *value = threads_per_multiprocessor; break;
         case 41: *value = 1; break;  // unified addressing
@@ -673,9 +677,14 @@ API cuCtxGetDevice(int* device) {
     return current_context ? SUCCESS : INVALID_CONTEXT;
 }
 
+// Refused, and the end of every capture, whatever its mode and thread.
 API cuCtxSynchronize() {
     ENTER;
-    return forbidden_by_capture() ? int(CAPTURE_UNSUPPORTED) : drain_all();
+    bool capturing = false;
+    for (auto& weak : captures) {
+        if (auto capture = weak.lock()) capturing = true, capture->valid = false;
+    }
+    return capturing ? int(CAPTURE_UNSUPPORTED) : drain_all();
 }
 
 // ---- memory
@@ -1016,6 +1025,7 @@ API cuStreamEndCapture(void* handle, void** graph) {
     captures.erase(std::remove_if(captures.begin(), captures.end(),
                                   [&](auto& weak) { return weak.expired() || weak.lock() == capture; }),
                    captures.end());
+    if (!capture->valid) return CAPTURE_INVALIDATED;
     if (std::find(joined.begin(), joined.end(), false) != joined.end()) return CAPTURE_UNJOINED;
     *graph = new std::shared_ptr<Graph>(ended);
     return SUCCESS;

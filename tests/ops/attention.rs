@@ -216,21 +216,32 @@ mod on_gpu {
         [out, lse, naive]
     }
 
+    /// Alone, and among so many copies that there are more blocks than multiprocessors, which takes another
+    /// kernel.
     fn check(shape: [usize; 4], scale: f32) {
         let Some(gpu) = gpu() else { return };
         let [b, n, h, d] = shape;
-        let case = format!("(B {b}, N {n}, H {h}, d {d}) × {scale}");
-        let qkv = halves(1, b * n * 3 * h * d, scale);
-        let [want, want_lse, naive] = expected(&qkv, shape);
-        let qkv = upload(&qkv, &[b, n, 3, h, d], DType::F16, gpu);
-        let mut out = Guarded::new(&[b, n, h * d], DType::F16, gpu);
-        let mut lse = Guarded::new(&[b, h, n], DType::F32, gpu);
-        ops::attention(&qkv, out.view_mut(), Some(lse.view_mut())).unwrap();
-        assert_as_good(&case, &out.f64s(), &want, &naive);
-        assert_close(&format!("{case}: lse"), &lse.f64s(), &want_lse, 3e-6);
-        let mut without = Guarded::new(&[b, n, h * d], DType::F16, gpu);
-        ops::attention(&qkv, without.view_mut(), None).unwrap();
-        assert_eq!(without.f64s(), out.f64s(), "{case}: without lse");
+        let numbers = halves(1, b * n * 3 * h * d, scale);
+        let [want, want_lse, naive] = expected(&numbers, shape);
+        let multiprocessors = if is_emulated() { 32 } else { 512 };
+        let crowd = 1 + multiprocessors / (b * n.div_ceil(32) * h);
+        for copies in if n > 256 { vec![1] } else { vec![1, crowd] } {
+            let b = copies * b;
+            let case = format!("(B {b}, N {n}, H {h}, d {d}) × {scale}");
+            let qkv = upload(&numbers.repeat(copies), &[b, n, 3, h, d], DType::F16, gpu);
+            let mut out = Guarded::new(&[b, n, h * d], DType::F16, gpu);
+            let mut lse = Guarded::new(&[b, h, n], DType::F32, gpu);
+            ops::attention(&qkv, out.view_mut(), Some(lse.view_mut())).unwrap();
+            let (got, got_lse) = (out.f64s(), lse.f64s());
+            let (first, first_lse) = (&got[..want.len()], &got_lse[..want_lse.len()]);
+            assert_as_good(&case, first, &want, &naive);
+            assert_close(&format!("{case}: lse"), first_lse, &want_lse, 3e-6);
+            assert!(got.chunks(first.len()).all(|copy| copy == first), "{case}: copies");
+            assert!(got_lse.chunks(first_lse.len()).all(|copy| copy == first_lse), "{case}: lse");
+            let mut without = Guarded::new(&[b, n, h * d], DType::F16, gpu);
+            ops::attention(&qkv, without.view_mut(), None).unwrap();
+            assert_eq!(without.f64s(), got, "{case}: without lse");
+        }
     }
 
     /// dQKV, and the same with everything on the way to it stored in f16: scores, probabilities and

@@ -10,7 +10,7 @@ use invad::tensor::TensorViewMut;
 use invad::{DType, Device, Tensor};
 
 use crate::common::uniform;
-pub use crate::emulator::gpu;
+pub use crate::emulator::{gpu, is_emulated};
 
 /// Numbers around an output, which nobody may write.
 const GUARD: usize = 64;

@@ -1,4 +1,5 @@
-//! `kernels/attention.cu`, `kernels/attention_tiled.cu`, and `kernels/attention_backward_*.cu`.
+//! `kernels/attention.cu`, `kernels/attention_split.cu`, `kernels/attention_tiled.cu`, and
+//! `kernels/attention_backward_*.cu`.
 
 use super::Op;
 use crate::cuda::launch::{Define, Launch, args};
@@ -15,6 +16,8 @@ pub(crate) const MOST_TOKENS: usize = 4096;
 const TOKENS: usize = 256;
 /// Queries of a block, or keys.
 const ROWS: usize = 64;
+/// Queries of a block of the kernel that splits keys.
+const SPLIT_ROWS: usize = 32;
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
     let of =
@@ -22,7 +25,8 @@ pub(super) fn defines() -> Vec<Vec<Define>> {
     BUCKETS.iter().flat_map(of).collect()
 }
 
-pub(super) fn defines_tiled() -> Vec<Vec<Define>> {
+/// Of the kernels that differ in the head size alone.
+pub(super) fn defines_by_size() -> Vec<Vec<Define>> {
     BUCKETS.iter().map(|&size| vec![("HEAD_SIZE", size as i64)]).collect()
 }
 
@@ -50,8 +54,9 @@ impl Sizes {
         Ok(Self { images, tokens, heads, size, bucket })
     }
 
-    fn grid(&self) -> [usize; 3] {
-        [self.tokens.div_ceil(ROWS), self.heads, self.images]
+    /// Blocks of so many rows.
+    fn grid(&self, rows: usize) -> [usize; 3] {
+        [self.tokens.div_ceil(rows), self.heads, self.images]
     }
 
     fn ints(&self) -> [i32; 3] {
@@ -74,13 +79,19 @@ pub(crate) fn attention(
     let qkv = op.aligned("qkv", op.read("qkv", qkv, DType::F16)?)?;
     let out = op.aligned("out", op.write("out", out, DType::F16)?)?;
     let lse = lse.map(|v| op.write("lse", v, DType::F32)).transpose()?;
-    let ([n, h, d], scale, grid) = (sizes.ints(), sizes.scale(), sizes.grid());
+    let ([n, h, d], scale) = (sizes.ints(), sizes.scale());
+    let (grid, split) = (sizes.grid(ROWS), sizes.grid(SPLIT_ROWS));
     let Sizes { tokens, size, bucket, .. } = sizes;
+    // Every block gets a multiprocessor.
+    let is_small = split.iter().product::<usize>() <= op.context.limits.multiprocessors;
     let args = args![qkv, out, lse, n, h, d, scale];
     let head_size = ("HEAD_SIZE", bucket as i64);
     // SAFETY: qkv, out and lse have these sizes, and the kernel's constants fit them.
     unsafe {
-        if tokens <= TOKENS {
+        if tokens <= TOKENS && is_small {
+            let launch = Launch { grid: split, block: 256, shared: 92_160 };
+            op.launch("attention_split", &[head_size], launch, &args)
+        } else if tokens <= TOKENS {
             let all = ("TOKENS_256", i64::from(tokens == TOKENS && size == bucket));
             let launch = Launch { grid, block: 128, shared: 32 << 10 };
             op.launch("attention", &[head_size, all], launch, &args)
@@ -108,7 +119,7 @@ pub(crate) fn attention_backward(
     let lse = op.read("lse", lse, DType::F32)?;
     let dout = op.aligned("dout", op.read("dout", dout, DType::F16)?)?;
     let dqkv = op.aligned("dqkv", op.write("dqkv", dqkv, DType::F16)?)?;
-    let ([n, h, d], scale, grid) = (sizes.ints(), sizes.scale(), sizes.grid());
+    let ([n, h, d], scale, grid) = (sizes.ints(), sizes.scale(), sizes.grid(ROWS));
     let Sizes { images, tokens, heads, size, .. } = sizes;
     let deltas = deltas(images, tokens, heads);
     let delta = op.context.scratch(attention_backward_scratch(images, tokens, heads, size))?;

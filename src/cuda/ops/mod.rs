@@ -67,7 +67,7 @@ pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
         "adamw" => flag("MOMENTS_BF16"),
         "add_position" => flag("STREAM_F16"),
         "attention" => attention::defines(),
-        "attention_tiled" => attention::defines_tiled(),
+        "attention_split" | "attention_tiled" => attention::defines_by_size(),
         "column_sums" | "silu" | "silu_backward" => flag("INPUT_F16"),
         "depthwise_conv2d" => depthwise_conv2d::defines(),
         "gather_features" => flag("FEATURES_F16"),
