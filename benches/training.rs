@@ -6,14 +6,14 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{Work, batches, device, flops, measure_calls, presets};
+use common::{Work, device, flops, is_test, measure_calls, presets};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::checkpoint::{BackboneId, Ema, Preset, Recipe, TrainingConfig};
 use invad::nn::DitConfig;
 use invad::train::{Average, Resources};
-use invad::{DType, Device, Tensor, Trainer, ops};
+use invad::{DType, Device, Error, Tensor, Trainer, ops};
 
-/// 272 channels on a grid of 16, ε-prediction.
+/// 272 channels on a grid of 16, ε-prediction. As much of the batch at once as the device has memory for.
 fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     let config = TrainingConfig {
         recipe: Recipe { batch, ema: Ema::Constant(0.999), ..Recipe::paper() },
@@ -26,7 +26,14 @@ fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     let mut features = Tensor::zeros(&[64, 16, 16, 272], DType::F32, Device::Cpu).unwrap();
     let random = ops::Random { seed: 1, stream: ops::Stream::Noise, step: 0 };
     ops::normal(random, &mut features).unwrap();
-    Trainer::new(config, features, resources).unwrap()
+    let mut micro_batch = batch;
+    loop {
+        let resources = Resources { micro_batch: Some(micro_batch), ..resources };
+        match Trainer::new(config.clone(), features.clone(), resources) {
+            Err(Error::TooLarge { .. }) if micro_batch > 1 => micro_batch /= 2,
+            trainer => return trainer.unwrap(),
+        }
+    }
 }
 
 fn training(c: &mut Criterion) {
@@ -43,11 +50,8 @@ fn training(c: &mut Criterion) {
     } else {
         for &(name, preset) in presets() {
             let resources = if preset == Preset::Gigant { small } else { here };
-            let batches = batches().iter().map(|&batch| {
-                let micro_batch = Some(batch.min(8));
-                (name, preset.config(272, 16), batch, Resources { micro_batch, ..resources })
-            });
-            cases.extend(batches);
+            let batches: &[_] = if is_test() { &[1] } else { &[8, 64] };
+            cases.extend(batches.iter().map(|&b| (name, preset.config(272, 16), b, resources)));
         }
     }
     for (name, denoiser, batch, resources) in cases {

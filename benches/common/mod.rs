@@ -31,7 +31,7 @@ pub enum Work {
 }
 
 /// Whether Criterion only tries the benches, and measures nothing.
-fn is_test() -> bool {
+pub fn is_test() -> bool {
     let given = |flag| env::args().any(|arg| arg == flag);
     given("--test") || !given("--bench")
 }

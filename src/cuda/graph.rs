@@ -22,7 +22,8 @@ impl Graph {
     ///
     /// Recorded work has the addresses of the tensors it was given: the caller keeps them, and
     /// nothing that `f` reads or writes may be made in `f`. Numbers cannot be copied between host
-    /// and GPU in it.
+    /// and GPU in it. Meanwhile other threads may use the GPU, but not wait for all of it
+    /// (`cuCtxSynchronize`, which cudarc calls where a context makes its first stream).
     ///
     /// # Safety
     /// Every tensor that the work reads or writes lives, unmoved on the device, as long as the
