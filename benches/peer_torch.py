@@ -9,9 +9,9 @@
 Prints one line per measurement: the bench's name, the median and the fastest time of a call in
 seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `training/w256d4/8` a
 step with noising, loss, backward, clipping and fused AdamW, on a GPU `training/base/B` and
-`training/gigant/B` in mixed precision with a loss scale, eager and by torch.compile. `features/lite0/4` is
-EfficientNet-Lite0 to block 10 on four images of 256×256 with batch normalisation folded, channels first and
-channels last.
+`training/gigant/B` in mixed precision with a loss scale. On a GPU DiT-base is measured eager and by
+torch.compile, inversions then with CUDA graphs. `features/lite0/4` is EfficientNet-Lite0 to block 10
+on four images of 256×256 with batch normalisation folded, channels first and channels last.
 """
 import argparse
 import math
@@ -84,8 +84,12 @@ def inversion(calls, device):
     steps = [0, 500, 999]
     on_gpu = device != "cpu"
     model = DiT(1024, 8, 8).eval().to(device, torch.float16 if on_gpu else torch.float32)
-    for batch in (1, 4, 16, 64) if on_gpu else (1, 4):
+    cases = [("", batch) for batch in (1, 4)]
+    if on_gpu:
+        cases = [(" eager", batch) for batch in (1, 4, 16, 64)] + [(" compiled", batch) for batch in (1, 64)]
+    for mode, batch in cases:
         features = torch.randn(batch, TOKENS, CHANNELS, device=device)
+        network = torch.compile(model, mode="reduce-overhead", dynamic=False) if mode == " compiled" else model
 
         @torch.inference_mode()
         def call():
@@ -93,14 +97,14 @@ def inversion(calls, device):
             for i, t in enumerate(steps):
                 here = alphas[t].item()
                 there = alphas[steps[i + 1]].item() if i + 1 < len(steps) else 0.0
-                eps = model(x, torch.full((batch,), float(t), device=device))
+                eps = network(x, torch.full((batch,), float(t), device=device))
                 clean = (x - math.sqrt(1 - here) * eps) / math.sqrt(here)
                 x = math.sqrt(there) * clean + math.sqrt(1 - there) * eps
             norm = x.norm(dim=-1)
             nll = 0.5 * x.square().sum((1, 2)) + 0.5 * TOKENS * CHANNELS * math.log(2 * math.pi)
             return norm.amax(1) - norm.amin(1), norm.topk(5).values.mean(1), nll
 
-        measure(f"inversion/base/{batch}", call, calls)
+        measure(f"inversion/base/{batch}{mode}", call, calls)
 
 
 def training(calls, device):
@@ -110,7 +114,7 @@ def training(calls, device):
         return
     for name, width, depth, heads in (("base", 1024, 8, 8), ("gigant", 2048, 16, 8)):
         for batch in (8, 64):
-            for mode in ("eager", "compiled"):
+            for mode in ("eager", "compiled") if name == "base" else ("eager",):
                 try:
                     training_step(f"training/{name}/{batch} {mode}", DiT(width, depth, heads).to(device), batch, calls)
                 except torch.cuda.OutOfMemoryError:
