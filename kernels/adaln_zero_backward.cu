@@ -20,7 +20,8 @@
 // STREAM_F16  1: x is fp16; 0: f32.
 // Limits: all pointers but stats aligned to 16 bytes; table_stride a multiple of 4; B at most 65535.
 //
-// A thread has eight columns and keeps their three sums in registers; rows follow one another, with one barrier each.
+// A thread has eight columns and keeps their three sums in registers; rows follow one another, with one barrier each,
+// and a row is fetched while the one before is worked on.
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
@@ -37,6 +38,12 @@ typedef float Stream;
 const int WARPS = (WIDTH + 255) / 256;
 
 static_assert(WIDTH > 0 && WIDTH % 8 == 0 && WIDTH <= 4096, "WIDTH is a multiple of 8 up to 4096");
+
+// What a thread has of a row.
+struct Row {
+    float mean, inverse, x[8], dx[8];
+    vec4u dout, y;
+};
 
 KERNEL void LAUNCH_BOUNDS(32 * WARPS, WARPS > 8 ? 1 : 16 / WARPS)
 adaln_zero_backward(const Stream* __restrict__ x, const float* __restrict__ stats,
@@ -56,22 +63,31 @@ adaln_zero_backward(const Stream* __restrict__ x, const float* __restrict__ stat
         for (int e = 0; e < 8; ++e) factor[e] += 1.0f;
         if (y) load8(gate + table, branch_factor);
     }
+    Row next;
+    auto fetch = [&](int token) {
+        const int64_t row = (int64_t)blockIdx.y * tokens + token, at = row * WIDTH + column;
+        next.mean = stats[2 * row], next.inverse = stats[2 * row + 1];
+        load8_streaming(x + at, next.x);
+        next.dout = load16_streaming(dout + at);
+        load8(dx + at, next.dx);
+        if (y) next.y = load16_streaming(y + at);
+    };
+    if (active) fetch(first);
 #pragma unroll 1
     for (int token = first; token < end; ++token) {
-        const int64_t row = (int64_t)blockIdx.y * tokens + token, at = row * WIDTH + column;
-        const float mean = stats[2 * row], inverse = stats[2 * row + 1];
-        float normalised[8] = {}, g[8] = {}, sum = 0.0f, product = 0.0f;
+        Row row = next;
+        if (active && token + 1 < end) fetch(token + 1);
+        float g[8] = {}, sum = 0.0f, product = 0.0f;
         if (active) {
-            load8_streaming(x + at, normalised);
-            load8_streaming(dout + at, g);
+            unpack8(row.dout, g);
 #pragma unroll
             for (int e = 0; e < 8; ++e) {
-                normalised[e] = (normalised[e] - mean) * inverse;
+                row.x[e] = (row.x[e] - row.mean) * row.inverse;
                 dshift[e] += g[e];
-                dscale[e] += g[e] * normalised[e];
+                dscale[e] += g[e] * row.x[e];
                 g[e] *= factor[e];
                 sum += g[e];
-                product += g[e] * normalised[e];
+                product += g[e] * row.x[e];
             }
         }
         sum = warp_sum(sum);
@@ -85,14 +101,14 @@ adaln_zero_backward(const Stream* __restrict__ x, const float* __restrict__ stat
         sum *= 1.0f / WIDTH;
         product *= 1.0f / WIDTH;
         if (!active) continue;
-        float d[8];
-        load8(dx + at, d);
+        const int64_t at = ((int64_t)blockIdx.y * tokens + token) * WIDTH + column;
+        float(&d)[8] = row.dx;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) d[e] += inverse * (g[e] - sum - normalised[e] * product);
+        for (int e = 0; e < 8; ++e) d[e] += row.inverse * (g[e] - sum - row.x[e] * product);
         store8(dx + at, d);
         if (!y) continue;
         float branch[8];
-        load8_streaming(y + at, branch);
+        unpack8(row.y, branch);
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
             dgate[e] += d[e] * branch[e];

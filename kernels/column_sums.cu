@@ -1,11 +1,12 @@
-// y[s] = Σ of the rows of slab s of a matrix, or y[s] += that sum
+// y[s] = Σ of the rows of slab s of a matrix, or y[s] += that sum, for up to three matrices side by side
 //
-// x:  f32 (fp16 with INPUT_F16), rows of `columns` numbers that begin `stride` numbers apart
-// y:  f32, a row of `columns` numbers for each slab, which begin `y_stride` numbers apart
+// x:  f32 (fp16 with INPUT_F16), rows that begin `stride` numbers apart, of `columns` numbers for each matrix
+// y0, y1, y2:  f32, of each matrix a row of `columns` numbers for each slab, which begin `y_stride` numbers apart
 // Sizes: rows of x in all; slab: rows of a slab, fewer in the last.
 //
-// Grid (⌈columns/32⌉, slabs), block 256, static shared memory 1024 bytes.
-// Accumulates in f32, in an order that depends on the sizes alone. y is written, or with `accumulate` added to.
+// Grid (⌈columns/32⌉, slabs, matrices), block 256, static shared memory 1024 bytes.
+// Accumulates in f32, in an order that depends on the sizes alone. y0, with two matrices y1 and with three y2 are written, or with
+// `accumulate` added to.
 //
 // INPUT_F16  1: x is fp16; 0: f32.
 // Limits: at most 65535 slabs.
@@ -27,11 +28,12 @@ typedef float Input;
 const int WARPS = 8;
 
 KERNEL void LAUNCH_BOUNDS(32 * WARPS, 6)
-column_sums(const Input* x, float* y, int rows, int columns, int stride, int slab, int y_stride,
-            int accumulate) {
+column_sums(const Input* x, float* y0, float* y1, float* y2, int rows, int columns, int stride, int slab,
+            int y_stride, int accumulate) {
     SHARED(float, sums[WARPS][32]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     const int first = blockIdx.y * slab, end = rows - first < slab ? rows : first + slab;
+    x += blockIdx.z * columns;
     float sum = 0.0f;
     if (column < columns) {
 #pragma unroll 4
@@ -43,6 +45,7 @@ column_sums(const Input* x, float* y, int rows, int columns, int stride, int sla
     float total = 0.0f;
 #pragma unroll
     for (int i = 0; i < WARPS; ++i) total += sums[i][lane];
+    float* y = blockIdx.z == 0 ? y0 : blockIdx.z == 1 ? y1 : y2;
     float* to = y + (int64_t)blockIdx.y * y_stride + column;
     *to = accumulate ? *to + total : total;
 }

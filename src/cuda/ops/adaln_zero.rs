@@ -128,22 +128,19 @@ pub(crate) fn adaln_zero_backward(
     // SAFETY: x, dout, dx, y and dy have a row of WIDTH numbers for each token, stats two numbers, the
     // tables a row for each image, or one where `stride` is 0, and sums three rows for each slab.
     unsafe { op.launch(OP, &defines, launch, &args)? };
-    let vectors = [Some(shift_index), Some(scale_index), gate_index];
-    for (vector, index) in vectors.into_iter().enumerate() {
-        let Some(index) = index else { continue };
-        let bytes = |numbers: usize| (numbers * size_of::<f32>()) as u64;
-        let of = Slabs {
-            address: sums + bytes(vector * width),
-            dtype: DType::F32,
-            rows: images * slabs,
-            columns: width,
-            stride: 3 * width,
-            slab: slabs,
-        };
-        // SAFETY: the kernel has written these rows; dtable has a row for each image.
-        unsafe { column_sums(&op, of, to + bytes(index * width), to_stride, false)? };
-    }
-    Ok(())
+    let of = Slabs {
+        address: sums,
+        dtype: DType::F32,
+        rows: images * slabs,
+        columns: width,
+        stride: 3 * width,
+        slab: slabs,
+    };
+    let vectors = [Some(shift_index), Some(scale_index), gate_index].into_iter().flatten();
+    let to: Vec<u64> =
+        vectors.map(|index| to + (index * width * size_of::<f32>()) as u64).collect();
+    // SAFETY: the kernel has written these rows; dtable has a row for each image.
+    unsafe { column_sums(&op, of, &to, to_stride, false) }
 }
 
 /// Scratch bytes of [`adaln_zero_backward`].

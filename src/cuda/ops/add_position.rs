@@ -40,5 +40,5 @@ pub(crate) fn add_position_backward(dx: TensorView, dposition: TensorViewMut) ->
     let slab = rows.max(1);
     let of = Slabs { address, dtype: DType::F32, rows, columns, stride: columns, slab };
     // SAFETY: dx has `rows` rows of `columns` numbers, dposition one.
-    unsafe { column_sums(&op, of, to, columns, true) }
+    unsafe { column_sums(&op, of, &[to], columns, true) }
 }

@@ -5,11 +5,12 @@ use crate::cuda::launch::{Launch, args};
 use crate::error::Result;
 use crate::tensor::DType;
 
-/// A matrix in f32 or f16, cut into slabs of rows.
+/// Matrices side by side in f32 or f16, cut into slabs of rows.
 pub(super) struct Slabs {
     pub address: u64,
     pub dtype: DType,
     pub rows: usize,
+    /// Columns of each matrix.
     pub columns: usize,
     /// Numbers between the beginnings of rows.
     pub stride: usize,
@@ -17,26 +18,28 @@ pub(super) struct Slabs {
     pub slab: usize,
 }
 
-/// Writes or adds the sums of each slab's columns, in f32, to the row of `to` whose numbers begin
-/// `to_stride` apart.
+/// Writes or adds the sums of each slab's columns, in f32, for each matrix to rows at one of up to three
+/// addresses, which begin `to_stride` numbers apart.
 ///
 /// # Safety
 /// The memory is there.
 pub(super) unsafe fn column_sums(
     op: &Op,
     of: Slabs,
-    to: u64,
+    to: &[u64],
     to_stride: usize,
     accumulate: bool,
 ) -> Result<()> {
     let Slabs { address, dtype, rows, columns, stride, slab } = of;
-    let launch =
-        Launch { grid: [columns.div_ceil(32), rows.div_ceil(slab), 1], block: 256, shared: 0 };
+    let grid = [columns.div_ceil(32), rows.div_ceil(slab), to.len()];
+    let launch = Launch { grid, block: 256, shared: 0 };
+    let [y0, y1, y2] = [0, 1, 2].map(|i| to.get(i).copied());
     let int = |value| op.int("columns", value);
     let (rows, columns, stride) = (int(rows)?, int(columns)?, int(stride)?);
     let (slab, to_stride) = (int(slab)?, int(to_stride)?);
     let defines = [("INPUT_F16", is_f16(dtype))];
-    let args = args![address, to, rows, columns, stride, slab, to_stride, i32::from(accumulate)];
+    let accumulate = i32::from(accumulate);
+    let args = args![address, y0, y1, y2, rows, columns, stride, slab, to_stride, accumulate];
     // SAFETY: the caller vouches for the memory.
     unsafe { op.launch("column_sums", &defines, launch, &args) }
 }

@@ -26,8 +26,10 @@ pub(crate) fn denoising_loss(
     let (weight, slope) = (f32("weight", weight)?, f32("slope", slope)?);
     let loss = op.write("loss", loss, DType::F32)?;
     let dp = dprediction.map(|d| op.write("dprediction", d, DType::F16)).transpose()?;
+    let aligned = (p | x0 | noise | dp.unwrap_or(0)).is_multiple_of(16);
+    let eights = if aligned && size % 8 == 0 { size / 8 } else { 0 };
     let launch = Launch { grid: [images, 1, 1], block: 512, shared: 0 };
-    let args = args![p, x0, noise, a, s, weight, slope, loss, dp, size];
+    let args = args![p, x0, noise, a, s, weight, slope, loss, dp, size, eights];
     // SAFETY: p, x0, noise and dp have `size` numbers for each image, the others one.
     unsafe { op.launch("denoising_loss", &[], launch, &args) }
 }

@@ -147,7 +147,7 @@ pub(crate) fn linear_backward_weight(
     let all = Slabs { address, dtype, rows: m, columns: n, stride: n, slab: SLAB };
     if m <= SLAB {
         // SAFETY: dy has m rows of n numbers, dbias one.
-        return unsafe { column_sums(&op, all, dbias, n, true) };
+        return unsafe { column_sums(&op, all, &[dbias], n, true) };
     }
     let slabs = m.div_ceil(SLAB);
     let address = op.context.scratch(bias_scratch(m, n))?;
@@ -155,8 +155,8 @@ pub(crate) fn linear_backward_weight(
         Slabs { address, dtype: DType::F32, rows: slabs, columns: n, stride: n, slab: slabs };
     // SAFETY: dy has m rows of n numbers, the scratch one for each slab, dbias one.
     unsafe {
-        column_sums(&op, all, address, n, false)?;
-        column_sums(&op, sums, dbias, n, true)
+        column_sums(&op, all, &[address], n, false)?;
+        column_sums(&op, sums, &[dbias], n, true)
     }
 }
 
