@@ -1,11 +1,17 @@
 //! Work recorded once and run many times, with one call to the driver each.
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, result};
+use cudarc::driver::CudaGraph;
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 
 use super::context::{Context, context};
 use crate::error::{Error, Result};
 use crate::tensor::Device;
+
+/// What the driver says of a recording that another thread has spoilt.
+const SPOILT: CUresult = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+/// Times that a recording is tried.
+const ATTEMPTS: u32 = 10;
 
 /// Recorded work of a GPU.
 pub struct Graph {
@@ -18,12 +24,12 @@ unsafe impl Send for Graph {}
 
 impl Graph {
     /// Records the work that `f` queues on a GPU. It runs twice: once for real, so that kernels are
-    /// compiled and algorithms chosen, and once recorded.
+    /// compiled and algorithms chosen, and once recorded; again if another thread spoils the recording
+    /// by waiting for the whole GPU (`cuCtxSynchronize`), which the driver refuses meanwhile.
     ///
     /// Recorded work has the addresses of the tensors it was given: the caller keeps them, and
     /// nothing that `f` reads or writes may be made in `f`. Numbers cannot be copied between host
-    /// and GPU in it. Meanwhile other threads may use the GPU, but not wait for all of it
-    /// (`cuCtxSynchronize`, which cudarc calls where a context makes its first stream).
+    /// and GPU in it.
     ///
     /// # Safety
     /// Every tensor that the work reads or writes lives, unmoved on the device, as long as the
@@ -42,10 +48,18 @@ impl Graph {
         // A stream of its own: what other threads queue meanwhile is not recorded.
         let stream = context.check("recording", context.main_stream().context().new_stream())?;
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        context.check("recording", stream.begin_capture(mode))?;
-        let recorded = context.recording(&stream, f);
-        let graph = stream.end_capture(CUgraphInstantiate_flags(0));
-        recorded?;
+        let mut attempts = 0;
+        let graph = loop {
+            context.check("recording", stream.begin_capture(mode))?;
+            let recorded = context.recording(&stream, &mut f);
+            let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+            attempts += 1;
+            let is_spoilt = matches!(graph, Err(DriverError(SPOILT)));
+            if !is_spoilt || attempts == ATTEMPTS {
+                recorded?;
+                break graph;
+            }
+        };
         let graph = context.check("recording", graph)?;
         let graph = graph.ok_or_else(|| context.error("recording", "no work was recorded"))?;
         context.check("recording", graph.upload())?;

@@ -2,23 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use invad::{DType, Tensor, ops};
 use tempfile::TempDir;
 
+use crate::alone::passes_alone;
 use crate::emulator::gpu;
 
 /// Runs [`a_kernel`] in another process with the cache in this folder.
 fn run(cache: &Path) {
-    let program = std::env::current_exe().unwrap();
-    let ran = Command::new(program)
-        .args(["--exact", "cache::a_kernel", "--ignored", "--nocapture"])
-        .env("INVAD_KERNEL_CACHE", cache)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
+    passes_alone("cache::a_kernel", &[("INVAD_KERNEL_CACHE", cache.to_str().unwrap())]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 use invad::cuda::Graph;
+use invad::cuda::cudarc::driver::CudaContext;
 use invad::{DType, Device, Tensor, ops};
 
+use crate::alone::passes_alone;
 use crate::emulator::gpu;
 
 #[test]
@@ -48,6 +50,51 @@ fn other_threads_work_is_not_recorded() {
     graph.run().unwrap();
     assert_eq!(x.to_vec_f32(), [8.0; 100]);
     assert_eq!(y.to_vec_f32(), [9.0; 100]);
+}
+
+/// In a process of its own, so that it spoils no other test's recording.
+#[test]
+fn a_spoilt_recording_is_made_again() {
+    for (spoilt, attempts) in [("1", 2), ("1000", 10)] {
+        let text = passes_alone("graph::a_spoilt_recording", &[(SPOILT, spoilt)]);
+        assert!(text.contains(&format!("recorded {attempts} times\n")), "{text}");
+    }
+}
+
+/// How many attempts are spoilt.
+const SPOILT: &str = "INVAD_TEST_SPOILT";
+
+/// The whole GPU is waited for while work is recorded.
+#[test]
+#[ignore = "run by the other test"]
+fn a_spoilt_recording() {
+    let Some(gpu) = gpu() else { return };
+    let spoilt: u32 = std::env::var(SPOILT).unwrap().parse().unwrap();
+    let mut x = Tensor::zeros(&[100], DType::F32, gpu).unwrap();
+    let mut output = Tensor::zeros(&[100], DType::F16, gpu).unwrap();
+    output.view_mut().fill(1.0).unwrap();
+    let mut calls = 0;
+    let work = || {
+        calls += 1;
+        // The first is no recording.
+        if (2..2 + spoilt).contains(&calls) {
+            CudaContext::new(0).unwrap().synchronize().unwrap_err();
+        }
+        ops::inversion_step(&mut x, &output, 1.0, 1.0)
+    };
+    // SAFETY: x and output outlive the graph.
+    let graph = unsafe { Graph::record(gpu, work) };
+    println!("\nrecorded {} times", calls - 1);
+    match graph {
+        Ok(mut graph) => {
+            graph.run().unwrap();
+            assert_eq!(x.to_vec_f32(), [2.0; 100]);
+        }
+        Err(refused) => {
+            let text = refused.to_string();
+            assert!(text.contains("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"), "{text}");
+        }
+    }
 }
 
 #[test]

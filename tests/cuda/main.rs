@@ -1,5 +1,6 @@
 //! The CUDA backend apart from its operations.
 
+mod alone;
 mod cache;
 #[allow(dead_code)]
 #[path = "../flows/common.rs"]

@@ -1,8 +1,7 @@
-use std::process::Command;
-
 use invad::cuda::{compile, kernels, probe, source};
 use invad::{DType, Device, Error, Tensor};
 
+use crate::alone::passes_alone;
 use crate::emulator::{gpu, is_emulated};
 
 #[test]
@@ -48,13 +47,7 @@ fn compilers_say_what_is_wrong() {
 
 /// What another process says of the GPU with these variables.
 fn refused_with(variables: &[(&str, &str)]) -> String {
-    let ran = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "probe::require", "--ignored", "--nocapture"])
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{ran:?}");
+    let text = passes_alone("probe::require", variables);
     text.lines().find_map(|line| line.strip_prefix("refused: ")).unwrap_or_default().into()
 }
 

@@ -1,22 +1,16 @@
-use std::process::Command;
-
 use half::f16;
 use invad::cuda::Queue;
 use invad::cuda::cudarc::driver::CudaContext;
 use invad::{DType, Tensor, ops};
 
+use crate::alone::passes_alone;
 use crate::emulator::gpu;
 
-/// In a process of its own: cudarc waits for the whole GPU where a context makes its first stream, which the
-/// driver refuses, and spoils the recording, while another test records.
+/// In a process of its own: where a context makes its first stream cudarc waits for the whole GPU, which the
+/// driver refuses while another test records.
 #[test]
 fn operations_run_on_a_callers_stream() {
-    let ran = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "queue::operations_on_a_callers_stream", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
+    passes_alone("queue::operations_on_a_callers_stream", &[]);
 }
 
 /// Operations on another context's stream and memory, with cudarc's events and without.

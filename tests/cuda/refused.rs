@@ -1,13 +1,12 @@
 //! What a GPU cannot do ends in a typed error before anything is launched: outputs stay as they were.
 
-use std::process::Command;
-
 use invad::checkpoint::TrainingConfig;
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::{Dit, DitConfig};
 use invad::ops::{self, Activation, Chunk, Residual};
 use invad::{DType, Detector, Device, Error, Tensor, Trainer};
 
+use crate::alone::passes_alone;
 use crate::common::{Kind, checkpoint, pictures, recipes, training};
 use crate::emulator::{gpu, is_emulated};
 
@@ -161,14 +160,7 @@ fn with_little_memory() {
 
 /// What an ignored test prints on an emulated device with so many bytes.
 fn passes_with_memory(test: &str, bytes: &str) -> String {
-    let ran = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env("INVAD_EMULATOR_MEMORY", bytes)
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
-    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
-    text
+    passes_alone(test, &[("INVAD_EMULATOR_MEMORY", bytes)])
 }
 
 /// Where the buffers of a batch do not fit, the error says what to lower, and lowering it helps.

@@ -1,13 +1,12 @@
 //! Training on a GPU, against the CPU's and against its own plan.
 
-use std::process::Command;
-
 use invad::checkpoint::{LossScale, Preset, Recipe, TrainingConfig, TrainingState};
 use invad::nn::features::Workspace;
 use invad::nn::{Backbone, Dit, DitConfig, Recompute};
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{DType, Device, Error, Tensor, Trainer};
 
+use crate::alone::passes_alone;
 use crate::common::*;
 use crate::emulator::{gpu, is_emulated, parts, peak_memory};
 use crate::inversion::difference;
@@ -395,24 +394,14 @@ fn memory_of_gigant() {
     compare_with_plan(&config, tensor(1, &[8, 16, 16, 272], 1.0), resources, 1);
 }
 
-fn in_a_process_of_its_own(test: &str, case: usize, environment: &[(&str, &str)]) {
-    let ran = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env(CASE, case.to_string())
-        .envs(environment.iter().copied())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&ran.stdout);
-    println!("{text}");
-    assert!(ran.status.success() && text.contains("1 passed"), "{ran:?}");
-}
-
 /// Every byte that training takes is planned.
 #[test]
 fn memory_is_what_was_planned() {
     gpu();
     if is_emulated() {
-        (0..4).for_each(|i| in_a_process_of_its_own("training::memory_of_real_steps", i, &[]));
+        for case in ["0", "1", "2", "3"] {
+            println!("{}", passes_alone("training::memory_of_real_steps", &[(CASE, case)]));
+        }
     }
 }
 
@@ -420,9 +409,11 @@ fn memory_is_what_was_planned() {
 #[test]
 fn memory_of_gigant_is_what_was_planned() {
     gpu();
-    let only = [("INVAD_EMULATOR_ALLOCATE_ONLY", "1")];
     if is_emulated() {
-        (0..2).for_each(|i| in_a_process_of_its_own("training::memory_of_gigant", i, &only));
+        for case in ["0", "1"] {
+            let variables = [(CASE, case), ("INVAD_EMULATOR_ALLOCATE_ONLY", "1")];
+            println!("{}", passes_alone("training::memory_of_gigant", &variables));
+        }
     }
 }
 
