@@ -71,6 +71,8 @@ attention_split(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
 
     const int row = (warp_of_block() & 1) * 16, quarter = warp_of_block() >> 1;
     const int group = lane_of_warp() >> 2, first_key = quarter * QUARTER;
+    // Of the four lanes that hold a row.
+    const bool is_first = (lane_of_warp() & 3) == 0;
     const int keys = row < queries ? tokens - first_key : 0;
 #pragma unroll
     for (int i = 0; i < SLOTS - 1; ++i) fetch(i);
@@ -91,7 +93,7 @@ attention_split(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         top[half] = largest(s, half);
-        tops[quarter][row + group + 8 * half] = top[half];
+        if (is_first) tops[quarter][row + group + 8 * half] = top[half];
     }
     __syncthreads();
 #pragma unroll
@@ -105,7 +107,7 @@ attention_split(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         sum[half] = row_sum(sum[half]);
-        sums[quarter][row + group + 8 * half] = sum[half];
+        if (is_first) sums[quarter][row + group + 8 * half] = sum[half];
     }
 
     float o[CHUNKS][WIDTH / 8][4];
@@ -118,7 +120,7 @@ attention_split(const h16* qkv, h16* out, float* lse, int tokens, int heads, int
         multiply<WIDTH>(o[i - CHUNKS], p, shared + i % SLOTS * SLOT + first_key * WIDTH, keys);
     }
 
-    if (lse && quarter == 0 && (lane_of_warp() & 3) == 0) {
+    if (lse && quarter == 0 && is_first) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int at = row + group + 8 * half;
