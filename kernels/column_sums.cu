@@ -5,8 +5,8 @@
 // Sizes: rows of x in all; slab: rows of a slab, fewer in the last.
 //
 // Grid (⌈columns/32⌉, slabs, matrices), block 256, static shared memory 1024 bytes.
-// Accumulates in f32, in an order that depends on the sizes alone. y0, with two matrices y1 and with three y2 are written, or with
-// `accumulate` added to.
+// Accumulates in f32, in an order that depends on the sizes alone. As many of y0, y1 and y2 as there are matrices
+// are written, or with `accumulate` added to.
 //
 // INPUT_F16  1: x is fp16; 0: f32.
 // Limits: at most 65535 slabs.

@@ -9,7 +9,7 @@
 // Sizes: size = numbers of an image, of which the first 8·eights are taken by eights.
 //
 // Grid B, block 512, a block per image, static shared memory 64 bytes.
-// Computes and accumulates in f32, in an order that depends on the sizes alone. loss and dp are written.
+// Computes and accumulates in f32, in an order that depends on size and eights alone. loss and dp are written.
 //
 // Defines: none.
 // Limits: size at least 1; with `eights` above 0 size a multiple of 8, and p, x0, noise and dp aligned to 16 bytes.
@@ -21,8 +21,7 @@ const int THREADS = 32 * WARPS;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 2)
 denoising_loss(const h16* p, const h16* x0, const float* noise, const float* a, const float* s,
-               const float* w, const float* slope, float* loss, h16* dp, int size,
-               int eights) {
+               const float* w, const float* slope, float* loss, h16* dp, int size, int eights) {
     SHARED(float, scratch[WARPS]);
     const float signal = a[blockIdx.x], spread = s[blockIdx.x], factor = slope[blockIdx.x];
     const int64_t image = (int64_t)blockIdx.x * size;
