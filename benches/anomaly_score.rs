@@ -1,10 +1,11 @@
-//! The score of a latent: the map of norms and what is taken from it.
+//! The score of a latent: the map of norms and what is taken from it. And the distances of features to a
+//! Gaussian of each position, whose vectors are read once for all images.
 //!
 //! Small batches fit a cache, which can be faster than the ceiling: a copy in memory.
 
 mod common;
 
-use common::{Work, batches, measure, normal_on_device, zeros};
+use common::{Work, batches, measure, normal_on_device, stored, zeros};
 use criterion::{Criterion, criterion_group, criterion_main};
 use invad::{DType, ops};
 
@@ -24,5 +25,24 @@ fn anomaly_score(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, anomaly_score);
+fn mahalanobis(c: &mut Criterion) {
+    const POSITIONS: usize = 256;
+    const VECTORS: usize = 16;
+    const CHANNELS: usize = 192;
+    let mut group = c.benchmark_group("mahalanobis");
+    let mean = normal_on_device(&[POSITIONS, CHANNELS], 0.1, 0, DType::F32);
+    let vectors = normal_on_device(&[POSITIONS, VECTORS, CHANNELS], 0.01, 1, DType::F32);
+    for &batch in batches() {
+        let x = normal_on_device(&[batch, POSITIONS, CHANNELS], 1.0, 2, stored());
+        let mut map = zeros(&[batch, POSITIONS], DType::F32);
+        let f32s = mean.len() + vectors.len() + map.len();
+        let bytes = f32s * DType::F32.size() + x.len() * stored().size();
+        measure(&mut group, "features", batch, Work::Bytes(bytes as f64), || {
+            ops::mahalanobis(&x, &mean, &vectors, &mut map).unwrap();
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, anomaly_score, mahalanobis);
 criterion_main!(benches);

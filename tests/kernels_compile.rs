@@ -37,6 +37,7 @@ const OCCUPANCY: &[(&str, u32, u32)] = &[
     ("global_norm", 256, 6),
     ("global_norm_clip", 256, 1),
     ("inversion_step", 256, 6),
+    ("mahalanobis", 256, 2),
     ("normal", 256, 4),
     ("patchify", 128, 8),
     ("resize_bilinear", 256, 6),

@@ -24,6 +24,7 @@ mod gelu;
 mod gpu;
 mod inversion_step;
 mod linear;
+mod mahalanobis;
 mod normalise;
 mod patchify;
 mod random;

@@ -169,11 +169,13 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         31 => case!(channel_gate, [x Update [b, n, c, d], gate Read [b, d]],
             channel_gate(x, &*gate)),
         32 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
+        33 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
+            map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 33;
+const OPERATIONS: usize = 34;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]
@@ -257,6 +259,7 @@ fn operations() {
                     "resize_bilinear" | "resize_bilinear_backward" => true,
                     "channel_gate" | "channel_mean" => *name == "x",
                     "global_norm" => *name == "gradient",
+                    "mahalanobis" => *name == "vectors",
                     "score" => *name == "latent",
                     _ => false,
                 };

@@ -23,6 +23,7 @@ mod gather_features;
 mod gelu;
 mod inversion_step;
 mod linear;
+mod mahalanobis;
 mod normal;
 mod patchify;
 mod resize_bilinear;
@@ -50,6 +51,7 @@ pub(crate) use inversion_step::inversion_step;
 pub(crate) use linear::{
     linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
 };
+pub(crate) use mahalanobis::mahalanobis;
 pub(crate) use normal::normal;
 pub(crate) use patchify::{patchify, unpatchify};
 pub(crate) use resize_bilinear::resize_bilinear;
@@ -71,6 +73,7 @@ pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
         "column_sums" | "silu" | "silu_backward" => flag("INPUT_F16"),
         "depthwise_conv2d" => depthwise_conv2d::defines(),
         "gather_features" => flag("FEATURES_F16"),
+        "mahalanobis" => flag("X_F16"),
         "patchify" => flag("GRID_F16"),
         "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),
         _ => vec![vec![]],
