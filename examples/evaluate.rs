@@ -101,7 +101,13 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     for category in dataset.categories() {
         if !calibrated.contains_key(&category.name) {
             let name = &category.name;
-            note(format!("{name}: calibrated with all categories of the detector pooled"));
+            note(match detector.prior() {
+                Some(_) => format!(
+                    "{name}: the detector was not trained on it; each image is judged as the \
+                     category it is nearest to"
+                ),
+                None => format!("{name}: calibrated with all categories of the detector pooled"),
+            });
         }
     }
     warn_of_thresholds(
@@ -125,6 +131,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
                 Ok(result) => {
                     let category = result.category;
                     let own = calibrated.contains_key(category).then(|| category.to_string());
+                    let own = result.scored.category.clone().or(own);
                     let size = result.image.dimensions();
                     let mut judged = Judged::new(&test.path, size, &result.scored, own);
                     if options.overlays {

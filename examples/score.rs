@@ -86,7 +86,11 @@ fn score(options: Options) -> Result<ExitCode> {
     common::catch_interrupts()?;
     if options.category.is_none() && detector.config().categories.len() > 1 {
         let known = detector.config().categories.join(", ");
-        note(format!("calibrated with all categories pooled; --category picks one of {known}"));
+        let how = match detector.prior() {
+            Some(_) => "each image is judged as the category it is nearest to",
+            None => "calibrated with all categories pooled",
+        };
+        note(format!("{how}; --category picks one of {known}"));
     }
     warn_of_thresholds(&detector, [options.category.as_deref()]);
 
@@ -104,7 +108,7 @@ fn score(options: Options) -> Result<ExitCode> {
             let name = names.next().expect("one for each image");
             match result {
                 Ok((image, scored)) => {
-                    let category = options.category.clone();
+                    let category = scored.category.clone().or(options.category.clone());
                     let mut judged = Judged::new(path, image.dimensions(), &scored, category);
                     counts.count(judged.anomalous);
                     let verdict = if judged.anomalous { "anomalous" } else { "normal" };

@@ -59,6 +59,14 @@ struct Options {
     /// Categories to train on [default: all]
     #[arg(long, value_name = "CATEGORY", num_args = 1..)]
     category: Vec<String>,
+    /// How often the network is evaluated for an image: 1, or more for an inversion over all noise levels
+    /// [default: the recipe's, whitened 1, paper 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    evaluations: Option<u16>,
+    /// The timestep of a single evaluation, which the network is then trained around; the higher, the
+    /// coarser is what counts [default: 200]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=999))]
+    timestep: Option<u16>,
     /// Optimiser steps [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -180,8 +188,25 @@ fn train(options: Options) -> Result<ExitCode> {
     let mut log = TrainingLog::open(&log_path, options.resume)?;
     common::catch_interrupts()?;
 
+    let recipe = match (options.evaluations, options.timestep) {
+        (None, None) => options.recipe,
+        (None | Some(1), timestep) => {
+            let own = options.recipe.single_timestep;
+            options.recipe.with_timestep(timestep.map_or(own, usize::from))
+        }
+        (Some(evaluations), None) => options.recipe.with_evaluations(evaluations.into()),
+        (Some(evaluations), Some(_)) => {
+            let expected = "left out where --evaluations is more than 1";
+            return Err(Error::argument(
+                "train",
+                "--timestep",
+                expected,
+                format!("{evaluations} evaluations"),
+            ));
+        }
+    };
     let fit_options = FitOptions {
-        recipe: options.recipe,
+        recipe,
         preset: options.preset,
         steps: options.steps,
         seed: options.seed,

@@ -1,5 +1,6 @@
 //! From a folder of good images to a calibrated detector.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 
 use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
@@ -72,7 +73,7 @@ pub enum Event<'a> {
         /// All steps of the run.
         total: u64,
     },
-    /// `done` of `total` images to level maps and to calibrate with are measured.
+    /// `done` of `total` images to learn the prior from and to calibrate with are measured.
     Calibration {
         /// Images done.
         done: usize,
@@ -103,8 +104,8 @@ pub enum Fitted {
 }
 
 /// Trains one detector on the good images of all categories of `dataset`, keeping some of each
-/// category back to calibrate with. With a recipe that whitens, maps are levelled by the images trained
-/// on: [`Detector::level_files`].
+/// category back to calibrate with. What latents of normal images are like at each position is learnt from
+/// the images trained on: [`Detector::learn_prior`].
 ///
 /// `observe` gets every [`Event`], and may stop the run after a step.
 ///
@@ -137,8 +138,7 @@ pub fn fit(
         _ => None,
     };
     let backbone = Backbone::lite0();
-    let mut train = Vec::new();
-    let mut normal = Vec::new();
+    let (mut trained, mut held_out) = (Vec::new(), Vec::new());
     for (i, category) in dataset.categories().iter().enumerate() {
         let Category { name, train: images, .. } = category;
         if images.is_empty() {
@@ -155,19 +155,23 @@ pub fn fit(
         }
         let pick =
             |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
-        train.extend(pick(&split.train));
-        normal.push((name.clone(), pick(&split.held_out), split.train.len()));
+        trained.push((name.clone(), pick(&split.train)));
+        held_out.push(pick(&split.held_out));
     }
+    let train: Vec<_> = trained.iter().flat_map(|(_, paths)| paths).cloned().collect();
 
-    let (mut done, total) = (0, train.len());
-    let mut unreadable = Vec::new();
+    let (done, total) = (Cell::new(0), train.len());
+    let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
     let features = extract_features(
         &backbone,
         &train,
-        |e| unreadable.push(e),
+        |e| {
+            unreadable.push(e);
+            lost.push(done.get());
+        },
         || {
-            done += 1;
-            observe(Event::Features { done, total });
+            done.set(done.get() + 1);
+            observe(Event::Features { done: done.get(), total });
         },
     )?;
     for e in &unreadable {
@@ -176,13 +180,23 @@ pub fn fit(
     if features.is_empty() {
         return Err(Error::dataset(dataset.root(), "none of the good images can be read"));
     }
+    let mut first = 0;
+    for (name, paths) in &trained {
+        let end = first + paths.len();
+        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == paths.len() {
+            let reason = format!("category `{name}`: no image to train on can be read");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+        first = end;
+    }
     let recipe = options.recipe.clone();
+    let steps = recipe.training_steps(features.shape()[0], trained.len());
     let config = TrainingConfig {
         denoiser: options.preset.config(backbone.channels(), backbone.grid()),
         backbone: Detector::backbone_id(&backbone),
         seed: options.seed,
-        steps: options.steps.unwrap_or_else(|| recipe.training_steps(features.shape()[0])),
-        categories: normal.iter().map(|(name, ..)| name.clone()).collect(),
+        steps: options.steps.unwrap_or(steps),
+        categories: trained.iter().map(|(name, _)| name.clone()).collect(),
         recipe,
     };
     let mut trainer = match saved {
@@ -216,19 +230,17 @@ pub fn fit(
 
     let device = options.resources.device;
     let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
-    let held_out: usize = normal.iter().map(|(_, held_out, _)| held_out.len()).sum();
-    let (mut done, total) = (0, train.len() + held_out);
+    let (mut done, total) = (0, train.len() + held_out.iter().map(Vec::len).sum::<usize>());
     // Those that cannot be read are known already.
-    let trained = detector.level_files(&train, |_, _| {
+    let stats = detector.learn_prior(&trained, |_, _| {
         done += 1;
         observe(Event::Calibration { done, total });
         Ok(())
     })?;
-    let mut trained = trained.into_iter();
-    for (name, held_out, count) in normal {
-        let trained = trained.by_ref().take(count).flatten().collect();
+    for (((name, _), held_out), stats) in trained.iter().zip(held_out).zip(stats) {
+        let trained = stats.into_iter().flatten().collect();
         let mut unreadable = 0;
-        let calibrated = detector.calibrate_files(&name, &held_out, trained, |_, result| {
+        let calibrated = detector.calibrate_files(name, &held_out, trained, |_, result| {
             if let Err(e) = result {
                 unreadable += 1;
                 observe(Event::Unreadable(&e));

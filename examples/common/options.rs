@@ -34,9 +34,9 @@ impl Computing {
 #[derive(Args)]
 pub struct Judging {
     /// Which number is the score of an image, in standard deviations above the mean of held-out
-    /// normal images
-    #[arg(long, value_enum, default_value_t = Score::Block)]
-    score: Score,
+    /// normal images [default: top5; block for a detector of an older version, or of the paper's recipe]
+    #[arg(long, value_enum)]
+    score: Option<Score>,
     #[command(flatten)]
     limit: Limit,
 }
@@ -76,13 +76,13 @@ impl Judging {
     /// The options for a detector.
     pub fn options(&self, category: Option<String>) -> ScoreOptions {
         let Limit { threshold, quantile, threshold_score } = self.limit;
-        let kind = match self.score {
+        let kind = self.score.map(|score| match score {
             Score::Block => ScoreKind::Block,
             Score::Top5 => ScoreKind::Top5,
             Score::Abs => ScoreKind::Abs,
             Score::Nll => ScoreKind::Nll,
             Score::Both => ScoreKind::Both,
-        };
+        });
         let threshold = threshold
             .map(Threshold::StandardDeviations)
             .or(quantile.map(Threshold::Quantile))

@@ -29,7 +29,7 @@ pub struct Judged {
     pub top5: f32,
     /// Largest value of the map.
     pub max: f32,
-    /// The category that calibrates the score; none if all are pooled.
+    /// The category whose normal images it was judged by; none if all are pooled.
     pub calibration: Option<String>,
     /// Width in pixels.
     pub width: u32,

@@ -1,5 +1,6 @@
 //! The detector file.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -7,13 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::file;
 use super::{Calibration, ImageStats, Levels, Recipe};
 use crate::error::Result;
-use crate::nn::{Dit, DitConfig, Whitening};
+use crate::nn::{Dit, DitConfig, Gaussians, Prior, Whitening};
 use crate::tensor::{DType, Device, Tensor, TensorView};
 
 const FORMAT: &str = "invad-detector";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The tensors of [`Levels`]: both or none.
 const LEVELS: [&str; 2] = ["levels.mean", "levels.std"];
+
+/// The tensors of [`Prior`]: its W, and those of each category, whose name follows.
+const PRIOR: &str = "prior.weight";
+const PRIOR_MEAN: &str = "prior.mean";
+const PRIOR_VECTORS: &str = "prior.vectors";
 
 /// Which backbone made the features.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +64,10 @@ pub struct Checkpoint {
     pub ema: Tensor,
     /// The whitening, where the recipe has one.
     pub whitening: Option<Whitening>,
-    /// What maps are levelled by, a number of each cell of the grid, where they are levelled.
+    /// What maps are levelled by, a number of each cell of the grid, in files of version 1.
     pub levels: Option<Levels>,
+    /// What latents are held against, where the recipe has it and normal images were seen.
+    pub prior: Option<Prior>,
     /// Statistics of normal images.
     pub calibration: Calibration,
 }
@@ -87,6 +95,13 @@ impl Checkpoint {
             let side = self.config.denoiser.grid;
             for (name, part) in LEVELS.into_iter().zip(levels.parts()) {
                 tensors.push((name.into(), TensorView::from_slice(part, &[side, side])?));
+            }
+        }
+        if let Some(prior) = &self.prior {
+            tensors.push((PRIOR.into(), prior.weight().view()));
+            for (category, Gaussians { mean, vectors }) in prior.categories() {
+                tensors.push((format!("{PRIOR_MEAN}.{category}"), mean.view()));
+                tensors.push((format!("{PRIOR_VECTORS}.{category}"), vectors.view()));
             }
         }
         let mut calibration = Vec::new();
@@ -145,6 +160,27 @@ impl Checkpoint {
         } else {
             None
         };
+        let prior = if config.recipe.prior && file.shape(PRIOR).is_some() {
+            let weight = file.take(PRIOR, &[channels, channels])?;
+            let positions = config.denoiser.grid.pow(2);
+            let mut gaussians = BTreeMap::new();
+            for category in &config.categories {
+                let mean = format!("{PRIOR_MEAN}.{category}");
+                if file.shape(&mean).is_none() {
+                    continue;
+                }
+                let mean = file.take(&mean, &[positions, channels])?;
+                let vectors = format!("{PRIOR_VECTORS}.{category}");
+                let rows = file.shape(&vectors).and_then(|shape| shape.get(1)).copied();
+                let shape = [positions, rows.unwrap_or(0), channels];
+                let vectors = file.take(&vectors, &shape)?;
+                gaussians.insert(category.clone(), Gaussians { mean, vectors });
+            }
+            let prior = Prior::from_parts(weight, gaussians);
+            Some(prior.map_err(|e| file.fail(format!("its prior is of no use: {e}")))?)
+        } else {
+            None
+        };
         let mut calibration = Calibration::default();
         let Calibration { categories, trained } = &mut calibration;
         let prefixed = [("calibration", categories), ("trained", trained)];
@@ -170,6 +206,6 @@ impl Checkpoint {
             }
         }
         file.finish()?;
-        Ok(Self { config, denoiser, ema, whitening, levels, calibration })
+        Ok(Self { config, denoiser, ema, whitening, levels, prior, calibration })
     }
 }

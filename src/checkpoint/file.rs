@@ -113,10 +113,10 @@ pub(super) fn read<T: DeserializeOwned>(
     if kind.format != format {
         return Err(fail(format!("its format is {}; {format} is needed", kind.format)));
     }
-    if kind.version != version {
+    if !(1..=version).contains(&kind.version) {
         return Err(fail(format!(
-            "its version is {}; this invad reads version {version}: use the invad that wrote it, \
-             or train again",
+            "its version is {}; this invad reads versions 1 to {version}: use the invad that wrote \
+             it, or train again",
             kind.version
         )));
     }

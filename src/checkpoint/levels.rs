@@ -1,20 +1,12 @@
 //! How high the maps of normal images are at each cell.
 
-use super::Moments;
-use crate::cpu;
 use crate::error::{Error, Result};
 
-/// Standard deviation of the smoothing over neighbouring cells, in cells.
-const SIGMA: f64 = 1.0;
-/// The least spread of a cell, in parts of the mean over all cells: a cell that never varies divides too.
-const FLOOR: f64 = 1e-3;
-
-/// How high, and how variable, each cell of a map is in normal images of all categories.
+/// How high, and how variable, each cell of a map is in normal images of all categories, as detectors of
+/// version 1 know it.
 ///
-/// Cells at the edges of images, and those over parts that vary, are higher than others in normal
-/// images too. A map m, of norms of the latent, is levelled to μ̄ + σ̄·(m − μ)/σ at each cell: μ and σ² are
-/// the cell's mean and variance over the maps of normal images, each smoothed over neighbouring cells
-/// by a Gaussian of 1 cell, σ at least a thousandth of μ̄; μ̄ and σ̄ are the means of μ and of σ over all
+/// A map m, of norms of the latent, is levelled to μ̄ + σ̄·(m − μ)/σ at each cell: μ and σ are the cell's
+/// mean and standard deviation over the maps of normal images, μ̄ and σ̄ the means of μ and of σ over all
 /// cells, so that a levelled map has the scale of the others. It can fall below 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Levels {
@@ -25,32 +17,6 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Normal images from which on levels are known well enough.
-    pub const ENOUGH: usize = 16;
-
-    /// The levels of the maps of normal images, each of `side` × `side` cells, row by row.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if there is no map, or one has another size; [`Error::Argument`] if a mean or a
-    /// variance is not finite.
-    pub fn of(side: usize, maps: &[&[f32]]) -> Result<Self> {
-        let cells = side * side;
-        let other = maps.iter().map(|map| map.len()).find(|&len| len != cells);
-        if let Some(len) = other.or((maps.is_empty() || side == 0).then_some(0)) {
-            let expected = format!("[{cells}], one or more, not empty");
-            return Err(Error::shape("Levels::of", "maps", expected, &[len]));
-        }
-        let cell = |i: usize| Moments::of(maps.iter().map(move |map| f64::from(map[i])));
-        let (mut mean, mut variance): (Vec<_>, Vec<_>) =
-            (0..cells).map(cell).map(|c| (c.mean as f32, c.std.powi(2) as f32)).unzip();
-        for values in [&mut mean, &mut variance] {
-            cpu::gaussian_blur(values, side, side, SIGMA, SIGMA);
-        }
-        let floor = (FLOOR * average(&mean).abs()) as f32;
-        let std = variance.into_iter().map(|v| v.sqrt().max(floor)).collect();
-        Self::from_parts(mean, std)
-    }
-
     /// Levels with a known mean μ and standard deviation σ of each cell, row by row.
     ///
     /// # Errors
@@ -102,43 +68,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levelled_maps_of_normal_images_are_alike_at_all_cells() {
-        let map = |i: usize| -> Vec<f32> {
-            let noise = |cell: usize| ((i * 7 + cell * 13) % 11) as f32 - 5.0;
-            (0..64).map(|cell| 10.0 + (cell / 8) as f32 + 0.1 * noise(cell)).collect()
-        };
-        let maps: Vec<_> = (0..110).map(map).collect();
-        let levels = Levels::of(8, &maps.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
-        let spread = |map: &[f32]| {
-            let rows: Vec<f32> = map.chunks(8).map(|row| row.iter().sum::<f32>() / 8.0).collect();
-            rows.iter().copied().fold(f32::MIN, f32::max)
-                - rows.iter().copied().fold(f32::MAX, f32::min)
-        };
-        let mut levelled = maps[0].clone();
-        levels.apply(&mut levelled).unwrap();
-        assert!(spread(&levelled) < 0.5 * spread(&maps[0]));
-        let mean = |map: &[f32]| map.iter().sum::<f32>() / 64.0;
-        assert!((mean(&levelled) - mean(&maps[0])).abs() < 0.1);
-    }
-
-    #[test]
-    fn maps_that_never_vary_divide() {
-        for value in [3.0, 0.0] {
-            let levels = Levels::of(2, &[&[value; 4], &[value; 4]]).unwrap();
-            let mut map = vec![value; 4];
-            levels.apply(&mut map).unwrap();
-            map.iter().for_each(|m| assert!((m - value).abs() < 1e-5));
-        }
+    fn a_cell_counts_by_how_it_varies() {
+        let levels = Levels::from_parts(vec![10.0, 20.0], vec![1.0, 3.0]).unwrap();
+        let mut map = vec![12.0, 26.0];
+        levels.apply(&mut map).unwrap();
+        assert_eq!(map, [15.0 + 2.0 * 2.0, 15.0 + 2.0 * 2.0]);
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let message = |result: Result<Levels>| result.unwrap_err().to_string();
-        let shape = "Levels::of: `maps` should have shape [4], one or more, not empty, got ";
-        assert_eq!(message(Levels::of(2, &[])), format!("{shape}[0]"));
-        assert_eq!(message(Levels::of(2, &[&[0.0; 4], &[0.0; 3]])), format!("{shape}[3]"));
         assert_eq!(
-            message(Levels::of(1, &[&[f32::NAN]])),
+            message(Levels::from_parts(vec![f32::NAN], vec![1.0])),
             "Levels: `mean` should be finite, got NaN"
         );
         for (std, want) in [
@@ -149,7 +90,7 @@ mod tests {
         ] {
             assert_eq!(message(Levels::from_parts(vec![1.0, 2.0], std)), want);
         }
-        assert!(Levels::from_parts(vec![], vec![]).is_err() && Levels::of(0, &[&[]]).is_err());
+        assert!(Levels::from_parts(vec![], vec![]).is_err());
         let levels = Levels::from_parts(vec![1.0, 2.0], vec![1.0, 1.0]).unwrap();
         let error = levels.apply(&mut [0.0; 3]).unwrap_err().to_string();
         assert_eq!(error, "Levels::apply: `map` should have shape [2], got [3]");

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::Parameterisation;
+use crate::diffusion::{Parameterisation, TIMESTEPS};
 use crate::error::{Error, Result};
 use crate::nn::DitConfig;
 use crate::ops::AdamW;
@@ -15,9 +15,15 @@ pub struct Recipe {
     pub name: String,
     /// What the network predicts.
     pub parameterisation: Parameterisation,
-    /// Whether features are whitened first. [`fit`](crate::fit) then levels maps as well, see
-    /// [`Levels`](super::Levels).
+    /// Whether features are whitened first.
     pub whiten: bool,
+    /// Whether [`fit`](crate::fit) learns what latents are like at each position of an image, so that
+    /// maps are distances to that: [`Prior`](crate::nn::Prior).
+    #[serde(default)]
+    pub prior: bool,
+    /// Training draws timesteps from the first to the second, both included, each as likely.
+    #[serde(default = "all_timesteps")]
+    pub timesteps: [usize; 2],
     /// The weight of the loss at each timestep.
     pub loss_weight: LossWeight,
     /// Images of one optimiser step.
@@ -50,6 +56,10 @@ pub struct Recipe {
     pub single_timestep: usize,
 }
 
+fn all_timesteps() -> [usize; 2] {
+    [0, TIMESTEPS - 1]
+}
+
 /// The weight of the loss at a timestep of noise level ᾱ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -76,6 +86,8 @@ impl LossWeight {
 pub enum Steps {
     /// This many optimiser steps.
     Fixed(u64),
+    /// This many for each category.
+    PerCategory(u64),
     /// So many passes over the training images, without the last partial batch of each.
     Epochs(u64),
 }
@@ -105,15 +117,17 @@ impl Recipe {
     pub const NAMES: [&str; 2] = ["whitened", "paper"];
 
     /// Velocity prediction on whitened features: an untrained network already measures the
-    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 2000 short steps
-    /// do where the paper's recipe takes more than a hundred thousand.
+    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 650 short steps for each
+    /// category do where the paper's recipe takes more than a hundred thousand. The network is evaluated once,
+    /// at a noise level that hides what is too fine to be a defect, trained around it, and what it
+    /// finds is held against what it finds at the same place of normal images.
     pub fn whitened() -> Self {
         Self {
             name: "whitened".into(),
             parameterisation: Parameterisation::Velocity,
             whiten: true,
-            loss_weight: LossWeight::Middle,
-            steps: Steps::Fixed(2000),
+            prior: true,
+            steps: Steps::PerCategory(650),
             initial_rate: 0.0,
             peak_rate: 2e-3,
             last_rate: 1e-4,
@@ -121,16 +135,30 @@ impl Recipe {
             ema: Ema::Ramp(0.995),
             ..Self::paper()
         }
+        .with_timestep(200)
     }
 
-    /// ε-prediction on raw features with the constants of the method's reference implementation. Maps
-    /// are not levelled.
+    /// The same with a single evaluation of the network, at `timestep`, and trained around it: from a
+    /// quarter to twice of it.
+    pub fn with_timestep(self, timestep: usize) -> Self {
+        let timesteps = [timestep / 4, (2 * timestep).min(TIMESTEPS - 1)];
+        Self { timesteps, inversion_steps: 1, single_timestep: timestep, ..self }
+    }
+
+    /// The same with an inversion of so many evaluations, over all timesteps and trained on all of them.
+    pub fn with_evaluations(self, evaluations: usize) -> Self {
+        Self { timesteps: all_timesteps(), inversion_steps: evaluations, ..self }
+    }
+
+    /// ε-prediction on raw features with the constants of the method's reference implementation.
     pub fn paper() -> Self {
         let AdamW { beta1, beta2, eps, weight_decay, .. } = AdamW::default();
         Self {
             name: "paper".into(),
             parameterisation: Parameterisation::Epsilon,
             whiten: false,
+            prior: false,
+            timesteps: all_timesteps(),
             loss_weight: LossWeight::Uniform,
             batch: 8,
             steps: Steps::Epochs(300),
@@ -161,10 +189,11 @@ impl Recipe {
         }
     }
 
-    /// The optimiser steps of a training on `images` images.
-    pub fn training_steps(&self, images: usize) -> u64 {
+    /// The optimiser steps of a training on `images` images of some `categories`.
+    pub fn training_steps(&self, images: usize, categories: usize) -> u64 {
         match self.steps {
             Steps::Fixed(steps) => steps,
+            Steps::PerCategory(steps) => steps.saturating_mul(categories as u64),
             Steps::Epochs(epochs) => {
                 epochs.saturating_mul((images / self.batch.max(1)).max(1) as u64)
             }
@@ -180,8 +209,14 @@ impl Recipe {
         if !(1..=1000).contains(&self.inversion_steps) {
             return e("inversion_steps", "in 1..=1000", self.inversion_steps.to_string());
         }
-        if self.single_timestep >= 1000 {
-            return e("single_timestep", "below 1000", self.single_timestep.to_string());
+        if self.single_timestep >= TIMESTEPS {
+            let expected = format!("below {TIMESTEPS}");
+            return e("single_timestep", &expected, self.single_timestep.to_string());
+        }
+        let [first, last] = self.timesteps;
+        if first > last || last >= TIMESTEPS {
+            let expected = format!("ascending and below {TIMESTEPS}");
+            return e("timesteps", &expected, format!("{first} to {last}"));
         }
         for (name, value) in [
             ("initial_rate", self.initial_rate),

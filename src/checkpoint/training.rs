@@ -11,7 +11,7 @@ use crate::nn::{Dit, DitConfig, Whitening};
 use crate::tensor::Tensor;
 
 const FORMAT: &str = "invad-training";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Everything that decides a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

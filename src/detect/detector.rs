@@ -5,14 +5,14 @@ use std::path::Path;
 use image::RgbImage;
 
 use super::AnomalyMap;
-use super::measure::{Measurer, levelled};
+use super::measure::{Measured, Measurer, standing_out};
 use crate::checkpoint::{
-    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Levels, Moments,
+    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
 };
 use crate::data::load_image;
 use crate::error::{Error, Result};
-use crate::nn::Backbone;
-use crate::tensor::Device;
+use crate::nn::{Backbone, Prior};
+use crate::tensor::{Device, Tensor};
 
 /// Images that are computed at once by default.
 const BATCH_SIZE: usize = 8;
@@ -23,19 +23,19 @@ const LARGEST_BATCH: usize = 1024;
 const DEVIATIONS: f64 = 3.0;
 
 /// How much the numbers of normal images vary, in parts of their mean, where a single held-out image
-/// says nothing of it: about what it is where there are more.
+/// says nothing of it: about what it is where there are more, of latents and of what stands out.
 const LONE_SPREAD: f64 = 0.05;
+const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 
 /// Which number is an image's score. All are standardised with held-out normal images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScoreKind {
     /// The largest mean of 2 × 2 neighbouring cells of the map: a defect's cells touch each other,
     /// chance peaks need not.
-    #[default]
     Block,
     /// The mean of the 5 largest cells of the map.
     Top5,
-    /// Abs, the latent's largest norm less its smallest, which levelling does not change.
+    /// Abs, the latent's largest norm less its smallest, whatever the map is.
     Abs,
     /// The latent's negative log-likelihood.
     Nll,
@@ -52,8 +52,7 @@ pub enum Threshold {
     StandardDeviations(f64),
     /// The score that this share of the held-out normal images does not exceed.
     Quantile(f64),
-    /// This score. Where it is not that of [`ScoreKind::Block`], cells of the map are judged as with
-    /// the default.
+    /// This score. Where it is not the detector's own, cells of the map are judged as with the default.
     Score(f64),
 }
 
@@ -68,8 +67,9 @@ impl Default for Threshold {
 pub struct ScoreOptions {
     /// The category whose held-out images calibrate the score; `None` pools all categories.
     pub category: Option<String>,
-    /// Which number is the score.
-    pub kind: ScoreKind,
+    /// Which number is the score; `None` is the detector's own: [`ScoreKind::Top5`] where it holds latents
+    /// against a [`Prior`], else [`ScoreKind::Block`].
+    pub kind: Option<ScoreKind>,
     /// What counts as anomalous.
     pub threshold: Threshold,
 }
@@ -83,12 +83,15 @@ pub struct Scored {
     pub threshold: f64,
     /// Whether the score reaches the threshold.
     pub is_anomalous: bool,
+    /// The category whose normal images it was held against: that of the options, or the one that it is
+    /// nearest to. `None` of a detector without a [`Prior`].
+    pub category: Option<String>,
     /// The uncalibrated numbers.
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous: the threshold of
-    /// [`ScoreKind::Block`], so that an image that is anomalous by it has anomalous cells.
+    /// From which value on a cell of the map counts as anomalous: the threshold of the detector's own kind
+    /// of score, so that an image that is anomalous by it has anomalous cells.
     pub map_threshold: f32,
     /// The values to show as the lowest and the highest colour: what is common in normal images, and
     /// as far beyond 3 of their standard deviations. The same for all images.
@@ -211,50 +214,79 @@ impl Detector {
         &self.checkpoint.calibration
     }
 
-    /// What maps are levelled by, if they are.
-    pub fn levels(&self) -> Option<&Levels> {
-        self.checkpoint.levels.as_ref()
+    /// What latents are held against, if they are.
+    pub fn prior(&self) -> Option<&Prior> {
+        self.checkpoint.prior.as_ref()
     }
 
-    /// Learns from files of the images trained on how high maps are at each cell, and levels all maps
-    /// from then on ([`Levels`]). Maps are left as they come with fewer than 16 images that can be read,
-    /// and where the recipe does not whiten, as the paper's does not ([`Recipe::whiten`]). Calibrations
-    /// made before are forgotten.
+    /// Learns from files of the images trained on, by category, what their latents are like at each position,
+    /// and holds all latents against that from then on ([`Prior`]): an image's map is how far each cell
+    /// is from it, less the median of its cells. Where the recipe has no prior, as the paper's has none
+    /// ([`Recipe::prior`]), maps are the latents' norms. Calibrations made before are forgotten.
     ///
     /// Returns the statistics of each image for [`Detector::calibrate_files`], `None` where it cannot be
-    /// read. `each` gets every file in order, with what is wrong with it, and ends the levelling with an
-    /// error of its own.
+    /// read: those of an image held against the others of its category. `each` gets every file in order, with
+    /// what is wrong with it, and ends the learning with an error of its own.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the network overflows; that of `each`.
+    /// [`Error::Argument`] if the detector was not trained on a category, none of its files can be read, or
+    /// the network overflows; that of `each`.
     ///
-    /// [`Recipe::whiten`]: crate::checkpoint::Recipe::whiten
-    pub fn level_files<P: AsRef<Path> + Sync>(
+    /// [`Recipe::prior`]: crate::checkpoint::Recipe::prior
+    pub fn learn_prior<P: AsRef<Path> + Sync>(
         &mut self,
-        trained: &[P],
-        each: impl FnMut(&P, Result<()>) -> Result<()>,
-    ) -> Result<Vec<Option<ImageStats>>> {
-        self.set_levels(None);
-        let mut measured = self.measure_files(trained, each)?;
-        let maps: Vec<_> = measured.iter().flatten().map(|(_, map)| map.values()).collect();
-        if self.config().recipe.whiten && maps.len() >= Levels::ENOUGH {
-            let levels = Levels::of(self.measurer.backbone.grid(), &maps)?;
-            for (stats, map) in measured.iter_mut().flatten() {
-                (*stats, *map) = levelled(&levels, *stats, map)?;
-            }
-            self.set_levels(Some(levels));
+        trained: &[(String, Vec<P>)],
+        mut each: impl FnMut(&P, Result<()>) -> Result<()>,
+    ) -> Result<Vec<Vec<Option<ImageStats>>>> {
+        let known = |name: &String| self.checkpoint.config.categories.contains(name);
+        if let Some((name, _)) = trained.iter().find(|(name, _)| !known(name)) {
+            let expected = format!("one of {}", self.checkpoint.config.categories.join(", "));
+            return Err(Error::argument("learn_prior", "category", expected, name));
         }
-        Ok(measured.into_iter().map(|image| image.map(|(stats, _)| stats)).collect())
-    }
-
-    fn set_levels(&mut self, levels: Option<Levels>) {
         self.checkpoint.calibration = Calibration::default();
-        self.checkpoint.levels = levels.clone();
-        self.measurer.levels = levels;
+        if !self.config().recipe.prior {
+            let stats = trained.iter().map(|(_, paths)| self.measure_files(paths, &[], &mut each));
+            return stats.collect();
+        }
+        let side = self.measurer.backbone.grid();
+        let (mut latents, mut numbers) = (Vec::new(), Vec::new());
+        for (name, paths) in trained {
+            let measured = self.measurer.latents(paths, load_image, &mut each)?;
+            let mut all = Vec::new();
+            let mut stats = Vec::new();
+            for latent in measured {
+                stats.push(latent.map(|latent| {
+                    all.extend_from_slice(&latent.z);
+                    latent.stats
+                }));
+            }
+            let count = stats.iter().flatten().count();
+            let shape = [count, side * side, self.measurer.backbone.channels()];
+            latents.push((name.clone(), Tensor::from_f32(all, &shape, Device::Cpu)?));
+            numbers.push(stats);
+        }
+        let (prior, maps) = Prior::fit(&latents)?;
+        let measured = numbers.into_iter().zip(maps).map(|(stats, maps)| {
+            let maps = maps.to_vec_f32();
+            let mut maps = maps.chunks_exact(side * side);
+            let image = |row: Option<Vec<f32>>| -> Result<_> {
+                let Some(row) = row else { return Ok(None) };
+                let map = maps.next().expect("a map of each image");
+                Ok(Some(standing_out(side, map, &row, 0)?.stats))
+            };
+            stats.into_iter().map(image).collect()
+        });
+        let measured = measured.collect::<Result<_>>()?;
+        self.measurer.hold_against(&prior)?;
+        self.checkpoint.levels = None;
+        self.checkpoint.prior = Some(prior);
+        Ok(measured)
     }
 
     /// Calibrates a category with normal images that took no part in training, `held_out`, and with
-    /// those `trained` on, if any are at hand: how much scores vary is taken from both.
+    /// those `trained` on, if any are at hand: how much scores vary is taken from both. Held against a
+    /// prior that was learnt from them, images trained on vary too little: then leave them out, or see
+    /// [`Detector::calibrate_files`].
     ///
     /// # Errors
     /// [`Error::Argument`] if no images are held out, or the detector was not trained on the category.
@@ -266,7 +298,7 @@ impl Detector {
     ) -> Result<()> {
         let stats = |images| -> Result<_> {
             let mut all = Vec::new();
-            self.measure(images, |stats, _| all.push(stats))?;
+            self.measure(images, &[category], |measured| all.push(measured.stats))?;
             Ok(all)
         };
         let (held_out, trained) = (stats(held_out)?, stats(trained)?);
@@ -274,7 +306,7 @@ impl Detector {
     }
 
     /// Calibrates a category as [`Detector::calibrate`] does, with image files, of which a few are held
-    /// at a time, and with the statistics of images trained on: those that [`Detector::level_files`]
+    /// at a time, and with the statistics of images trained on: those that [`Detector::learn_prior`]
     /// returned, or those of an earlier calibration, [`Calibration::trained`]. `each` gets every file in
     /// order, with what is wrong with it, and ends the calibration with an error of its own.
     ///
@@ -287,25 +319,26 @@ impl Detector {
         trained: Vec<ImageStats>,
         each: impl FnMut(&P, Result<()>) -> Result<()>,
     ) -> Result<()> {
-        let held_out = self.measure_files(held_out, each)?;
-        let held_out = held_out.into_iter().flatten().map(|(stats, _)| stats).collect();
+        let held_out = self.measure_files(held_out, &[category], each)?;
+        let held_out = held_out.into_iter().flatten().collect();
         self.set_calibration(category, held_out, trained)
     }
 
-    /// The statistics and the map of each image file, `None` where it cannot be read.
+    /// The statistics of each image file, `None` where it cannot be read.
     fn measure_files<P: AsRef<Path> + Sync>(
         &self,
         paths: &[P],
+        categories: &[&str],
         mut each: impl FnMut(&P, Result<()>) -> Result<()>,
-    ) -> Result<Vec<Option<(ImageStats, AnomalyMap)>>> {
+    ) -> Result<Vec<Option<ImageStats>>> {
         let mut all = Vec::with_capacity(paths.len());
         let load = |path: &P| Ok((load_image(path)?, ()));
-        self.measurer.measure(paths, load, |path, result| {
-            let (measured, wrong) = match result {
-                Ok((_, measured)) => (Some(measured), Ok(())),
+        self.measurer.measure(paths, categories, load, |path, result| {
+            let (stats, wrong) = match result {
+                Ok((_, measured)) => (Some(measured.stats), Ok(())),
                 Err(e) => (None, Err(e)),
             };
-            all.push(measured);
+            all.push(stats);
             each(path, wrong)
         })?;
         Ok(all)
@@ -356,9 +389,9 @@ impl Detector {
     /// [`Error::Argument`] if the detector has no calibration for the category, an option is out
     /// of range, an image is empty, or the network overflows.
     pub fn score_with(&self, images: &[RgbImage], options: &ScoreOptions) -> Result<Vec<Scored>> {
-        let scale = self.scale(options)?;
+        let scales = self.scales(options)?;
         let mut all = Vec::with_capacity(images.len());
-        self.measure(images, |stats, map| all.push(scale.judge(stats, map)))?;
+        self.measure(images, &scales.names, |measured| all.push(scales.judge(measured)))?;
         Ok(all)
     }
 
@@ -387,49 +420,79 @@ impl Detector {
         load: impl Fn(&I) -> Result<(RgbImage, T)> + Sync,
         mut each: impl FnMut(&'i I, Result<(RgbImage, T, Scored)>) -> Result<()>,
     ) -> Result<()> {
-        let scale = self.scale(options)?;
-        self.measurer.measure(items, load, |item, result| {
+        let scales = self.scales(options)?;
+        self.measurer.measure(items, &scales.names, load, |item, result| {
             each(
                 item,
-                result
-                    .map(|((image, extra), (stats, map))| (image, extra, scale.judge(stats, map))),
+                result.map(|((image, extra), measured)| (image, extra, scales.judge(measured))),
             )
         })
     }
 
-    /// The statistics and the map of each image, to `each` in order.
+    /// What each image amounts to, to `each` in order.
     fn measure(
         &self,
         images: &[RgbImage],
-        mut each: impl FnMut(ImageStats, AnomalyMap),
+        categories: &[&str],
+        mut each: impl FnMut(Measured),
     ) -> Result<()> {
         let load = |image| Ok((image, ()));
-        self.measurer.measure(images, load, |_: &RgbImage, result| {
-            let (_, (stats, map)) = result?;
-            each(stats, map);
+        self.measurer.measure(images, categories, load, |_: &RgbImage, result| {
+            each(result?.1);
             Ok(())
         })
     }
 
-    fn scale(&self, options: &ScoreOptions) -> Result<Scale> {
-        let held_out = self.checkpoint.calibration.images(options.category.as_deref());
-        if held_out.is_empty() {
-            let known: Vec<_> = self.checkpoint.calibration.categories.keys().cloned().collect();
-            let expected = match known.len() {
-                0 => "calibrated: call `calibrate` first".into(),
-                _ => format!("one of {}", known.join(", ")),
-            };
-            let got = options.category.as_deref().unwrap_or("none");
-            return Err(Error::argument("score", "category", expected, got));
-        }
-        let trained = self.checkpoint.calibration.trained(options.category.as_deref());
-        Scale::new(&held_out, &trained, options)
+    fn scales(&self, options: &ScoreOptions) -> Result<Scales<'_>> {
+        let calibration = &self.checkpoint.calibration;
+        let names = match (&self.checkpoint.prior, &options.category) {
+            (None, _) => vec![],
+            (_, Some(name)) => calibration.categories.get_key_value(name).into_iter().collect(),
+            _ => calibration.categories.iter().collect::<Vec<_>>(),
+        };
+        let names: Vec<&str> = names.into_iter().map(|(name, _)| name.as_str()).collect();
+        let scale = |category: Option<&str>| {
+            let held_out = calibration.images(category);
+            if held_out.is_empty() {
+                let known: Vec<_> = calibration.categories.keys().cloned().collect();
+                let expected = match known.len() {
+                    0 => "calibrated: call `calibrate` first".into(),
+                    _ => format!("one of {}", known.join(", ")),
+                };
+                let got = category.unwrap_or("none");
+                return Err(Error::argument("score", "category", expected, got));
+            }
+            let prior = self.checkpoint.prior.is_some();
+            Scale::new(&held_out, &calibration.trained(category), prior, options)
+        };
+        let all = match names[..] {
+            [] => vec![scale(options.category.as_deref())?],
+            _ => names.iter().map(|name| scale(Some(name))).collect::<Result<_>>()?,
+        };
+        Ok(Scales { names, all })
+    }
+}
+
+/// How raw numbers become scores, by category where there is a prior.
+struct Scales<'d> {
+    /// The categories that images are held against; none without a prior.
+    names: Vec<&'d str>,
+    /// One for each of them, or for all.
+    all: Vec<Scale>,
+}
+
+impl Scales<'_> {
+    fn judge(&self, measured: Measured) -> Scored {
+        let category = self.names.get(measured.category).map(|name| name.to_string());
+        self.all[measured.category].judge(measured.stats, measured.map, category)
     }
 }
 
 /// How raw numbers become scores.
 struct Scale {
     kind: ScoreKind,
+    /// Of the detector's own kind of score, which is of the map.
+    own: Moments,
     abs: Moments,
     block: Moments,
     top5: Moments,
@@ -443,25 +506,27 @@ impl Scale {
     fn new(
         held_out: &[ImageStats],
         trained: &[ImageStats],
+        prior: bool,
         options: &ScoreOptions,
     ) -> Result<Self> {
-        fn spread(
-            held_out: &[ImageStats],
-            trained: &[ImageStats],
-            f: impl Fn(&ImageStats) -> f64,
-        ) -> Moments {
-            let of = |images: &[ImageStats]| Moments::of(images.iter().map(&f));
+        let lone = if prior { LONE_SPREAD_STANDING_OUT } else { LONE_SPREAD };
+        let spread = |f: &dyn Fn(&ImageStats) -> f64| {
+            let of = |images: &[ImageStats]| Moments::of(images.iter().map(f));
             let moments = of(held_out);
             match held_out.len() {
-                1 => {
-                    Moments { std: (LONE_SPREAD * moments.mean.abs()).max(moments.std), ..moments }
-                }
-                _ => moments.with_spread_of(of(trained)),
+                1 => Moments { std: (lone * moments.mean.abs()).max(moments.std), ..moments },
+                // Held against each other, images trained on vary as those held out.
+                _ if prior => moments.with_spread_of(of(trained)),
+                _ => moments.steadied_by(of(trained)),
             }
-        }
-        let moments = |f: fn(&ImageStats) -> f32| spread(held_out, trained, |s| f64::from(f(s)));
+        };
+        let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));
+        let own = if prior { ScoreKind::Top5 } else { ScoreKind::Block };
+        let of_map = |s: &ImageStats| if prior { s.top5 } else { s.block };
+        let kind = options.kind.unwrap_or(own);
         let mut scale = Self {
-            kind: options.kind,
+            kind,
+            own: spread(&|s| f64::from(of_map(s))),
             abs: moments(|s| s.abs),
             block: moments(|s| s.block),
             top5: moments(|s| s.top5),
@@ -474,15 +539,15 @@ impl Scale {
             // The spread is no estimate, so that only the mean's uncertainty counts.
             Threshold::StandardDeviations(d) if d.is_finite() && held_out.len() == 1 => {
                 let deviations = d * std::f64::consts::SQRT_2;
-                scale.threshold = match options.kind {
+                scale.threshold = match kind {
                     ScoreKind::Both => 2.0 * deviations,
                     _ => deviations,
                 };
-                scale.block.mean + deviations * scale.block.std
+                scale.own.mean + deviations * scale.own.std
             }
             Threshold::StandardDeviations(d) if d.is_finite() => {
-                scale.threshold = spread(held_out, trained, |s| scale.score(s)).bound(d);
-                scale.block.bound(d)
+                scale.threshold = spread(&|s| scale.score(s)).bound(d);
+                scale.own.bound(d)
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
                 let quantile = |mut values: Vec<f64>| {
@@ -493,13 +558,14 @@ impl Scale {
                 // The next number, so that an image which only reaches the quantile is normal.
                 scale.threshold =
                     quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
-                quantile(held_out.iter().map(|s| f64::from(s.block)).collect())
+                quantile(held_out.iter().map(|s| f64::from(of_map(s))).collect())
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
-                match options.kind {
-                    ScoreKind::Block => scale.block.mean + score * scale.block.std,
-                    _ => scale.block.bound(DEVIATIONS),
+                if kind == own {
+                    scale.own.mean + score * scale.own.std
+                } else {
+                    scale.own.bound(DEVIATIONS)
                 }
             }
             other => {
@@ -508,19 +574,21 @@ impl Scale {
             }
         };
         scale.map_threshold = cell as f32;
-        let Moments { mean, std, .. } = scale.block;
-        let low = mean - 0.5 * scale.abs.mean;
+        let Moments { mean, std, .. } = scale.own;
+        // What stands out of an image, does so from 0.
+        let low = if prior { 0.0 } else { mean - 0.5 * scale.abs.mean };
         let high = low + 2.0 * (mean + DEVIATIONS * std - low);
         scale.map_range = (low as f32, high as f32);
         Ok(scale)
     }
 
-    fn judge(&self, stats: ImageStats, map: AnomalyMap) -> Scored {
+    fn judge(&self, stats: ImageStats, map: AnomalyMap, category: Option<String>) -> Scored {
         let score = self.score(&stats);
         Scored {
             score,
             threshold: self.threshold,
             is_anomalous: score >= self.threshold,
+            category,
             stats,
             map,
             map_threshold: self.map_threshold,

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::nn::features::{self, Inputs};
-use crate::nn::{Backbone, Dit, Whitening, stored};
+use crate::nn::{Backbone, Dit, Prior, Whitening, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Readback, Tensor};
 
@@ -23,7 +23,9 @@ pub(super) struct Measurer {
     whitening: Option<Whitening>,
     inverter: Inverter,
     /// What maps are levelled by.
-    pub levels: Option<Levels>,
+    levels: Option<Levels>,
+    /// What latents are held against.
+    prior: Option<Prior>,
     /// Images that are computed at once.
     pub batch_size: usize,
     slots: Pool<Slot>,
@@ -33,7 +35,7 @@ pub(super) struct Measurer {
 /// What goes to the device and comes from it for a batch. Two are in use, one loaded, one computed.
 struct Slot {
     inputs: Inputs,
-    /// The maps, then the statistics.
+    /// The statistics, then the maps: one of each image, or of each image for each category.
     results: Readback,
 }
 
@@ -43,6 +45,31 @@ struct Space {
     whitened: Option<Tensor>,
     backbone: features::Workspace,
     inverter: diffusion::Workspace,
+    held: Option<Held>,
+}
+
+/// The device's memory for what is held against a prior.
+struct Held {
+    /// Latents as the prior turns them.
+    turned: Tensor,
+    stats: Tensor,
+    norms: Tensor,
+    /// For each category.
+    maps: Tensor,
+}
+
+/// An image's latent (G², C), and its [`ops::score`].
+pub(super) struct Latent {
+    pub z: Vec<f32>,
+    pub stats: Vec<f32>,
+}
+
+/// What an image amounts to.
+pub(super) struct Measured {
+    pub stats: ImageStats,
+    pub map: AnomalyMap,
+    /// Which of the categories it was held against, where there is a prior.
+    pub category: usize,
 }
 
 /// Things made for a number of images, kept for the next batch of as many.
@@ -108,6 +135,7 @@ impl Measurer {
             )?,
             whitening: checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?,
             levels: checkpoint.levels.clone(),
+            prior: checkpoint.prior.as_ref().map(|prior| prior.on(device)).transpose()?,
             batch_size,
             slots: Pool::new(),
             spaces: Pool::new(),
@@ -123,19 +151,31 @@ impl Measurer {
         self.inverter.device()
     }
 
-    /// Measures what `load` makes of items. `each` gets every item in order, with what was loaded and
-    /// measured or with what is wrong with it, and ends the measuring with an error of its own.
+    /// Holds latents against a prior from now on.
+    pub fn hold_against(&mut self, prior: &Prior) -> Result<()> {
+        self.prior = Some(prior.on(self.device())?);
+        self.levels = None;
+        self.slots = Pool::new();
+        self.spaces = Pool::new();
+        Ok(())
+    }
+
+    /// Measures what `load` makes of items. Where there is a prior, latents are held against it as those of
+    /// `categories`, of which there is one or more; an image is of the category to which most of its cells are
+    /// nearest. `each` gets every item in order, with what was loaded and measured or with what is wrong
+    /// with it, and ends the measuring with an error of its own.
     pub fn measure<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
         &self,
         items: &'a [I],
+        categories: &[&str],
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
-        mut each: impl FnMut(&'a I, Result<((B, T), (ImageStats, AnomalyMap))>) -> Result<()>,
+        mut each: impl FnMut(&'a I, Result<((B, T), Measured)>) -> Result<()>,
     ) -> Result<()> {
         let mut batch = None;
         for items in batches(items, self.batch_size).map(Some).chain([None]) {
             let loaded = batch.take();
-            let begin = || items.map(|items| self.begin(items, &load)).transpose();
-            let finish = || loaded.map(|batch| self.finish(batch)).transpose();
+            let begin = || items.map(|items| self.begin(items, categories, &load)).transpose();
+            let finish = || loaded.map(|batch| self.finish(batch, categories)).transpose();
             let (next, done) = match self.device() {
                 Device::Cpu => rayon::join(begin, finish),
                 // All threads load while the GPU works.
@@ -149,8 +189,8 @@ impl Measurer {
         Ok(())
     }
 
-    /// Loads a batch; has a GPU begin to compute it.
-    fn begin<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
+    /// Loads a batch.
+    fn load<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
         &self,
         items: &'a [I],
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
@@ -164,19 +204,34 @@ impl Measurer {
             place.put(loaded.0.borrow())?;
             Ok(loaded)
         });
-        let mut batch = Batch { items, loaded: loaded.collect(), slot };
+        Ok(Batch { items, loaded: loaded.collect(), slot })
+    }
+
+    /// Loads a batch; has a GPU begin to compute it.
+    fn begin<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
+        &self,
+        items: &'a [I],
+        categories: &[&str],
+        load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
+    ) -> Result<Batch<'a, I, (B, T)>> {
+        let mut batch = self.load(items, load)?;
         if self.device() != Device::Cpu {
-            self.compute(&mut batch)?;
+            self.compute(&mut batch, categories)?;
         }
         Ok(batch)
     }
 
     fn slot(&self, images: usize) -> Result<Slot> {
-        let cells = self.backbone.grid().pow(2);
+        let maps = self.maps() * self.backbone.grid().pow(2);
         Ok(Slot {
             inputs: self.backbone.inputs(images, self.device())?,
-            results: Readback::new(images * (cells + ops::SCORE_STATS), self.device())?,
+            results: Readback::new(images * (ops::SCORE_STATS + maps), self.device())?,
         })
+    }
+
+    /// The most maps of an image.
+    fn maps(&self) -> usize {
+        self.prior.as_ref().map_or(1, |prior| prior.categories().len())
     }
 
     fn space(&self, images: usize) -> Result<Space> {
@@ -186,33 +241,111 @@ impl Measurer {
             Some(_) => (zeros(stored(self.device()))?, Some(zeros(DType::F32)?)),
             None => (zeros(DType::F32)?, None),
         };
+        let held = self.prior.as_ref().map(|_| {
+            let numbers = |shape: &[usize]| Tensor::zeros(shape, DType::F32, self.device());
+            let cells = grid * grid;
+            Ok(Held {
+                turned: numbers(&[images, cells, channels])?,
+                stats: numbers(&[images, ops::SCORE_STATS])?,
+                norms: numbers(&[images, cells])?,
+                maps: numbers(&[self.maps(), images, cells])?,
+            })
+        });
         Ok(Space {
             features,
             whitened,
+            held: held.transpose()?,
             backbone: features::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
         })
     }
 
-    fn compute<I, L>(&self, batch: &mut Batch<I, L>) -> Result<()> {
+    fn compute<I, L>(&self, batch: &mut Batch<I, L>, categories: &[&str]) -> Result<()> {
         if batch.loaded.iter().all(Result::is_err) {
             return Ok(());
         }
         let (images, slot) = (batch.items.len(), &mut batch.slot);
         let mut space = self.spaces.take(images, || self.space(images))?;
-        let Space { features, whitened, backbone, inverter } = &mut space;
-        self.backbone.features(&mut slot.inputs, features.view_mut(), backbone)?;
-        let x = match (&self.whitening, whitened) {
-            (Some(whitening), Some(whitened)) => {
-                whitening.apply(&*features, &mut *whitened)?;
-                whitened
+        let Space { features, whitened, backbone, inverter, held } = &mut space;
+        let x = self.features(&mut slot.inputs, features, whitened, backbone)?;
+        match (&self.prior, held) {
+            (Some(prior), Some(Held { turned, stats, norms, maps })) => {
+                self.inverter.invert(&mut *x, inverter)?;
+                let z = x.view().part(0, turned.shape())?;
+                ops::score(z, &mut *norms, &mut *stats)?;
+                prior.turn(z, &mut *turned)?;
+                let shape = [images, norms.shape()[1]];
+                for (i, category) in categories.iter().enumerate() {
+                    let map = maps.view_mut().part(i * norms.len(), &shape)?;
+                    prior.map(category, &*turned, map)?;
+                }
+                let maps = maps.view().part(0, &[categories.len(), norms.len()])?;
+                slot.results.start(&[stats.view(), maps])?;
             }
-            _ => features,
-        };
-        let (maps, stats) = self.inverter.score(x, inverter)?;
-        slot.results.start(&[maps, stats])?;
+            _ => {
+                let (maps, stats) = self.inverter.score(x, inverter)?;
+                slot.results.start(&[stats, maps])?;
+            }
+        }
         self.spaces.put(images, space);
         Ok(())
+    }
+
+    /// The inputs' features as the network takes them.
+    fn features<'s>(
+        &self,
+        inputs: &mut Inputs,
+        features: &'s mut Tensor,
+        whitened: &'s mut Option<Tensor>,
+        space: &mut features::Workspace,
+    ) -> Result<&'s mut Tensor> {
+        self.backbone.features(inputs, features.view_mut(), space)?;
+        match (&self.whitening, whitened) {
+            (Some(whitening), Some(whitened)) => {
+                whitening.apply(&*features, &mut *whitened)?;
+                Ok(whitened)
+            }
+            _ => Ok(features),
+        }
+    }
+
+    /// The latents (G², C) of items, with their [`ops::score`]; `None` where one cannot be loaded. `each` as
+    /// in [`Measurer::measure`].
+    pub fn latents<'a, I: Sync>(
+        &self,
+        items: &'a [I],
+        load: impl Fn(&'a I) -> Result<RgbImage> + Sync,
+        mut each: impl FnMut(&'a I, Result<()>) -> Result<()>,
+    ) -> Result<Vec<Option<Latent>>> {
+        let (cells, channels) = (self.backbone.grid().pow(2), self.backbone.channels());
+        let mut all = Vec::with_capacity(items.len());
+        for items in batches(items, self.batch_size) {
+            let images = items.len();
+            let Batch { loaded, mut slot, .. } =
+                self.load(items, |item| load(item).map(|image| (image, ())))?;
+            let mut space = self.spaces.take(images, || self.space(images))?;
+            let Space { features, whitened, backbone, inverter, .. } = &mut space;
+            let x = self.features(&mut slot.inputs, features, whitened, backbone)?;
+            self.inverter.invert(&mut *x, inverter)?;
+            let z = x.view().part(0, &[images, cells, channels])?;
+            let numbers = |shape: &[usize]| Tensor::zeros(shape, DType::F32, self.device());
+            let mut stats = numbers(&[images, ops::SCORE_STATS])?;
+            ops::score(z, &mut numbers(&[images, cells])?, &mut stats)?;
+            let (z, stats) = (z.to_vec_f32(), stats.to_vec_f32());
+            let rows = z.chunks_exact(cells * channels).zip(stats.chunks_exact(ops::SCORE_STATS));
+            for ((item, loaded), (z, stats)) in items.iter().zip(loaded).zip(rows) {
+                let latent = loaded.map(|_| Latent { z: z.to_vec(), stats: stats.to_vec() });
+                let (latent, wrong) = match latent {
+                    Ok(latent) => (Some(latent), Ok(())),
+                    Err(e) => (None, Err(e)),
+                };
+                all.push(latent);
+                each(item, wrong)?;
+            }
+            self.spaces.put(images, space);
+            self.slots.put(images, slot);
+        }
+        Ok(all)
     }
 
     /// Computes a batch, or waits for a GPU to do it.
@@ -220,59 +353,96 @@ impl Measurer {
     fn finish<'a, I, L>(
         &self,
         mut batch: Batch<'a, I, L>,
-    ) -> Result<Vec<(&'a I, Result<(L, (ImageStats, AnomalyMap))>)>> {
+        categories: &[&str],
+    ) -> Result<Vec<(&'a I, Result<(L, Measured)>)>> {
         if self.device() == Device::Cpu {
-            self.compute(&mut batch)?;
+            self.compute(&mut batch, categories)?;
         }
         let Batch { items, loaded, mut slot } = batch;
         let side = self.backbone.grid();
-        let (maps, stats) = slot.results.wait()?.split_at(items.len() * side * side);
-        let rows = maps.chunks_exact(side * side).zip(stats.chunks_exact(ops::SCORE_STATS));
-        let results = items.iter().zip(loaded).zip(rows).map(|((item, loaded), (map, row))| {
+        let (images, cells) = (items.len(), side * side);
+        let (stats, maps) = slot.results.wait()?.split_at(images * ops::SCORE_STATS);
+        let results = items.iter().zip(loaded).enumerate().map(|(i, (item, loaded))| {
+            let row = &stats[i * ops::SCORE_STATS..][..ops::SCORE_STATS];
+            let map = |category: usize| &maps[(category * images + i) * cells..][..cells];
+            let measured = || match self.prior {
+                Some(_) => held(side, (0..categories.len()).map(map), row),
+                None => plain(side, map(0), row, self.levels.as_ref()),
+            };
             let result = match loaded {
-                Ok(loaded) => Ok((loaded, measured(side, map, row, self.levels.as_ref())?)),
+                Ok(loaded) => Ok((loaded, measured()?)),
                 Err(e) => Err(e),
             };
             Ok((item, result))
         });
         let results = results.collect::<Result<_>>()?;
-        self.slots.put(items.len(), slot);
+        self.slots.put(images, slot);
         Ok(results)
     }
 }
 
-/// The statistics and the map of an image from the numbers of the device.
-fn measured(
+/// What a latent amounts to without a prior: its map is of its norms.
+fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Result<Measured> {
+    let mut map = map.to_vec();
+    let Some(levels) = levels else {
+        let map = AnomalyMap::new(side, map)?;
+        let &[max, _, _, top5, _] = row else { unreachable!("there are five statistics") };
+        return measured(map, [max, top5], row, 0);
+    };
+    levels.apply(&mut map)?;
+    let map = AnomalyMap::new(side, map)?;
+    let largest = largest(&map);
+    measured(map, largest, row, 0)
+}
+
+/// What a latent amounts to by its distances to what it is held against, one map of each category.
+fn held<'m>(side: usize, maps: impl Iterator<Item = &'m [f32]>, row: &[f32]) -> Result<Measured> {
+    let nearest = maps.enumerate().min_by(|(_, a), (_, b)| median(a).total_cmp(&median(b)));
+    let (category, map) = nearest.expect("there is a category");
+    standing_out(side, map, row, category)
+}
+
+/// What a latent amounts to by its distances to the latents of other images: the map is what stands out
+/// of the image itself, whose light may be unlike that of all others.
+pub(super) fn standing_out(
     side: usize,
     map: &[f32],
     row: &[f32],
-    levels: Option<&Levels>,
-) -> Result<(ImageStats, AnomalyMap)> {
-    let &[max, _, abs, top5, nll] = row else { unreachable!("there are five statistics") };
-    let map = AnomalyMap::new(side, map.to_vec())?;
+    category: usize,
+) -> Result<Measured> {
+    let median = median(map);
+    let map = AnomalyMap::new(side, map.iter().map(|m| m - median).collect())?;
+    let largest = largest(&map);
+    measured(map, largest, row, category)
+}
+
+fn measured(
+    map: AnomalyMap,
+    [max, top5]: [f32; 2],
+    row: &[f32],
+    category: usize,
+) -> Result<Measured> {
+    let &[_, _, abs, _, nll] = row else { unreachable!("there are five statistics") };
     let stats = ImageStats { max, abs, block: map.block(), top5, nll };
-    let (stats, map) = match levels {
-        Some(levels) => levelled(levels, stats, &map)?,
-        None => (stats, map),
-    };
     if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
         let expected = "one whose latents are finite; train again";
         return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
     }
-    Ok((stats, map))
+    Ok(Measured { stats, map, category })
 }
 
-/// The levelled map, with the statistics that are of it.
-pub(super) fn levelled(
-    levels: &Levels,
-    stats: ImageStats,
-    map: &AnomalyMap,
-) -> Result<(ImageStats, AnomalyMap)> {
+/// The largest cell, and the mean of the 5 largest.
+fn largest(map: &AnomalyMap) -> [f32; 2] {
     let mut values = map.values().to_vec();
-    levels.apply(&mut values)?;
-    let map = AnomalyMap::new(map.side(), values.clone())?;
     values.sort_unstable_by(|a, b| b.total_cmp(a));
     values.truncate(5);
-    let top5 = values.iter().sum::<f32>() / values.len() as f32;
-    Ok((ImageStats { max: values[0], block: map.block(), top5, ..stats }, map))
+    [values[0], values.iter().sum::<f32>() / values.len() as f32]
+}
+
+/// The middle of some numbers, of two the mean.
+fn median(values: &[f32]) -> f32 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f32::total_cmp);
+    let n = sorted.len();
+    0.5 * (sorted[(n - 1) / 2] + sorted[n / 2])
 }

@@ -3,6 +3,7 @@
 mod dit;
 pub mod efficientnet;
 pub mod features;
+mod prior;
 mod whitening;
 
 pub(crate) use dit::stored;
@@ -11,4 +12,5 @@ pub use dit::{
     TimestepActivations,
 };
 pub use features::Backbone;
+pub use prior::{Gaussians, Prior};
 pub use whitening::Whitening;

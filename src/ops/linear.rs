@@ -89,8 +89,8 @@ impl<'a> From<&'a PackedWeight> for Weight<'a> {
 /// y = activation(x · weightᵀ + bias).
 ///
 /// `x`: (…, K); `weight`: (N, K); `bias`: (N); `y`: (…, N). `before_activation`, shaped like `y`,
-/// receives x · weightᵀ + bias, which the backward pass of the activation needs. On a GPU `x` and
-/// `weight` hold f16, `y` f16 or f32 and `bias` the same; `before_activation` is for GELU, which
+/// receives x · weightᵀ + bias, which the backward pass of the activation needs. On a GPU `weight`
+/// holds f16, `x` too or f32, which is rounded, `y` f16 or f32 and `bias` the same; `before_activation` is for GELU, which
 /// alone can be there, and holds f16 with N a multiple of 8, as `y` does then.
 ///
 /// # Errors

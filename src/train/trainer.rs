@@ -11,7 +11,7 @@ use crate::checkpoint::{
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda::Graph;
-use crate::diffusion::{Schedule, TIMESTEPS};
+use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
 use crate::nn::{Dit, Parameters, Recompute, Whitening};
 use crate::ops::{self, AdamW, Random, Stream, Target};
@@ -253,6 +253,7 @@ impl Trainer {
             ema: on_host(ema)?,
             whitening,
             levels: None,
+            prior: None,
             calibration: Calibration::default(),
         })
     }
@@ -391,10 +392,11 @@ impl Trainer {
         let batch = s.batch;
         self.batches.load(k, &mut s.x0)?;
         let draw = Random { seed: *seed, stream: Stream::Timestep, step: k };
+        let [first, last] = recipe.timesteps;
         let mut columns = vec![0.0; Column::COUNT * batch];
         let elements = s.x0.len() as f64;
         for j in 0..batch {
-            let t = draw.below(TIMESTEPS as u32, j as u64);
+            let t = first as u32 + draw.below((last - first + 1) as u32, j as u64);
             let alpha = self.alphas_cumprod[t as usize];
             let (p, q) = recipe.parameterisation.target_factors(alpha);
             let weight = recipe.loss_weight.at(alpha) as f32;

@@ -81,7 +81,16 @@ fn round_trip() {
         assert_eq!((loaded.config.steps, loaded.config.images), (5, 6));
         assert_eq!(loaded.calibration, checkpoint.calibration);
         assert_eq!(loaded.levels, checkpoint.levels);
-        assert_eq!(loaded.levels.is_some(), recipe.whiten);
+        assert_eq!(loaded.levels.is_some(), recipe.prior);
+        match (&loaded.prior, &checkpoint.prior) {
+            (Some(a), Some(b)) => {
+                assert!(bits(a.weight()) == bits(b.weight()));
+                assert_eq!(a.categories().len(), 1);
+                let [a, b] = [a, b].map(|prior| &prior.categories()["dots"]);
+                assert!(bits(&a.mean) == bits(&b.mean) && bits(&a.vectors) == bits(&b.vectors));
+            }
+            (a, b) => assert!(a.is_none() && b.is_none() && !recipe.prior),
+        }
         assert!(bits(&loaded.denoiser) == bits(&checkpoint.denoiser));
         assert!(bits(&loaded.ema) == bits(&checkpoint.ema));
         match (&loaded.whitening, &checkpoint.whitening) {
@@ -187,11 +196,12 @@ fn another_format_or_version() {
         (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
         (&files.state, Files::state_refused),
     ] {
-        let other = with_setting(bytes, "/version", 2.into());
-        refused(&files, &other, "its version is 2; this invad reads version 1");
+        let other = with_setting(bytes, "/version", 3.into());
+        refused(&files, &other, "its version is 3; this invad reads versions 1 to 2");
         // What a newer version may have added does not hide which version it is.
         let newer = with_config(&other, |config| config["config"] = json!({"nothing": "alike"}));
-        refused(&files, &newer, "its version is 2");
+        refused(&files, &newer, "its version is 3");
+        refused(&files, &with_setting(bytes, "/version", 0.into()), "its version is 0");
         refused(&files, &with_setting(bytes, "/version", (-1).into()), "not a whole");
         refused(&files, &with_setting(bytes, "/format", "bread".into()), "its format is bread;");
         let bare = with_header(bytes, |header| {
@@ -279,6 +289,8 @@ fn settings_out_of_range() {
         ("inversion_steps", json!(0)),
         ("inversion_steps", json!(1_000_000_000)),
         ("single_timestep", json!(1000)),
+        ("timesteps", json!([400, 399])),
+        ("timesteps", json!([0, 1000])),
         ("clip", json!(-1.0)),
         ("warmup", json!(1e300)),
         ("beta1", json!(1.5)),
@@ -313,6 +325,7 @@ fn tensors_that_do_not_fit() {
                 "whitening.weight",
                 "levels.mean",
                 "levels.std",
+                "prior.vectors.dots",
             ][..],
             Files::refused as fn(&Files, &[u8], &str),
         ),

@@ -3,14 +3,17 @@ use std::sync::Mutex;
 use std::thread;
 
 use image::RgbImage;
-use invad::checkpoint::{Checkpoint, ImageStats, Moments};
+use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe};
+use invad::data::load_image;
 use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
 use invad::{Detector, Device, Error, Tensor, ops};
+use nalgebra::{DMatrix, DVector};
 use tempfile::tempdir;
 
 use crate::common::*;
+use crate::files::with_config;
 use crate::numbers::poisoned;
 
 const _: () = {
@@ -38,19 +41,24 @@ fn saved(folder: &Path, images: &[RgbImage]) -> Vec<PathBuf> {
     paths
 }
 
-/// Sixteen images to level maps by.
-fn trained_on() -> Vec<RgbImage> {
-    [pictures(Kind::Stripes, 0..8), pictures(Kind::Dots, 0..8)].concat()
+/// Files of images to learn a prior from, 9 of each kind.
+fn trained_on(folder: &Path) -> Vec<(String, Vec<PathBuf>)> {
+    let of = |name: &str, kind| {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        (name.to_string(), saved(&folder.join(name), &pictures(kind, 0..9)))
+    };
+    vec![of("dots", Kind::Dots), of("stripes", Kind::Stripes)]
 }
 
-/// A calibrated detector whose maps are levelled.
-fn levelled() -> Detector {
+/// A calibrated detector that holds latents against a prior.
+fn with_prior() -> Detector {
     let [whitened, _] = recipes();
     let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
     let folder = tempdir().unwrap();
-    detector.level_files(&saved(folder.path(), &trained_on()), |_, read| read).unwrap();
-    assert!(detector.levels().is_some());
+    detector.learn_prior(&trained_on(folder.path()), |_, read| read).unwrap();
+    assert!(detector.prior().is_some());
     detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    detector.calibrate("stripes", &held_out(Kind::Stripes), &[]).unwrap();
     detector
 }
 
@@ -93,7 +101,7 @@ fn batch_sizes_do_not_matter() {
     let folder = tempdir().unwrap();
     let (path, images) = (folder.path().join("detector"), tested());
     let paths = saved(folder.path(), &images);
-    let detector = levelled();
+    let detector = with_prior();
     detector.save(&path).unwrap();
     let want = score(&detector, &images);
     for size in [1, 2, 3, 7, 1024] {
@@ -176,8 +184,8 @@ fn files_score_as_images_do() {
     assert_eq!((calls, error.to_string().as_str()), (2, "here: enough"));
 }
 
-/// Features, whitening, inversion and score, one after another.
-fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
+/// Features, whitening and inversion, one after another: (1, G², C).
+fn latent(checkpoint: &Checkpoint, image: &RgbImage) -> Tensor {
     let backbone = Backbone::lite0();
     let (c, g) = (backbone.channels(), backbone.grid());
     let mut x = poisoned(&[1, g, g, c]);
@@ -199,7 +207,13 @@ fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
     )
     .unwrap();
     inverter.invert(&mut x, &mut inverter.workspace(1).unwrap()).unwrap();
-    let latent: Tensor = x.reshape(&[1, g * g, c]).unwrap();
+    x.reshape(&[1, g * g, c]).unwrap()
+}
+
+/// What a latent amounts to without a prior.
+fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
+    let latent = latent(checkpoint, image);
+    let g = checkpoint.config.denoiser.grid;
     let (mut map, mut stats) = (poisoned(&[1, g * g]), poisoned(&[1, ops::SCORE_STATS]));
     ops::score(&latent, &mut map, &mut stats).unwrap();
     let [max, _, abs, top5, nll] = stats.to_vec_f32().try_into().unwrap();
@@ -304,7 +318,8 @@ fn scores_and_thresholds_from_the_calibration() {
         };
         assert_eq!(held_out.len(), if category.is_none() { 14 } else { 7 });
         let (cell_mean, cell_std) = moments(&held_out, |s| s.block.into());
-        let student = |d: f64| Moments { mean: 0.0, std: 1.0, count: held_out.len() }.bound(d);
+        let (count, freedom) = (held_out.len(), held_out.len() - 1);
+        let student = |d: f64| Moments { mean: 0.0, std: 1.0, count, freedom }.bound(d);
         for kind in KINDS {
             let mut normal: Vec<f64> =
                 held_out.iter().map(|s| standardised(&held_out, kind, s)).collect();
@@ -322,7 +337,7 @@ fn scores_and_thresholds_from_the_calibration() {
                 Threshold::Score(1.25),
             ] {
                 let category = category.map(String::from);
-                let options = ScoreOptions { category, kind, threshold };
+                let options = ScoreOptions { category, kind: Some(kind), threshold };
                 let scored = detector.score_with(&images, &options).unwrap();
                 for s in &scored {
                     close(s.score, standardised(&held_out, kind, &s.stats));
@@ -359,7 +374,7 @@ fn a_quantile_of_the_held_out_images() {
         for kind in KINDS {
             let options = ScoreOptions {
                 category: Some("dots".into()),
-                kind,
+                kind: Some(kind),
                 threshold: Threshold::Quantile(quantile),
             };
             let scored = detector().score_with(&held_out, &options).unwrap();
@@ -380,7 +395,7 @@ fn a_single_held_out_image() {
     detector.calibrate("dots", &images[..1], &images[1..4]).unwrap();
     let block = f64::from(detector.calibration().categories["dots"][0].block);
     for kind in KINDS {
-        let options = ScoreOptions { kind, ..Default::default() };
+        let options = ScoreOptions { kind: Some(kind), ..Default::default() };
         let scored = detector.score_with(&images[..2], &options).unwrap();
         assert_eq!(scored[0].score, 0.0, "{kind:?}");
         let times = if kind == ScoreKind::Both { 2.0 } else { 1.0 };
@@ -412,7 +427,7 @@ fn thresholds_that_cannot_be_relied_on() {
 #[test]
 fn moments_of_few_or_equal_numbers() {
     let of = |values: &[f64]| Moments::of(values.iter().copied());
-    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt(), count: 2 });
+    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt(), count: 2, freedom: 1 });
     for values in [&[5.0][..], &[5.0; 4], &[0.0; 3]] {
         let moments = of(values);
         assert_eq!(moments.mean, values[0]);
@@ -425,7 +440,10 @@ fn moments_of_few_or_equal_numbers() {
 /// beyond 3 or 2 standard deviations, from tables.
 #[test]
 fn bounds_allow_for_few_numbers() {
-    let bound = |count, d| Moments { mean: 5.0, std: 2.0, count }.bound(d);
+    let bound = |count: usize, d| {
+        let freedom = count.saturating_sub(1);
+        Moments { mean: 5.0, std: 2.0, count, freedom }.bound(d)
+    };
     for (count, d, t) in [
         (8, 3.0, 4.5300),
         (20, 3.0, 3.4472),
@@ -449,7 +467,8 @@ fn training_images_add_to_the_spread() {
     let (few, more) = (of(&[3.0, 4.0, 5.0]), of(&[0.0, 0.0, 6.0, 6.0]));
     let both = few.with_spread_of(more);
     close(both.std, ((2.0 * 1.0 + 3.0 * 12.0) / 5.0f64).sqrt());
-    assert_eq!(both, Moments { std: both.std, ..few });
+    assert_eq!(both, Moments { std: both.std, freedom: 5, ..few });
+    assert_eq!(few.steadied_by(more), Moments { freedom: 2, ..both });
     assert_eq!(few.with_spread_of(of(&[7.0])), few);
 
     // Their scores are too low to take part in the mean.
@@ -468,6 +487,31 @@ fn training_images_add_to_the_spread() {
     // Calibrated without them, it does not know them any longer.
     detector.calibrate("dots", &held_out, &[]).unwrap();
     assert!(detector.calibration().trained.is_empty());
+}
+
+/// Where there is a prior, images trained on are held against each other, and count where it matters how well
+/// the spread is known.
+#[test]
+fn images_held_against_each_other_count() {
+    let [whitened, _] = recipes();
+    let folder = tempdir().unwrap();
+    let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
+    let stats = detector.learn_prior(&trained_on(folder.path()), |_, read| read).unwrap();
+    let trained: Vec<_> = stats[0].iter().flatten().copied().collect();
+    let paths = saved(folder.path(), &held_out(Kind::Dots));
+    detector.calibrate_files("dots", &paths, trained.clone(), |_, read| read).unwrap();
+    let held_out = detector.calibration().images(Some("dots"));
+    assert_eq!((held_out.len(), trained.len()), (7, 9));
+    let scored = &detector.score(&tested()[..1]).unwrap()[0];
+    let of = |images: &[ImageStats]| moments(images, |s| s.top5.into());
+    let ((mean, a), (_, b)) = (of(&held_out), of(&trained));
+    let std = ((6.0 * a * a + 8.0 * b * b) / 14.0).sqrt();
+    close(scored.score, (f64::from(scored.stats.top5) - mean) / std);
+    let bound = Moments { mean: 0.0, std: 1.0, count: 7, freedom: 14 }.bound(3.0);
+    close(scored.threshold, bound);
+    assert!((f64::from(scored.map_threshold) - (mean + bound * std)).abs() < 1e-4);
+    let high = 2.0 * (mean + 3.0 * std);
+    assert!((f64::from(scored.map_range.1) - high).abs() < 1e-4 && scored.map_range.0 == 0.0);
 }
 
 #[test]
@@ -557,12 +601,12 @@ fn pictures_of_any_shape() {
 fn a_file_scores_as_what_was_saved() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
-    for detector in [detector(), &levelled()] {
+    for detector in [detector(), &with_prior()] {
         detector.save(&path).unwrap();
         let loaded = Detector::load(&path).unwrap();
         assert_eq!(loaded.config(), detector.config());
         assert_eq!(loaded.calibration(), detector.calibration());
-        assert_eq!(loaded.levels(), detector.levels());
+        assert_eq!(loaded.prior().is_some(), detector.prior().is_some());
         assert!(score(&loaded, &tested()) == score(detector, &tested()));
     }
 }
@@ -592,133 +636,215 @@ fn threads_score_at_the_same_time() {
     assert_eq!(count.into_inner().unwrap(), 2);
 }
 
-/// Mean and standard deviation of each cell of square maps: of the mean and of the variance, smoothed
-/// by a Gaussian of 1 cell that ends after 4, mirrored at the edges.
-fn levels_in_f64(maps: &[Vec<f32>], side: usize) -> [Vec<f64>; 2] {
-    let n = maps.len() as f64;
-    let over = |f: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
-        let cell = |i: usize| maps.iter().map(|map| f(i, map[i].into())).sum::<f64>() / n;
-        (0..side * side).map(cell).collect()
+/// Mean and covariance of latents, each (G², C), at every position, by the formulas of `Prior`.
+fn moments_of_positions(images: &[&[f32]]) -> Vec<(DVector<f64>, DMatrix<f64>)> {
+    let (n, c) = (images.len() as f64, 192);
+    let vector = |token: &[f32]| DVector::from_iterator(c, token.iter().map(|&v| f64::from(v)));
+    let sum = |p: usize| -> DVector<f64> {
+        images.iter().map(|image| vector(&image[p * c..][..c])).sum()
     };
-    let mean = over(&|_, m| m);
-    let variance = over(&|i, m| (m - mean[i]).powi(2));
-    let mirror = |x: isize| {
-        let n = side as isize;
-        (if x < 0 { -1 - x } else { x.min(2 * n - 1 - x) }) as usize
+    let everywhere = (0..256).map(sum).sum::<DVector<f64>>() / (256.0 * n);
+    let at = |p: usize| {
+        let mean = (sum(p) + 8.0 * &everywhere) / (n + 8.0);
+        let deviations = images.iter().map(|image| vector(&image[p * c..][..c]) - &mean);
+        let covariance = deviations.map(|d| &d * d.transpose() / n).sum();
+        (mean, covariance)
     };
-    let weight = |x: isize, y: isize| (-0.5 * (x * x + y * y) as f64).exp();
-    let smooth = |values: &[f64]| -> Vec<f64> {
-        let mut smoothed = Vec::new();
-        for i in 0..side * side {
-            let (mut sum, mut weights) = (0.0, 0.0);
-            for (dy, dx) in (-4..=4).flat_map(|dy| (-4..=4).map(move |dx| (dy, dx))) {
-                let (y, x) = ((i / side) as isize + dy, (i % side) as isize + dx);
-                sum += weight(dx, dy) * values[mirror(y) * side + mirror(x)];
-                weights += weight(dx, dy);
-            }
-            smoothed.push(sum / weights);
-        }
-        smoothed
+    (0..256).map(at).collect()
+}
+
+/// What the covariances of all positions share.
+fn shared(categories: &[Vec<&[f32]>]) -> DMatrix<f64> {
+    let all = categories.iter().flat_map(|images| moments_of_positions(images));
+    let pooled = all.map(|(_, s)| s).sum::<DMatrix<f64>>() / (256.0 * categories.len() as f64);
+    0.5 * &pooled + DMatrix::identity(192, 192) * (0.01 * pooled.trace() / 192.0)
+}
+
+/// The means and the inverses of the covariances at every position.
+fn gaussians(images: &[&[f32]], shared: &DMatrix<f64>) -> Vec<(DVector<f64>, DMatrix<f64>)> {
+    let invert = |(mean, s): (_, DMatrix<f64>)| {
+        (mean, (0.5 * s + shared).cholesky().expect("it is positive definite").inverse())
     };
-    [smooth(&mean), smooth(&variance).into_iter().map(f64::sqrt).collect()]
+    moments_of_positions(images).into_iter().map(invert).collect()
+}
+
+/// The distances of a latent to Gaussians, less their median.
+fn stands_out(latent: &[f32], gaussians: &[(DVector<f64>, DMatrix<f64>)]) -> (f64, Vec<f64>) {
+    let distances = latent.chunks_exact(192).zip(gaussians).map(|(z, (mean, inverse))| {
+        let d = DVector::from_iterator(192, z.iter().map(|&z| f64::from(z))) - mean;
+        (d.transpose() * inverse * &d)[0].sqrt()
+    });
+    let distances: Vec<f64> = distances.collect();
+    let mut sorted = distances.clone();
+    sorted.sort_by(f64::total_cmp);
+    let median = (sorted[127] + sorted[128]) / 2.0;
+    (median, distances.into_iter().map(|d| d - median).collect())
 }
 
 #[test]
-fn levelled_maps_follow_the_training_images() {
+fn latents_are_held_against_those_of_normal_images() {
     let [whitened, _] = recipes();
-    let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
     let folder = tempdir().unwrap();
-    let (images, trained) = (tested(), trained_on());
-    let mut paths = saved(folder.path(), &trained);
+    let path = folder.path().join("detector");
+    checkpoint(whitened, 3).save(&path).unwrap();
+    let by_hand = |image: &RgbImage| latent(&Checkpoint::load(&path).unwrap(), image).to_vec_f32();
+    let mut detector = Detector::load(&path).unwrap();
+    let mut trained = trained_on(folder.path());
+    let normal: Vec<Vec<_>> = trained
+        .iter()
+        .map(|(_, paths)| paths.iter().map(|p| by_hand(&load_image(p).unwrap())).collect())
+        .collect();
     let broken = folder.path().join("broken.png");
     std::fs::write(&broken, "this is no image").unwrap();
-    paths.insert(5, broken.clone());
+    trained[1].1.insert(5, broken);
 
     detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
-    let maps = |detector: &Detector, images: &[RgbImage]| -> Vec<_> {
-        detector.score(images).unwrap().into_iter().map(|s| (s.stats, s.map)).collect()
-    };
-    let normal = maps(&detector, &trained).into_iter().map(|(_, map)| map.values().to_vec());
-    let plain = maps(&detector, &images);
     let (mut seen, mut refused) = (Vec::new(), Vec::new());
     let stats = detector
-        .level_files(&paths, |path, result| {
+        .learn_prior(&trained, |path, result| {
             seen.push(path.clone());
             refused.extend(result.err().map(|e| e.to_string()));
             Ok(())
         })
         .unwrap();
-    assert_eq!(seen, paths);
+    assert!(seen.iter().eq(trained.iter().flat_map(|(_, paths)| paths)));
     assert!(refused.len() == 1 && refused[0].contains("broken.png"), "{refused:?}");
     assert!(detector.calibration().categories.is_empty(), "it is of other maps");
-
-    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
-    let of_files: Vec<_> = stats.iter().flatten().map(stat_bits).collect();
-    let of_images: Vec<_> = maps(&detector, &trained).iter().map(|(s, _)| stat_bits(s)).collect();
-    assert!(stats[5].is_none() && of_files == of_images);
-
-    let side = plain[0].1.side();
-    let [mean, std] = levels_in_f64(&normal.collect::<Vec<_>>(), side);
-    let average = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let mut moved = 0.0f64;
-    for ((stats, map), (plain_stats, plain)) in maps(&detector, &images).iter().zip(&plain) {
-        let want: Vec<f64> = (0..side * side)
-            .map(|i| f64::from(plain.values()[i]) - mean[i])
-            .zip(&std)
-            .map(|(above, std_of_cell)| average(&mean) + average(&std) * above / std_of_cell)
-            .collect();
-        for ((&got, &want), &plain) in map.values().iter().zip(&want).zip(plain.values()) {
-            assert!((f64::from(got) - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
-            moved = moved.max((f64::from(got) - f64::from(plain)).abs());
-        }
-        let mut sorted = map.values().to_vec();
-        sorted.sort_by(|a, b| b.total_cmp(a));
-        assert_eq!((stats.max, stats.block), (sorted[0], map.block()));
-        assert!((stats.top5 - sorted[..5].iter().sum::<f32>() / 5.0).abs() < 1e-4);
-        assert_eq!((stats.abs, stats.nll), (plain_stats.abs, plain_stats.nll));
+    assert!(stats[0].len() == 9 && stats[1].len() == 10 && stats[1][5].is_none());
+    for (kind, name) in [(Kind::Dots, "dots"), (Kind::Stripes, "stripes")] {
+        detector.calibrate(name, &held_out(kind), &[]).unwrap();
     }
-    assert!(moved > 1.0, "levelling changes little: {moved}");
+
+    let [dots, stripes] =
+        [0, 1].map(|i| normal[i].iter().map(Vec::as_slice).collect::<Vec<&[f32]>>());
+    let shared = shared(&[dots.clone(), stripes.clone()]);
+    let own = [gaussians(&dots, &shared), gaussians(&stripes, &shared)];
+    let near = |got: f64, want: f64| (got - want).abs() < 2e-3 * want.abs().max(1.0);
+    for image in tested() {
+        let z = by_hand(&image);
+        let maps = [stands_out(&z, &own[0]), stands_out(&z, &own[1])];
+        let nearest = usize::from(maps[1].0 < maps[0].0);
+        for (i, name) in ["dots", "stripes"].into_iter().enumerate() {
+            let options = ScoreOptions { category: Some(name.into()), ..Default::default() };
+            let named = &detector.score_with(std::slice::from_ref(&image), &options).unwrap()[0];
+            assert_eq!(named.category.as_deref(), Some(name));
+            for (&got, &want) in named.map.values().iter().zip(&maps[i].1) {
+                assert!(near(got.into(), want), "{name}: {got} for {want}");
+            }
+            let mut sorted = named.map.values().to_vec();
+            sorted.sort_by(|a, b| b.total_cmp(a));
+            assert_eq!((named.stats.max, named.stats.block), (sorted[0], named.map.block()));
+            assert!((named.stats.top5 - sorted[..5].iter().sum::<f32>() / 5.0).abs() < 1e-4);
+            let unnamed = &detector.score(std::slice::from_ref(&image)).unwrap()[0];
+            if i == nearest {
+                assert_eq!(unnamed, named, "the nearest category");
+            }
+        }
+    }
+
+    // Normal images are held against the others: the first of nine alone, the last with its neighbour.
+    for (i, others) in [(0, &dots[1..]), (8, &dots[..7])] {
+        let (_, mut map) = stands_out(dots[i], &gaussians(others, &shared));
+        let got = stats[0][i].unwrap();
+        map.sort_by(|a, b| b.total_cmp(a));
+        assert!(near(got.max.into(), map[0]), "{} for {}", got.max, map[0]);
+        let top5 = map[..5].iter().sum::<f64>() / 5.0;
+        assert!(near(got.top5.into(), top5), "{} for {top5}", got.top5);
+    }
 
     // An error of the caller ends it.
     let enough = |_: &PathBuf, _| Err(Error::image("here", "enough"));
-    assert_eq!(detector.level_files(&paths, enough).unwrap_err().to_string(), "here: enough");
-    assert!(detector.levels().is_none() && detector.calibration().categories.is_empty());
+    assert_eq!(detector.learn_prior(&trained, enough).unwrap_err().to_string(), "here: enough");
+    let other = [("bread".to_string(), Vec::<PathBuf>::new())];
+    let error = detector.learn_prior(&other, |_, read| read).unwrap_err().to_string();
+    assert_eq!(error, "learn_prior: `category` should be one of dots, stripes, got bread");
 }
 
 #[test]
-fn maps_are_left_as_they_come() {
+fn the_papers_recipe_has_no_prior() {
     let folder = tempdir().unwrap();
     let (path, images) = (folder.path().join("detector"), tested());
-    let paths = saved(folder.path(), &trained_on());
-    let [whitened, paper] = recipes();
-    for (recipe, count) in [(whitened, 15), (paper, 16)] {
-        checkpoint(recipe, 3).save(&path).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let mut detector = Detector::load(&path).unwrap();
-        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
-        let want = score(&detector, &images);
-        let stats = detector.level_files(&paths[..count], |_, read| read).unwrap();
-        assert!(stats.len() == count && stats.iter().all(Option::is_some));
-        assert!(detector.levels().is_none());
-        detector.save(&path).unwrap();
-        assert!(std::fs::read(&path).unwrap() == before);
-        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
-        assert!(score(&detector, &images) == want);
-    }
+    let [_, paper] = recipes();
+    checkpoint(paper, 3).save(&path).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let mut detector = Detector::load(&path).unwrap();
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    let want = score(&detector, &images);
+    let stats = detector.learn_prior(&trained_on(folder.path()), |_, read| read).unwrap();
+    assert!(stats.iter().all(|of| of.len() == 9 && of.iter().all(Option::is_some)));
+    assert!(detector.prior().is_none());
+    detector.save(&path).unwrap();
+    assert!(std::fs::read(&path).unwrap() == before);
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    assert!(score(&detector, &images) == want);
 }
 
-/// The same levels for any number of threads and of images at once.
+/// The same prior for any number of threads and of images at once.
 #[test]
-fn levels_are_the_same_bits() {
+fn a_prior_is_the_same_bits() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
-    let paths = saved(folder.path(), &trained_on());
-    let want = levelled().levels().cloned().unwrap();
+    let paths = trained_on(folder.path());
+    let saved = |detector: &Detector| {
+        detector.save(&path).unwrap();
+        std::fs::read(&path).unwrap()
+    };
     let [whitened, _] = recipes();
-    checkpoint(whitened, 3).save(&path).unwrap();
-    for (size, threads) in [(1, 3), (3, 1), (1024, 2)] {
-        let mut detector = Detector::load(&path).unwrap().with_batch_size(size).unwrap();
-        on_threads(threads, || detector.level_files(&paths, |_, read| read).map(drop)).unwrap();
-        assert!(detector.levels() == Some(&want), "{size} at once, {threads} threads");
+    let untrained = || Detector::new(checkpoint(whitened.clone(), 3)).unwrap();
+    let mut want = None;
+    for (size, threads) in [(8, 2), (1, 3), (3, 1), (1024, 2)] {
+        let mut detector = untrained().with_batch_size(size).unwrap();
+        let stats = on_threads(threads, || detector.learn_prior(&paths, |_, read| read)).unwrap();
+        let got = (saved(&detector), stats);
+        assert!(*want.get_or_insert(got.clone()) == got, "{size} at once, {threads} threads");
+    }
+    let scores = |detector: &Detector| {
+        let mut detector = Detector::load({
+            detector.save(&path).unwrap();
+            &path
+        })
+        .unwrap();
+        detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+        score(&detector, &tested())
+    };
+    let mut detector = untrained();
+    detector.learn_prior(&paths, |_, read| read).unwrap();
+    let want = scores(&detector);
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    assert!(score(&detector, &tested()) == want, "the file holds all of it");
+}
+
+/// Detectors of version 1 know neither a prior nor timesteps, and level maps.
+#[test]
+fn version_1() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    let [whitened, _] = recipes();
+    let recipe = Recipe { prior: false, timesteps: [0, 999], inversion_steps: 3, ..whitened };
+    let mut checkpoint = checkpoint(recipe, 3);
+    let part = |first: f32| (0..256).map(|i| first + i as f32 / 512.0).collect::<Vec<_>>();
+    let (mean, std) = (part(9.0), part(0.5));
+    checkpoint.levels = Some(Levels::from_parts(mean.clone(), std.clone()).unwrap());
+    checkpoint.save(&path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let old = with_config(&bytes, |config| {
+        config["version"] = 1.into();
+        let recipe = config["config"]["recipe"].as_object_mut().unwrap();
+        assert!(recipe.remove("prior").is_some() && recipe.remove("timesteps").is_some());
+    });
+    std::fs::write(&path, old).unwrap();
+    let mut detector = Detector::load(&path).unwrap();
+    assert_eq!(detector.config(), &checkpoint.config);
+    detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
+    let average = |of: &[f32]| of.iter().map(|&v| f64::from(v)).sum::<f64>() / 256.0;
+    for image in tested() {
+        let scored = &detector.score(std::slice::from_ref(&image)).unwrap()[0];
+        assert_eq!(scored.category, None);
+        let (_, plain) = by_hand(&checkpoint, &image);
+        for (i, (&got, plain)) in scored.map.values().iter().zip(plain).enumerate() {
+            let above = f64::from(f32::from_bits(plain)) - f64::from(mean[i]);
+            let want = average(&mean) + average(&std) * above / f64::from(std[i]);
+            assert!((f64::from(got) - want).abs() < 1e-4 * want.abs().max(1.0), "{got} {want}");
+        }
     }
 }

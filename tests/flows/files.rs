@@ -3,18 +3,28 @@
 use std::fs;
 
 use invad::checkpoint::{Checkpoint, ImageStats, Levels};
+use invad::nn::{DitConfig, Gaussians, Prior};
 use serde_json::Value;
 use tempfile::tempdir;
 
 use crate::common::*;
+use crate::numbers::tensor;
 
-/// With statistics of normal images, and levels where the recipe has them.
+/// With statistics of normal images, and where the recipe has a prior, that of one category and levels.
 pub fn calibrated(mut checkpoint: Checkpoint) -> Checkpoint {
-    let cells = checkpoint.config.denoiser.grid.pow(2);
-    let parts = [3.0, 0.5].map(|at| (0..cells).map(|i| at + 0.1 * i as f32).collect());
-    let [mean, std] = parts;
-    let levels = Levels::from_parts(mean, std).unwrap();
-    checkpoint.levels = checkpoint.config.recipe.whiten.then_some(levels);
+    let DitConfig { grid, channels, .. } = checkpoint.config.denoiser;
+    let cells = grid.pow(2);
+    if checkpoint.config.recipe.prior {
+        let [mean, std] = [3.0, 0.5].map(|at| (0..cells).map(|i| at + 0.1 * i as f32).collect());
+        checkpoint.levels = Some(Levels::from_parts(mean, std).unwrap());
+        let of = Gaussians {
+            mean: tensor(1, &[cells, channels], 1.0),
+            vectors: tensor(2, &[cells, 3, channels], 0.1),
+        };
+        let categories = [("dots".to_string(), of)].into();
+        let prior = Prior::from_parts(tensor(3, &[channels, channels], 1.0), categories);
+        checkpoint.prior = Some(prior.unwrap());
+    }
     for (i, category) in ["stripes", "dots"].into_iter().enumerate() {
         let stats = |k: usize| {
             let v = (i + 2 * k) as f32;

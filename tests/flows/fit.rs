@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use invad::checkpoint::{Recipe, TrainingState};
+use invad::checkpoint::{ImageStats, Recipe, TrainingState};
 use invad::data::{Dataset, load_image};
 use invad::detect::ScoreOptions;
 use invad::{Control, Error, Event, FitOptions, Fitted, fit};
@@ -145,9 +145,9 @@ fn images_that_cannot_be_read() {
     }
     let (fitted, seen) = run(&open(&folder), &options(None), u64::MAX);
     let error = fitted.err().unwrap();
-    let want = "category `dots`: no image to calibrate with can be read";
+    let want = "category `dots`: no image to train on can be read";
     assert!(matches!(&error, Error::Dataset { reason, .. } if reason == want), "{error}");
-    assert_eq!(seen.unreadable.len(), 18);
+    assert!(seen.unreadable.len() == 10 && seen.calibration.is_empty(), "before training");
     fs::remove_dir_all(folder.path().join("stripes")).unwrap();
     let (fitted, _) = run(&open(&folder), &options(None), u64::MAX);
     let error = fitted.err().unwrap().to_string();
@@ -184,9 +184,8 @@ fn runs_that_cannot_start() {
     assert!(empty.contains("category `stripes` has no good images"), "{empty}");
 }
 
-/// The sixteen images that remain after those held out are enough, and the paper's recipe goes without.
 #[test]
-fn levels_maps_where_the_recipe_whitens() {
+fn learns_a_prior_where_the_recipe_has_one() {
     let folder = tempdir().unwrap();
     for seed in 0..24 {
         let path = folder.path().join(format!("{seed}.png"));
@@ -199,14 +198,22 @@ fn levels_maps_where_the_recipe_whitens() {
         let (fitted, seen) = run(&dataset, &options, u64::MAX);
         assert_eq!(seen.calibration, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
-        assert_eq!(detector.levels().is_some(), options.recipe.whiten);
-        // Of the images trained on, the statistics are those that scoring them gives.
+        assert_eq!(detector.prior().is_some(), options.recipe.prior);
         let (name, trained) = detector.calibration().trained.first_key_value().unwrap();
         assert_eq!((name, trained.len()), (&category.name, 16));
         let split = invad::train::hold_out(24, 0, options.seed);
         let images = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
         let scored = detector.score(&images.collect::<Vec<_>>()).unwrap();
-        assert!(scored.iter().map(|s| s.stats).eq(trained.iter().copied()));
+        let stats =
+            |of: &[ImageStats], f: fn(&ImageStats) -> f32| -> f32 { of.iter().map(f).sum() };
+        let scored: Vec<_> = scored.iter().map(|s| s.stats).collect();
+        if options.recipe.prior {
+            // Held against the others each image is less normal than held against itself and them.
+            assert!(stats(trained, |s| s.top5) > 1.1 * stats(&scored, |s| s.top5));
+            assert_eq!(stats(trained, |s| s.abs), stats(&scored, |s| s.abs));
+        } else {
+            assert_eq!(&scored, trained);
+        }
     }
 }
 

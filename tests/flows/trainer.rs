@@ -260,6 +260,8 @@ fn settings_out_of_range_are_refused() {
     refused(with(|r| r.ema = Ema::Ramp(f64::NAN)), "ema");
     refused(with(|r| r.inversion_steps = 0), "inversion_steps");
     refused(with(|r| r.single_timestep = 1000), "single_timestep");
+    refused(with(|r| r.timesteps = [2, 1]), "timesteps");
+    refused(with(|r| r.timesteps = [0, 1000]), "timesteps");
 
     let shape = Trainer::new(config(), tiny_tensor(&[3, 4, 4, 6]), Device::Cpu).err().unwrap();
     assert!(matches!(shape, Error::Shape { arg: "features", .. }), "{shape}");
@@ -274,8 +276,10 @@ fn tiny_tensor(shape: &[usize]) -> Tensor {
 #[test]
 fn steps_of_a_recipe() {
     let steps =
-        |steps, batch, images| Recipe { steps, batch, ..Recipe::paper() }.training_steps(images);
+        |steps, batch, images| Recipe { steps, batch, ..Recipe::paper() }.training_steps(images, 3);
     assert_eq!(steps(Steps::Fixed(1000), 8, 5), 1000);
+    assert_eq!(steps(Steps::PerCategory(1000), 8, 5), 3000);
+    assert_eq!(steps(Steps::PerCategory(u64::MAX), 8, 5), u64::MAX);
     assert_eq!(steps(Steps::Epochs(300), 8, 209), 300 * 26);
     assert_eq!(steps(Steps::Epochs(300), 8, 3), 300);
     // Settings that training refuses later.

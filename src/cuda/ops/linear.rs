@@ -11,8 +11,8 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 /// Rows of which a bias's gradient is first summed.
 const SLAB: usize = 256;
 
-/// y = activation(x · weightᵀ + bias + skip): x and weight f16, y f16 or f32, bias and skip of y's type,
-/// before_activation f16 as y must then be.
+/// y = activation(x · weightᵀ + bias + skip): x f32 (then rounded) or f16, weight f16, y f16 or f32, bias and
+/// skip of y's type, before_activation f16 as y must then be.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn linear(
     x: TensorView,
@@ -64,7 +64,7 @@ pub(crate) fn linear(
     let y = op.write("y", y, dtype)?;
     let operands = Operands {
         left: op.read("weight", weight, DType::F16)?,
-        right: op.read("x", x, DType::F16)?,
+        right: halves(&op, "x", x)?,
         bias: bias.map_or(Ok(0), |bias| op.read("bias", bias, dtype))?,
         kept,
         skip: skip.unwrap_or(y),
@@ -108,7 +108,8 @@ pub(crate) fn linear_backward_input(
     };
     let dx = op.write("dx", dx, dtype)?;
     let left = op.read("weight", weight, DType::F16)?;
-    let operands = Operands { left, right: halves(&op, dy)?, bias: 0, kept, skip: dx, result: dx };
+    let operands =
+        Operands { left, right: halves(&op, "dy", dy)?, bias: 0, kept, skip: dx, result: dx };
     // SAFETY: the operands have the product's shapes and types.
     unsafe { op.context.gemm()?.run(op.context, product, operands) }
 }
@@ -137,7 +138,7 @@ pub(crate) fn linear_backward_weight(
     let left = op.read("x", x, DType::F16)?;
     let dweight = op.write("dweight", dweight, DType::F32)?;
     let dbias = dbias.map(|dbias| op.write("dbias", dbias, DType::F32)).transpose()?;
-    let right = halves(&op, dy)?;
+    let right = halves(&op, "dy", dy)?;
     let operands = Operands { left, right, bias: 0, kept: 0, skip: dweight, result: dweight };
     // SAFETY: the operands have the product's shapes and types.
     unsafe { op.context.gemm()?.run(op.context, product, operands)? };
@@ -160,14 +161,14 @@ pub(crate) fn linear_backward_weight(
     }
 }
 
-/// The address of `dy` in f16, rounded if it is f32.
-fn halves(op: &Op, dy: TensorView) -> Result<u64> {
-    if dy.dtype() == DType::F16 {
-        return op.read("dy", dy, DType::F16);
+/// The address of an argument in f16, rounded if it is f32.
+fn halves(op: &Op, arg: &'static str, x: TensorView) -> Result<u64> {
+    if x.dtype() != DType::F32 {
+        return op.read(arg, x, DType::F16);
     }
-    let count = dy.len();
-    let n = op.int("dy", count)?;
-    let from = op.aligned("dy", op.read("dy", dy, DType::F32)?)?;
+    let count = x.len();
+    let n = op.int(arg, count)?;
+    let from = op.aligned(arg, op.read(arg, x, DType::F32)?)?;
     let to = op.context.scratch(rounding_scratch(count))?;
     let launch = Launch { grid: [count.div_ceil(2048), 1, 1], block: 256, shared: 0 };
     // SAFETY: both have n numbers.

@@ -1,0 +1,302 @@
+//! What latents of normal images are like at each position.
+
+use std::collections::BTreeMap;
+
+use nalgebra::{DMatrix, SymmetricEigen};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::ops::{self, Activation, PackedWeight, expect_shape};
+use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
+
+/// The share of a position's own covariance; the rest is that of all positions pooled.
+const OWN: f64 = 0.5;
+/// Added to the diagonal, in parts of the mean variance.
+const SHRINKAGE: f64 = 0.01;
+/// Images that the mean of all positions counts as, beside those of the position itself.
+const COMMON: f64 = 8.0;
+/// K, the eigenvectors that are kept of a position's own covariance.
+const VECTORS: usize = 16;
+/// The least that is added.
+const FLOOR: f64 = 1e-6;
+/// Eigenvalues that are not told from 0.
+const LEAST: f64 = 1e-9;
+/// Parts of a category's images, each held against what the others are like.
+const FOLDS: usize = 5;
+
+const OP: &str = "Prior";
+
+/// Gaussians of the latents of normal images, one for each position p of each category.
+///
+/// With μ_p and S_p the mean and the covariance of a category's latents at p, μ_p drawn towards the
+/// mean of all its positions as if 8 images more had that, and G the mean of S_p over the positions of
+/// all categories: Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I. The map of an image is the distance
+/// √((z_p − μ_p)ᵀ·Σ_p⁻¹·(z_p − μ_p)) at each position, as in PaDiM (Defard et al., 2020), where
+/// features are held against the positions' own covariances.
+///
+/// All positions share W, with W·(Σ_p − ½·S_p)·Wᵀ = I. Of each position are kept m_p = W·μ_p and, with
+/// (λ_k, u_k) the 16 largest eigenvalues of ½·W·S_p·Wᵀ and their vectors, the rows
+/// v_k = √(λ_k/(1 + λ_k))·u_k of V_p: the distance is √(|y|² − |V_p·y|²) with y = W·z_p − m_p.
+pub struct Prior {
+    weight: Tensor,
+    packed: PackedWeight,
+    categories: BTreeMap<String, Gaussians>,
+}
+
+/// The Gaussians of a category, in the coordinates that W leads to.
+#[derive(Clone)]
+pub struct Gaussians {
+    /// m_p: (G², C).
+    pub mean: Tensor,
+    /// V_p: (G², K, C).
+    pub vectors: Tensor,
+}
+
+impl Prior {
+    /// The Gaussians of each category's latents, (n, G², C) with n ≥ 1 and the same G and C for all, on
+    /// the CPU.
+    ///
+    /// Returned with them are the maps (n, G²) of the same images, each by Gaussians that are fitted to the
+    /// others: to four fifths of the category's images, those that are left out following each other.
+    /// The images themselves would seem far too normal. That of a single image is 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no latents or their shapes differ; [`Error::Argument`] if one is not
+    /// finite.
+    pub fn fit(latents: &[(String, Tensor)]) -> Result<(Self, Vec<Tensor>)> {
+        let [positions, channels] = check(latents)?;
+        let mut pooled = DMatrix::zeros(channels, channels);
+        for (_, z) in latents {
+            let images = images(z, positions * channels)?;
+            let at = means(&images, positions, channels);
+            let own = (0..positions).into_par_iter().map(|p| covariance(&images, p, &at[p]));
+            // Added in the order of positions, whatever the number of threads.
+            for own in own.collect::<Vec<_>>() {
+                pooled += own / (positions * latents.len()) as f64;
+            }
+        }
+        let mut prior = Self::from_parts(common(pooled)?, BTreeMap::new())?;
+        let mut maps = Vec::with_capacity(latents.len());
+        for (category, z) in latents {
+            let mut y = Tensor::zeros(z.shape(), DType::F32, Device::Cpu)?;
+            prior.turn(z, &mut y)?;
+            let images = images(&y, positions * channels)?;
+            maps.push(held_against_others(&images, positions, channels)?);
+            prior.categories.insert(category.clone(), Gaussians::of(&images, positions, channels)?);
+        }
+        Ok((prior, maps))
+    }
+
+    /// A prior whose numbers are known. `weight`: W, (C, C).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit together.
+    pub fn from_parts(weight: Tensor, categories: BTreeMap<String, Gaussians>) -> Result<Self> {
+        let packed = PackedWeight::new(&weight)?;
+        let [c, _] = packed.shape();
+        expect_shape(OP, "weight", weight.shape(), &[c, c])?;
+        let mut all = categories.values();
+        if let Some(Gaussians { vectors, .. }) = all.clone().next() {
+            let &[positions, k, _] = vectors.shape() else {
+                let expected = format!("(G², K, {c})");
+                return Err(Error::shape(OP, "vectors", expected, vectors.shape()));
+            };
+            all.try_for_each(|Gaussians { mean, vectors }| {
+                expect_shape(OP, "mean", mean.shape(), &[positions, c])?;
+                expect_shape(OP, "vectors", vectors.shape(), &[positions, k, c])
+            })?;
+        }
+        Ok(Self { weight, packed, categories })
+    }
+
+    /// W, (C, C).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The Gaussians of each category.
+    pub fn categories(&self) -> &BTreeMap<String, Gaussians> {
+        &self.categories
+    }
+
+    /// The same prior on a device; on a GPU W is rounded to f16.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
+    /// enough memory.
+    pub fn on(&self, device: Device) -> Result<Self> {
+        let there = |tensor: &Tensor| tensor.view().copied_to(device, DType::F32);
+        let moved = |of: &Gaussians| -> Result<_> {
+            Ok(Gaussians { mean: there(&of.mean)?, vectors: there(&of.vectors)? })
+        };
+        let categories = self.categories.iter().map(|(name, of)| Ok((name.clone(), moved(of)?)));
+        Ok(Self {
+            weight: there(&self.weight)?,
+            packed: PackedWeight::on(device, &self.weight)?,
+            categories: categories.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Turns latents by W. `z`: (…, C), f32; `y`: of the same shape, on a GPU f16 or f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit together.
+    pub fn turn<'a>(
+        &'a self,
+        z: impl Into<TensorView<'a>>,
+        y: impl Into<TensorViewMut<'a>>,
+    ) -> Result<()> {
+        ops::linear(z, &self.packed, None, Activation::None, None, y)
+    }
+
+    /// The maps of turned latents, as a category's images are judged. `y`: (B, …, C), as
+    /// [`turn`](Self::turn) leaves it; `map`: (B, G²), written.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such category; [`Error::Shape`] if the shapes do not fit together.
+    pub fn map<'a>(
+        &'a self,
+        category: &str,
+        y: impl Into<TensorView<'a>>,
+        map: impl Into<TensorViewMut<'a>>,
+    ) -> Result<()> {
+        let of = self.categories.get(category).ok_or_else(|| {
+            let known = self.categories.keys().cloned().collect::<Vec<_>>().join(", ");
+            Error::argument(OP, "category", format!("one of {known}"), category)
+        })?;
+        ops::mahalanobis(y, &of.mean, &of.vectors, map)
+    }
+}
+
+impl Gaussians {
+    /// Those of a category's turned latents.
+    fn of(images: &[&[f32]], positions: usize, channels: usize) -> Result<Self> {
+        let means = means(images, positions, channels);
+        let rows = means.par_iter().enumerate().map(|(p, mean)| leading(images, p, mean));
+        let vectors: Vec<f32> = rows.flatten_iter().collect();
+        let means = means.iter().flat_map(|mean| mean.iter().map(|&m| m as f32)).collect();
+        Ok(Self {
+            mean: Tensor::from_f32(means, &[positions, channels], Device::Cpu)?,
+            vectors: Tensor::from_f32(vectors, &[positions, VECTORS, channels], Device::Cpu)?,
+        })
+    }
+}
+
+/// Positions and channels.
+fn check(latents: &[(String, Tensor)]) -> Result<[usize; 2]> {
+    let sizes = |z: &Tensor| match *z.shape() {
+        [n, positions, c] if n * positions * c > 0 => Ok([positions, c]),
+        _ => Err(Error::shape(OP, "latents", "(n, G², C), not empty", z.shape())),
+    };
+    let Some((_, first)) = latents.first() else {
+        return Err(Error::shape(OP, "latents", "of one category or more", &[]));
+    };
+    let [positions, c] = sizes(first)?;
+    for (_, z) in latents {
+        if sizes(z)? != [positions, c] {
+            return Err(Error::shape(OP, "latents", format!("(n, {positions}, {c})"), z.shape()));
+        }
+        let values = z.view().f32s(OP, "latents")?;
+        if let Some(bad) = values.par_iter().find_any(|v| !v.is_finite()) {
+            return Err(Error::argument(OP, "latents", "finite", bad));
+        }
+    }
+    Ok([positions, c])
+}
+
+fn images(z: &Tensor, len: usize) -> Result<Vec<&[f32]>> {
+    Ok(z.view().f32s(OP, "latents")?.chunks_exact(len).collect())
+}
+
+/// μ_p of each position.
+fn means(images: &[&[f32]], positions: usize, channels: usize) -> Vec<Vec<f64>> {
+    let count = images.len() as f64;
+    let sums = (0..positions).into_par_iter().map(|p| {
+        let mut sum = vec![0.0; channels];
+        for image in images {
+            let token = &image[p * channels..][..channels];
+            sum.iter_mut().zip(token).for_each(|(s, &v)| *s += f64::from(v));
+        }
+        sum
+    });
+    let mut means: Vec<Vec<f64>> = sums.collect();
+    let mut common = vec![0.0; channels];
+    for sum in &means {
+        common.iter_mut().zip(sum).for_each(|(c, s)| *c += s / (count * positions as f64));
+    }
+    for mean in &mut means {
+        let drawn = mean.iter_mut().zip(&common);
+        drawn.for_each(|(m, c)| *m = (*m + COMMON * c) / (count + COMMON));
+    }
+    means
+}
+
+/// The deviations of position p from its mean, an image each column.
+fn deviations(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
+    let c = mean.len();
+    DMatrix::from_fn(c, images.len(), |k, i| f64::from(images[i][p * c + k]) - mean[k])
+}
+
+/// S_p, (C, C).
+fn covariance(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
+    let d = deviations(images, p, mean);
+    &d * d.transpose() / images.len() as f64
+}
+
+/// W from G: Λ^(−½)·Uᵀ of ½·G + 0.01·tr(G)/C·I = U·Λ·Uᵀ.
+fn common(pooled: DMatrix<f64>) -> Result<Tensor> {
+    let channels = pooled.nrows();
+    // Latents that do not differ at all are told from others all the same.
+    let ridge = (SHRINKAGE * pooled.trace() / channels as f64).max(FLOOR);
+    let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(pooled * (1.0 - OWN));
+    let scaled = eigenvectors.column_iter().zip(eigenvalues.iter()).flat_map(|(vector, value)| {
+        let scale = (value.max(0.0) + ridge).sqrt().recip();
+        vector.iter().map(move |u| (u * scale) as f32).collect::<Vec<_>>()
+    });
+    Tensor::from_f32(scaled.collect(), &[channels, channels], Device::Cpu)
+}
+
+/// V_p of turned latents: K rows, those beyond the number of images or channels 0.
+fn leading(images: &[&[f32]], p: usize, mean: &[f64]) -> Vec<f32> {
+    let d = deviations(images, p, mean) * (OWN / images.len() as f64).sqrt();
+    // D·Dᵀ and Dᵀ·D have the same eigenvalues above 0; with Dᵀ·D·w = λ·w, u = D·w/√λ.
+    let few = d.ncols() < d.nrows();
+    let product = if few { d.transpose() * &d } else { &d * d.transpose() };
+    let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(product);
+    let mut order: Vec<usize> = (0..eigenvalues.len()).collect();
+    order.sort_by(|&a, &b| eigenvalues[b].total_cmp(&eigenvalues[a]));
+    let mut rows = vec![0.0; VECTORS * mean.len()];
+    for (row, &k) in rows.chunks_exact_mut(mean.len()).zip(&order) {
+        let value = eigenvalues[k];
+        if value <= LEAST {
+            break;
+        }
+        let (vector, scale) = if few {
+            (&d * eigenvectors.column(k), 1.0 / (1.0 + value).sqrt())
+        } else {
+            (eigenvectors.column(k).into_owned(), (value / (1.0 + value)).sqrt())
+        };
+        row.iter_mut().zip(vector.iter()).for_each(|(r, u)| *r = (u * scale) as f32);
+    }
+    rows
+}
+
+/// The maps (n, G²) of turned latents, a part of the images after the other, by Gaussians of the rest.
+fn held_against_others(images: &[&[f32]], positions: usize, channels: usize) -> Result<Tensor> {
+    let (n, len) = (images.len(), positions * channels);
+    let mut maps = Tensor::zeros(&[n, positions], DType::F32, Device::Cpu)?;
+    let folds = FOLDS.min(n);
+    for (first, end) in (0..folds).map(|f| (f * n / folds, (f + 1) * n / folds)) {
+        let others = [&images[..first], &images[end..]].concat();
+        if others.is_empty() {
+            break;
+        }
+        let Gaussians { mean, vectors } = Gaussians::of(&others, positions, channels)?;
+        for (i, image) in images[first..end].iter().enumerate() {
+            let y = TensorView::from_slice(&image[..len], &[1, positions, channels])?;
+            let map = maps.view_mut().part((first + i) * positions, &[1, positions])?;
+            ops::mahalanobis(y, &mean, &vectors, map)?;
+        }
+    }
+    Ok(maps)
+}
