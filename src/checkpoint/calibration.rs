@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-/// What an image's latent amounts to. `max`, `block` and `top5` are of the map, levelled where the
-/// detector levels maps ([`Levels`](super::Levels)); `abs` and `nll` are always of the latent as it is.
+/// What an image's latent amounts to. `max`, `block` and `top5` are of the map
+/// ([`AnomalyMap`](crate::detect::AnomalyMap)); `abs` and `nll` are always of the latent as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageStats {
     /// The largest cell of the map.

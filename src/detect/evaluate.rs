@@ -39,8 +39,8 @@ pub struct Evaluation {
     pub calibrated: Evaluated,
     /// Under the protocol of the method's paper: m(Abs) + m(NLL), m the range of a category's test
     /// images scaled to 0..1, and maps without smoothing. For tables only: it needs the test set. Abs
-    /// and NLL are of the latent as it is; maps are the detector's own, levelled where it levels them.
-    /// The paper's recipe does not.
+    /// and NLL are of the latent as it is; maps are the detector's own, which the paper's recipe
+    /// makes of the latent alone.
     pub paper: Evaluated,
 }
 

@@ -9,8 +9,12 @@ use crate::tensor::{TensorView, TensorViewMut};
 const SIGMA: f64 = 4.0;
 const SIGMA_WIDTH: f64 = 256.0;
 
-/// The latent's norm at each cell of a detector's grid, levelled where the detector levels maps
-/// ([`Levels`](crate::checkpoint::Levels)); larger is less normal.
+/// How far an image is from normal at each cell of a detector's grid; larger is less normal.
+///
+/// It is the latent's distance to what normal ones are like at the cell ([`Prior`](crate::nn::Prior)), less the
+/// median of the image's cells: the light of a whole image may differ from that of all others, while a
+/// defect stands out of its own image. Without a prior it is the latent's norm, levelled by a detector of
+/// version 1 ([`Levels`](crate::checkpoint::Levels)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnomalyMap {
     side: usize,

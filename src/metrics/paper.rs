@@ -11,7 +11,7 @@ const EPS: f64 = 1e-8;
 ///
 /// For tables only: a score here depends on the other images it is computed with, so that no single image
 /// can be judged by it. `abs`, `nll`: one number per image, as [`score`](crate::ops::score) gives them and
-/// [`ImageStats`](crate::checkpoint::ImageStats) keeps them, whether or not the detector levels its maps.
+/// [`ImageStats`](crate::checkpoint::ImageStats) keeps them, whatever the detector's maps are.
 ///
 /// # Errors
 /// [`Error::Shape`] if the numbers of images differ; [`Error::Argument`] if there are none or a number is not

@@ -524,7 +524,10 @@ mod scoring {
         let Shared { data, detector, .. } = shared();
         let out = TempDir::new().unwrap();
         let ran = score(detector, out.path()).arg(data.join("nut/test")).run().expect(0);
-        assert!(ran.stderr.contains("all categories pooled; --category picks one of bolt, nut"));
+        assert!(
+            ran.stderr
+                .contains("as the category it is nearest to; --category picks one of bolt, nut")
+        );
         let lines = json_lines(out.path().join("scores.jsonl"));
         assert_eq!(lines.len(), 6);
         let names: Vec<_> = ["dent/0", "dent/1", "dent/2", "good/0", "good/1", "good/2"].into();
@@ -537,11 +540,11 @@ mod scoring {
             assert_eq!(line["mask"], format!("masks/{name}.png"));
             assert_eq!(line["map"], format!("maps/{name}.tiff"));
             assert_eq!((&line["width"], &line["height"]), (&64.into(), &48.into()));
-            assert_eq!(line["calibration"], Value::Null);
+            assert_eq!(line["calibration"], "nut");
             let number = |key: &str| line[key].as_f64().unwrap();
             assert!(number("threshold") > 3.0);
             assert_eq!(line["anomalous"], number("score") >= number("threshold"));
-            assert!(["block", "top5", "abs"].iter().all(|key| number("max") >= number(key)));
+            assert!(["block", "top5"].iter().all(|key| number("max") >= number(key)));
             assert!(number("nll").is_finite());
             let verdict =
                 if number("score") >= number("threshold") { "anomalous" } else { "normal" };
@@ -809,8 +812,11 @@ mod scoring {
             bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
             bytes
         };
-        let version = replaced(r#"\"version\":1"#, r#"\"version\":9"#);
-        refused(&with("version", &version), &["its version is 9; this invad reads version 1"]);
+        let version = replaced(r#"\"version\":2"#, r#"\"version\":9"#);
+        refused(
+            &with("version", &version),
+            &["its version is 9; this invad reads versions 1 to 2"],
+        );
         let width = replaced(r#"\"width\":128"#, r#"\"width\":256"#);
         refused(&with("width", &width), &["should be ", ", got "]);
         let heads = replaced(r#"\"heads\":2"#, r#"\"heads\":3"#);
@@ -993,9 +999,11 @@ mod evaluating {
         fs::rename(bolt, root.path().join("rod")).unwrap();
         let out = root.path().join("out");
         let ran = evaluate(&shared().detector, root.path(), &out).run().expect(0);
-        assert!(ran.stderr.contains("rod: calibrated with all categories of the detector pooled"));
+        assert!(
+            ran.stderr.contains("rod: the detector was not trained on it; each image is judged")
+        );
         let lines = json_lines(out.join("images.jsonl"));
-        assert!(lines.iter().all(|line| line["calibration"].is_null()));
+        assert!(lines.iter().all(|line| line["calibration"] == "bolt"));
     }
 }
 

@@ -38,17 +38,19 @@ fn trains_learns_a_prior_and_calibrates() {
     let trained = here.learn_prior(&trained, |_, read| read).unwrap().remove(0);
     let trained = trained.into_iter().flatten().collect();
     here.calibrate_files(&category.name, &files(&split.held_out), trained, |_, read| read).unwrap();
-    let numbers = |of: &BTreeMap<String, Vec<ImageStats>>| -> Vec<f64> {
-        let numbers = |s: &ImageStats| [s.max, s.abs, s.block, s.top5, s.nll].map(f64::from);
-        of.values().flatten().flat_map(numbers).collect()
+    // What stands out, by Gaussians of few images, moves more than the latents do.
+    let numbers = |of: &BTreeMap<String, Vec<ImageStats>>| -> Vec<(f64, f64)> {
+        let exact = |s: &ImageStats| [s.abs, s.nll].map(|number| (number.into(), 1e-2));
+        let rough = |s: &ImageStats| [s.max, s.block, s.top5].map(|number| (number.into(), 4e-2));
+        of.values().flatten().flat_map(|s| exact(s).into_iter().chain(rough(s))).collect()
     };
     let calibrations = [there.calibration(), here.calibration()];
     for of in [calibrations.map(|c| &c.categories), calibrations.map(|c| &c.trained)] {
         let [got, want] = of.map(numbers);
         assert_eq!(got.len(), want.len());
         assert!(!got.is_empty());
-        for (got, want) in got.into_iter().zip(want) {
-            assert!((got / want - 1.0).abs() < 1e-2, "{got} for {want}");
+        for ((got, _), (want, tolerance)) in got.into_iter().zip(want) {
+            assert!((got / want - 1.0).abs() < tolerance, "{got} for {want}");
         }
     }
 }

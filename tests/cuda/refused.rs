@@ -100,9 +100,9 @@ fn element_types() {
         assert_dtype(refused, "adaln_zero shift", &[&out]);
     }
     {
-        let (x, weight, mut y) = (f32(&[2, 8]), f16(&[8, 8]), poisoned(DType::F16, &[2, 8], gpu));
+        let (x, weight, mut y) = (f16(&[2, 8]), f32(&[8, 8]), poisoned(DType::F16, &[2, 8], gpu));
         let refused = ops::linear(&x, &weight, None, Activation::None, None, &mut y);
-        assert_dtype(refused, "linear x", &[&y]);
+        assert_dtype(refused, "linear weight", &[&y]);
     }
     {
         let mut map = poisoned(DType::F32, &[1, 4], gpu);
