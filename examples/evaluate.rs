@@ -104,7 +104,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
             note(match detector.prior() {
                 Some(_) => format!(
                     "{name}: the detector was not trained on it; each image is judged as the \
-                     category it is nearest to"
+                     category it is likeliest to be"
                 ),
                 None => format!("{name}: calibrated with all categories of the detector pooled"),
             });

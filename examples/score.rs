@@ -87,7 +87,7 @@ fn score(options: Options) -> Result<ExitCode> {
     if options.category.is_none() && detector.config().categories.len() > 1 {
         let known = detector.config().categories.join(", ");
         let how = match detector.prior() {
-            Some(_) => "each image is judged as the category it is nearest to",
+            Some(_) => "each image is judged as the category it is likeliest to be",
             None => "calibrated with all categories pooled",
         };
         note(format!("{how}; --category picks one of {known}"));

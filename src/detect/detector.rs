@@ -83,8 +83,8 @@ pub struct Scored {
     pub threshold: f64,
     /// Whether the score reaches the threshold.
     pub is_anomalous: bool,
-    /// The category whose normal images it was held against: that of the options, or the one that it is
-    /// nearest to. `None` of a detector without a [`Prior`].
+    /// The category whose normal images it was held against: that of the options, or the one that it
+    /// likeliest is of. `None` of a detector without a [`Prior`].
     pub category: Option<String>,
     /// The uncalibrated numbers.
     pub stats: ImageStats,

@@ -2,6 +2,7 @@
 //! the next is loaded.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::iter;
 use std::sync::{Mutex, PoisonError};
 
@@ -25,11 +26,37 @@ pub(super) struct Measurer {
     /// What maps are levelled by.
     levels: Option<Levels>,
     /// What latents are held against.
-    prior: Option<Prior>,
+    prior: Option<DevicePrior>,
     /// Images that are computed at once.
     pub batch_size: usize,
     slots: Pool<Slot>,
     spaces: Pool<Space>,
+}
+
+/// A prior on the device.
+struct DevicePrior {
+    prior: Prior,
+    /// Of each category.
+    log_determinants: BTreeMap<String, Vec<f32>>,
+}
+
+impl DevicePrior {
+    fn new(prior: &Prior, device: Device) -> Result<Self> {
+        let names = prior.categories().keys();
+        let logs = names.map(|name| Ok((name.clone(), prior.log_determinants(name)?)));
+        Ok(Self { prior: prior.on(device)?, log_determinants: logs.collect::<Result<_>>()? })
+    }
+
+    /// Which of the categories explains most cells best, given the distances to those of each.
+    fn likeliest(&self, categories: &[&str], maps: &[&[f32]]) -> usize {
+        let unlikely = |i: usize| {
+            let logs = &self.log_determinants[categories[i]];
+            let cells = maps[i].iter().zip(logs).map(|(d, log)| d * d + log);
+            median(&cells.collect::<Vec<f32>>())
+        };
+        let all = (0..categories.len()).map(|i| (i, unlikely(i)));
+        all.min_by(|(_, a), (_, b)| a.total_cmp(b)).expect("there is a category").0
+    }
 }
 
 /// What goes to the device and comes from it for a batch. Two are in use, one loaded, one computed.
@@ -135,7 +162,11 @@ impl Measurer {
             )?,
             whitening: checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?,
             levels: checkpoint.levels.clone(),
-            prior: checkpoint.prior.as_ref().map(|prior| prior.on(device)).transpose()?,
+            prior: checkpoint
+                .prior
+                .as_ref()
+                .map(|prior| DevicePrior::new(prior, device))
+                .transpose()?,
             batch_size,
             slots: Pool::new(),
             spaces: Pool::new(),
@@ -153,7 +184,7 @@ impl Measurer {
 
     /// Holds latents against a prior from now on.
     pub fn hold_against(&mut self, prior: &Prior) -> Result<()> {
-        self.prior = Some(prior.on(self.device())?);
+        self.prior = Some(DevicePrior::new(prior, self.device())?);
         self.levels = None;
         self.slots = Pool::new();
         self.spaces = Pool::new();
@@ -161,8 +192,8 @@ impl Measurer {
     }
 
     /// Measures what `load` makes of items. Where there is a prior, latents are held against it as those of
-    /// `categories`, of which there is one or more; an image is of the category to which most of its cells are
-    /// nearest. `each` gets every item in order, with what was loaded and measured or with what is wrong
+    /// `categories`, of which there is one or more; an image is of the category under which its cells are
+    /// likeliest. `each` gets every item in order, with what was loaded and measured or with what is wrong
     /// with it, and ends the measuring with an error of its own.
     pub fn measure<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
         &self,
@@ -231,7 +262,7 @@ impl Measurer {
 
     /// The most maps of an image.
     fn maps(&self) -> usize {
-        self.prior.as_ref().map_or(1, |prior| prior.categories().len())
+        self.prior.as_ref().map_or(1, |held| held.log_determinants.len())
     }
 
     fn space(&self, images: usize) -> Result<Space> {
@@ -269,7 +300,7 @@ impl Measurer {
         let Space { features, whitened, backbone, inverter, held } = &mut space;
         let x = self.features(&mut slot.inputs, features, whitened, backbone)?;
         match (&self.prior, held) {
-            (Some(prior), Some(Held { turned, stats, norms, maps })) => {
+            (Some(DevicePrior { prior, .. }), Some(Held { turned, stats, norms, maps })) => {
                 self.inverter.invert(&mut *x, inverter)?;
                 let z = x.view().part(0, turned.shape())?;
                 ops::score(z, &mut *norms, &mut *stats)?;
@@ -365,8 +396,12 @@ impl Measurer {
         let results = items.iter().zip(loaded).enumerate().map(|(i, (item, loaded))| {
             let row = &stats[i * ops::SCORE_STATS..][..ops::SCORE_STATS];
             let map = |category: usize| &maps[(category * images + i) * cells..][..cells];
-            let measured = || match self.prior {
-                Some(_) => held(side, (0..categories.len()).map(map), row),
+            let measured = || match &self.prior {
+                Some(prior) => {
+                    let maps: Vec<_> = (0..categories.len()).map(map).collect();
+                    let category = prior.likeliest(categories, &maps);
+                    standing_out(side, maps[category], row, category)
+                }
                 None => plain(side, map(0), row, self.levels.as_ref()),
             };
             let result = match loaded {
@@ -393,13 +428,6 @@ fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Resu
     let map = AnomalyMap::new(side, map)?;
     let largest = largest(&map);
     measured(map, largest, row, 0)
-}
-
-/// What a latent amounts to by its distances to what it is held against, one map of each category.
-fn held<'m>(side: usize, maps: impl Iterator<Item = &'m [f32]>, row: &[f32]) -> Result<Measured> {
-    let nearest = maps.enumerate().min_by(|(_, a), (_, b)| median(a).total_cmp(&median(b)));
-    let (category, map) = nearest.expect("there is a category");
-    standing_out(side, map, row, category)
 }
 
 /// What a latent amounts to by its distances to the latents of other images: the map is what stands out

@@ -119,6 +119,30 @@ impl Prior {
         &self.categories
     }
 
+    /// ln det Σ_p at each position, less what all positions and categories share: beside the square of the
+    /// distance it tells under which category a latent is likelier.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is no such category.
+    pub fn log_determinants(&self, category: &str) -> Result<Vec<f32>> {
+        let vectors = &self.gaussians(category)?.vectors;
+        let &[positions, rank, channels] = vectors.shape() else { unreachable!("it was checked") };
+        let mut logs = vec![0.0; positions];
+        for (i, v) in vectors.to_vec_f32().chunks_exact(channels).enumerate() {
+            // |v|² = λ/(1 + λ).
+            let rest = 1.0 - v.iter().map(|v| v * v).sum::<f32>();
+            logs[i / rank] -= rest.max(f32::EPSILON).ln();
+        }
+        Ok(logs)
+    }
+
+    fn gaussians(&self, category: &str) -> Result<&Gaussians> {
+        self.categories.get(category).ok_or_else(|| {
+            let known = self.categories.keys().cloned().collect::<Vec<_>>().join(", ");
+            Error::argument(OP, "category", format!("one of {known}"), category)
+        })
+    }
+
     /// The same prior on a device; on a GPU W is rounded to f16.
     ///
     /// # Errors
@@ -160,10 +184,7 @@ impl Prior {
         y: impl Into<TensorView<'a>>,
         map: impl Into<TensorViewMut<'a>>,
     ) -> Result<()> {
-        let of = self.categories.get(category).ok_or_else(|| {
-            let known = self.categories.keys().cloned().collect::<Vec<_>>().join(", ");
-            Error::argument(OP, "category", format!("one of {known}"), category)
-        })?;
+        let of = self.gaussians(category)?;
         ops::mahalanobis(y, &of.mean, &of.vectors, map)
     }
 }

@@ -70,7 +70,7 @@ fn a_full_disk_costs_nothing_that_was_there() {
     train(data, &whole, STEPS).run().expect(0);
     let size = |name: &str| fs::metadata(whole.join(name)).unwrap().len() as u32 / 1024;
     let (state, detector) = (size("training.safetensors"), size("detector.safetensors"));
-    assert!(detector < state);
+    assert!(detector / 2 < state - 64);
 
     // The training stops with its state saved; there is no room for the next.
     let stopped = root.path().join("stopped");
