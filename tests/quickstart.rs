@@ -61,10 +61,10 @@ fn reaches_its_figures() {
         println!("{place}: {figures:.2?}, mean {mean:.2}");
         mean
     };
-    assert!(mean("/mean/image_auroc") >= 98.0);
+    assert!(mean("/mean/image_auroc") >= 99.0);
     assert!(mean("/paper/mean/image_auroc") >= 97.0);
-    assert!(mean("/mean/au_pro") >= 93.0);
-    assert!(mean("/mean/recall") >= 90.0);
+    assert!(mean("/mean/au_pro") >= 95.5);
+    assert!(mean("/mean/recall") >= 80.0);
     assert!(mean("/mean/false_alarm_rate") <= 8.0);
     assert!(figures("/mean/image_auroc").iter().all(|&auroc| auroc >= 96.0));
 }

@@ -27,8 +27,6 @@ pub struct Moments {
     pub std: f64,
     /// n, how many numbers there are.
     pub count: usize,
-    /// How many numbers the standard deviation rests on, less those whose mean it is about: n − 1.
-    pub freedom: usize,
 }
 
 impl Moments {
@@ -39,26 +37,17 @@ impl Moments {
         let mean = values.clone().sum::<f64>() / n.max(1.0);
         let squares: f64 = values.map(|v| (v - mean).powi(2)).sum();
         let std = (squares / (n - 1.0).max(1.0)).sqrt();
-        let std = std.max(1e-6 * mean.abs()).max(1e-12);
-        Self { mean, std, count, freedom: count.saturating_sub(1) }
+        Self { mean, std: std.max(1e-6 * mean.abs()).max(1e-12), count }
     }
 
     /// The same mean with the spread of these and of `other` numbers, each about their own mean.
     /// The others steady the spread, but do not count where it matters how much is known.
-    pub fn steadied_by(self, other: Self) -> Self {
-        Self { freedom: self.freedom, ..self.with_spread_of(other) }
-    }
-
-    /// The same mean with the spread of these and of `other` numbers, each about their own mean, which vary
-    /// alike.
     pub fn with_spread_of(self, other: Self) -> Self {
-        let squares = |of: Self| of.freedom as f64 * of.std.powi(2);
-        match self.freedom + other.freedom {
-            0 => self,
-            both => {
-                let std = ((squares(self) + squares(other)) / both as f64).sqrt();
-                Self { std, freedom: both, ..self }
-            }
+        let freedom = |of: Self| of.count.saturating_sub(1) as f64;
+        let squares = |of: Self| freedom(of) * of.std.powi(2);
+        match freedom(self) + freedom(other) {
+            0.0 => self,
+            both => Self { std: ((squares(self) + squares(other)) / both).sqrt(), ..self },
         }
     }
 
@@ -72,8 +61,8 @@ impl Moments {
     /// prediction bound. 3 become 4.8 with 8 numbers and 3.3 with 30. Fewer than 4 numbers, with
     /// which it would be beyond all use, count as 4.
     pub fn bound(self, deviations: f64) -> f64 {
-        let (n, freedom) = (self.count.max(4) as f64, self.freedom.max(3) as f64);
-        self.mean + student(deviations, freedom) * (1.0 + 1.0 / n).sqrt() * self.std
+        let n = self.count.max(4) as f64;
+        self.mean + student(deviations, n - 1.0) * (1.0 + 1.0 / n).sqrt() * self.std
     }
 }
 

@@ -515,9 +515,7 @@ impl Scale {
             let moments = of(held_out);
             match held_out.len() {
                 1 => Moments { std: (lone * moments.mean.abs()).max(moments.std), ..moments },
-                // Held against each other, images trained on vary as those held out.
-                _ if prior => moments.with_spread_of(of(trained)),
-                _ => moments.steadied_by(of(trained)),
+                _ => moments.with_spread_of(of(trained)),
             }
         };
         let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));

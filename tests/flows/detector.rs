@@ -318,8 +318,7 @@ fn scores_and_thresholds_from_the_calibration() {
         };
         assert_eq!(held_out.len(), if category.is_none() { 14 } else { 7 });
         let (cell_mean, cell_std) = moments(&held_out, |s| s.block.into());
-        let (count, freedom) = (held_out.len(), held_out.len() - 1);
-        let student = |d: f64| Moments { mean: 0.0, std: 1.0, count, freedom }.bound(d);
+        let student = |d: f64| Moments { mean: 0.0, std: 1.0, count: held_out.len() }.bound(d);
         for kind in KINDS {
             let mut normal: Vec<f64> =
                 held_out.iter().map(|s| standardised(&held_out, kind, s)).collect();
@@ -427,7 +426,7 @@ fn thresholds_that_cannot_be_relied_on() {
 #[test]
 fn moments_of_few_or_equal_numbers() {
     let of = |values: &[f64]| Moments::of(values.iter().copied());
-    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt(), count: 2, freedom: 1 });
+    assert_eq!(of(&[1.0, 3.0]), Moments { mean: 2.0, std: 2f64.sqrt(), count: 2 });
     for values in [&[5.0][..], &[5.0; 4], &[0.0; 3]] {
         let moments = of(values);
         assert_eq!(moments.mean, values[0]);
@@ -440,10 +439,7 @@ fn moments_of_few_or_equal_numbers() {
 /// beyond 3 or 2 standard deviations, from tables.
 #[test]
 fn bounds_allow_for_few_numbers() {
-    let bound = |count: usize, d| {
-        let freedom = count.saturating_sub(1);
-        Moments { mean: 5.0, std: 2.0, count, freedom }.bound(d)
-    };
+    let bound = |count, d| Moments { mean: 5.0, std: 2.0, count }.bound(d);
     for (count, d, t) in [
         (8, 3.0, 4.5300),
         (20, 3.0, 3.4472),
@@ -467,8 +463,7 @@ fn training_images_add_to_the_spread() {
     let (few, more) = (of(&[3.0, 4.0, 5.0]), of(&[0.0, 0.0, 6.0, 6.0]));
     let both = few.with_spread_of(more);
     close(both.std, ((2.0 * 1.0 + 3.0 * 12.0) / 5.0f64).sqrt());
-    assert_eq!(both, Moments { std: both.std, freedom: 5, ..few });
-    assert_eq!(few.steadied_by(more), Moments { freedom: 2, ..both });
+    assert_eq!(both, Moments { std: both.std, ..few });
     assert_eq!(few.with_spread_of(of(&[7.0])), few);
 
     // Their scores are too low to take part in the mean.
@@ -489,10 +484,9 @@ fn training_images_add_to_the_spread() {
     assert!(detector.calibration().trained.is_empty());
 }
 
-/// Where there is a prior, images trained on are held against each other, and count where it matters how well
-/// the spread is known.
+/// Where there is a prior the score is of the five largest cells, and images trained on steady its spread.
 #[test]
-fn images_held_against_each_other_count() {
+fn scores_of_what_stands_out() {
     let [whitened, _] = recipes();
     let folder = tempdir().unwrap();
     let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
@@ -507,7 +501,7 @@ fn images_held_against_each_other_count() {
     let ((mean, a), (_, b)) = (of(&held_out), of(&trained));
     let std = ((6.0 * a * a + 8.0 * b * b) / 14.0).sqrt();
     close(scored.score, (f64::from(scored.stats.top5) - mean) / std);
-    let bound = Moments { mean: 0.0, std: 1.0, count: 7, freedom: 14 }.bound(3.0);
+    let bound = Moments { mean: 0.0, std: 1.0, count: 7 }.bound(3.0);
     close(scored.threshold, bound);
     assert!((f64::from(scored.map_threshold) - (mean + bound * std)).abs() < 1e-4);
     let high = 2.0 * (mean + 3.0 * std);
