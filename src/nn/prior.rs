@@ -58,7 +58,7 @@ impl Prior {
     ///
     /// Returned with them are the maps (n, G²) of the same images, each by Gaussians that are fitted to the
     /// others: to four fifths of the category's images, those that are left out following each other.
-    /// The images themselves would seem far too normal. That of a single image is 0.
+    /// The images themselves would seem far too normal, as a single one does, which has no others.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are no latents or their shapes differ; [`Error::Argument`] if one is not
@@ -309,9 +309,7 @@ fn held_against_others(images: &[&[f32]], positions: usize, channels: usize) -> 
     let folds = FOLDS.min(n);
     for (first, end) in (0..folds).map(|f| (f * n / folds, (f + 1) * n / folds)) {
         let others = [&images[..first], &images[end..]].concat();
-        if others.is_empty() {
-            break;
-        }
+        let others = if others.is_empty() { images.to_vec() } else { others };
         let Gaussians { mean, vectors } = Gaussians::of(&others, positions, channels)?;
         for (i, image) in images[first..end].iter().enumerate() {
             let y = TensorView::from_slice(&image[..len], &[1, positions, channels])?;

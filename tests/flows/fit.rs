@@ -235,7 +235,10 @@ fn few_images() {
         assert_eq!(seen.warnings.len(), usize::from(count < 16), "{count}");
         assert_eq!(detector.config().images, trained, "{count}");
         assert_eq!(detector.calibration().images(None).len(), held_out, "{count}");
-        assert_eq!(detector.calibration().doubt(None).is_some(), count < 16, "{count}");
+        let doubt = detector.calibration().doubt(None);
+        assert_eq!(doubt.is_some(), count < 16, "{count}");
+        let itself = doubt.is_some_and(|doubt| doubt.contains("images that were trained on"));
+        assert_eq!(itself, count == 1, "{count}");
         for scored in detector.score(&pictures(Kind::Stripes, 0..2)).unwrap() {
             assert!(scored.score.is_finite() && scored.threshold.is_finite(), "{count}");
             assert!(scored.threshold > 0.0 && scored.map_threshold.is_finite(), "{count}");
