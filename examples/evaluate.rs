@@ -130,8 +130,8 @@ fn evaluate(options: Options) -> Result<ExitCode> {
             match result {
                 Ok(result) => {
                     let category = result.category;
-                    let own = calibrated.contains_key(category).then(|| category.to_string());
-                    let own = result.scored.category.clone().or(own);
+                    let known = || calibrated.contains_key(category).then(|| category.to_string());
+                    let own = result.scored.category.clone().or_else(known);
                     let size = result.image.dimensions();
                     let mut judged = Judged::new(&test.path, size, &result.scored, own);
                     if options.overlays {

@@ -65,7 +65,8 @@ struct Options {
     evaluations: Option<u16>,
     /// The timestep of a single evaluation, which the network is then trained around; the higher, the
     /// coarser is what counts [default: 200]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=999))]
+    #[arg(long, value_name = "T", conflicts_with = "evaluations")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
     /// Optimiser steps [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -190,19 +191,10 @@ fn train(options: Options) -> Result<ExitCode> {
 
     let recipe = match (options.evaluations, options.timestep) {
         (None, None) => options.recipe,
-        (None | Some(1), timestep) => {
+        (Some(evaluations @ 2..), _) => options.recipe.with_evaluations(evaluations.into()),
+        (_, timestep) => {
             let own = options.recipe.single_timestep;
             options.recipe.with_timestep(timestep.map_or(own, usize::from))
-        }
-        (Some(evaluations), None) => options.recipe.with_evaluations(evaluations.into()),
-        (Some(evaluations), Some(_)) => {
-            let expected = "left out where --evaluations is more than 1";
-            return Err(Error::argument(
-                "train",
-                "--timestep",
-                expected,
-                format!("{evaluations} evaluations"),
-            ));
         }
     };
     let fit_options = FitOptions {

@@ -145,9 +145,14 @@ impl Recipe {
         Self { timesteps, inversion_steps: 1, single_timestep: timestep, ..self }
     }
 
-    /// The same with an inversion of so many evaluations, over all timesteps and trained on all of them.
+    /// The same with an inversion of so many evaluations, over all timesteps and trained on all of them: the
+    /// velocity, which cannot be learnt at either end, with less weight there.
     pub fn with_evaluations(self, evaluations: usize) -> Self {
-        Self { timesteps: all_timesteps(), inversion_steps: evaluations, ..self }
+        let loss_weight = match self.parameterisation {
+            Parameterisation::Velocity => LossWeight::Middle,
+            Parameterisation::Epsilon => self.loss_weight,
+        };
+        Self { timesteps: all_timesteps(), inversion_steps: evaluations, loss_weight, ..self }
     }
 
     /// ε-prediction on raw features with the constants of the method's reference implementation.

@@ -1,4 +1,4 @@
-use invad::checkpoint::{Ema, Recipe, Steps, TrainingConfig, TrainingState};
+use invad::checkpoint::{Ema, LossWeight, Recipe, Steps, TrainingConfig, TrainingState};
 use invad::nn::{Dit, DitConfig};
 use invad::{Device, Error, Tensor, Trainer};
 use tempfile::tempdir;
@@ -271,6 +271,21 @@ fn settings_out_of_range_are_refused() {
 
 fn tiny_tensor(shape: &[usize]) -> Tensor {
     Tensor::from_f32(vec![0.5; shape.iter().product()], shape, Device::Cpu).unwrap()
+}
+
+#[test]
+fn evaluations_of_a_recipe() {
+    let of = |recipe: &Recipe| {
+        (recipe.inversion_steps, recipe.single_timestep, recipe.timesteps, recipe.loss_weight)
+    };
+    let (whitened, paper) = (Recipe::whitened(), Recipe::paper());
+    assert_eq!(of(&whitened), (1, 200, [50, 400], LossWeight::Uniform));
+    assert_eq!(of(&paper), (3, 100, [0, 999], LossWeight::Uniform));
+    let [early, late] = [100, 600].map(|t| whitened.clone().with_timestep(t));
+    assert_eq!(of(&early), (1, 100, [25, 200], LossWeight::Uniform));
+    assert_eq!(of(&late), (1, 600, [150, 999], LossWeight::Uniform));
+    assert_eq!(of(&whitened.with_evaluations(3)), (3, 200, [0, 999], LossWeight::Middle));
+    assert_eq!(paper.clone().with_evaluations(3), paper);
 }
 
 #[test]
