@@ -291,13 +291,15 @@ async fn score(
         return Err(too_large());
     }
     // Before the image is received, so that the memory of all is bounded.
-    let place = queue.try_reserve().map_err(|e| match e {
-        mpsc::error::TrySendError::Full(()) => {
-            Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too many images wait")
-                .with(RETRY_AFTER, "1")
+    let place = match queue.try_reserve() {
+        Ok(place) => place,
+        Err(mpsc::error::TrySendError::Closed(())) => return Err(broken()),
+        Err(mpsc::error::TrySendError::Full(())) => {
+            let refused = Failure::new(StatusCode::SERVICE_UNAVAILABLE, "too many images wait");
+            discard(request.into_body(), limits).await;
+            return Err(refused.with(RETRY_AFTER, "1"));
         }
-        mpsc::error::TrySendError::Closed(()) => broken(),
-    })?;
+    };
     let body = Limited::new(request.into_body(), limits.bytes).collect();
     let file = match timeout(limits.time, body).await {
         Ok(Ok(body)) => body.to_bytes(),
@@ -321,6 +323,14 @@ async fn score(
         answer["map"] = json!({"side": scored.map.side(), "values": scored.map.values()});
     }
     Ok(answer)
+}
+
+/// Receives a body and keeps nothing of it: a client that is still sending when its connection is closed
+/// does not get to see the answer.
+async fn discard(body: Incoming, limits: Limits) {
+    let mut body = Limited::new(body, limits.bytes);
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    timeout(limits.time, rest).await.ok();
 }
 
 /// Scores images, those that wait together, until no more can come.

@@ -277,18 +277,26 @@ fn too_many_at_once_are_refused_and_a_stop_answers_the_rest() {
     let (served, refused) = (served.into_inner(), refused.into_inner());
     assert!(served > 0 && refused > 0 && served + refused == 16, "{served} and {refused}");
 
-    // A request that has arrived is answered after the signal.
-    let mut client = service.connect();
-    let head =
-        format!("POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", large.len());
-    client.send(head.as_bytes());
-    client.send(&large);
+    // A request that is being received is answered after the signal; a connection without one is closed.
     let mut idle = service.connect();
-    thread::sleep(Duration::from_millis(30));
+    idle.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(idle.answer().status, 200);
+    let mut client = service.connect();
+    let length = large.len();
+    client.send(
+        format!(
+            "POST /score HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .as_bytes(),
+    );
+    let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    client.0.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
     let address = service.address.clone();
     let stopped = thread::spawn(move || service.stop("-INT"));
-    assert_eq!(client.answer().status, 200);
     assert_eq!(idle.0.read_to_end(&mut Vec::new()).unwrap(), 0);
+    client.send(&large);
+    assert_eq!(client.answer().status, 200);
     let ran = stopped.join().unwrap();
     assert_eq!((ran.code, ran.stderr.as_str()), (0, "stopping\n"));
     assert!(TcpStream::connect(address).is_err());
