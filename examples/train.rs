@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     evaluations: Option<u16>,
     /// The timestep of a single evaluation, which the network is then trained around; the higher, the
-    /// coarser is what counts [default: 200]
+    /// coarser is what counts [default: 100 or 250, where synthetic defects stand out more]
     #[arg(long, value_name = "T", conflicts_with = "evaluations")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
@@ -234,11 +234,15 @@ fn train(options: Options) -> Result<ExitCode> {
             detector.save(&detector_path)?;
             let config = detector.config();
             say(format!(
-                "{}: trained on {} images of {} for {} steps",
+                "{}: trained on {} images of {} for {} steps{}",
                 detector_path.display(),
                 config.images,
                 config.categories.join(", "),
-                config.steps
+                config.steps,
+                match config.recipe.inversion_steps {
+                    1 => format!("; evaluated at timestep {}", config.recipe.single_timestep),
+                    n => format!("; evaluated {n} times"),
+                }
             ));
             Ok(ExitCode::SUCCESS)
         }

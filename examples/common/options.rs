@@ -34,9 +34,9 @@ impl Computing {
 #[derive(Args)]
 pub struct Judging {
     /// Which number is the score of an image, in standard deviations above the mean of held-out
-    /// normal images [default: top5; block for a detector of an older version, or of the paper's recipe]
-    #[arg(long, value_enum)]
-    score: Option<Score>,
+    /// normal images
+    #[arg(long, value_enum, default_value = "block")]
+    score: Score,
     #[command(flatten)]
     limit: Limit,
 }
@@ -60,7 +60,8 @@ struct Limit {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Score {
-    /// Largest mean of 2 × 2 neighbouring values of the map
+    /// Mean of the 4 largest means of 2 × 2 neighbouring values of the map; for a detector of an older
+    /// version, or of the paper's recipe, the largest
     Block,
     /// Mean of the 5 largest values of the map
     Top5,
@@ -76,13 +77,13 @@ impl Judging {
     /// The options for a detector.
     pub fn options(&self, category: Option<String>) -> ScoreOptions {
         let Limit { threshold, quantile, threshold_score } = self.limit;
-        let kind = self.score.map(|score| match score {
+        let kind = match self.score {
             Score::Block => ScoreKind::Block,
             Score::Top5 => ScoreKind::Top5,
             Score::Abs => ScoreKind::Abs,
             Score::Nll => ScoreKind::Nll,
             Score::Both => ScoreKind::Both,
-        });
+        };
         let threshold = threshold
             .map(Threshold::StandardDeviations)
             .or(quantile.map(Threshold::Quantile))

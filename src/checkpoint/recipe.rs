@@ -54,6 +54,10 @@ pub struct Recipe {
     pub inversion_steps: usize,
     /// The timestep of an inversion in one evaluation.
     pub single_timestep: usize,
+    /// Timesteps of which [`fit`](crate::fit) makes that one the single evaluation's at which synthetic defects
+    /// stand out most from normal images; none to leave it as it is.
+    #[serde(default)]
+    pub candidates: Vec<usize>,
 }
 
 fn all_timesteps() -> [usize; 2] {
@@ -119,8 +123,8 @@ impl Recipe {
     /// Velocity prediction on whitened features: an untrained network already measures the
     /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 650 short steps for each
     /// category do where the paper's recipe takes more than a hundred thousand. The network is evaluated once,
-    /// at a noise level that hides what is too fine to be a defect, trained around it, and what it
-    /// finds is held against what it finds at the same place of normal images.
+    /// at a noise level that hides what is too fine to be a defect, a low or a high one, and trained around
+    /// both; what it finds is held against what it finds at the same place of normal images.
     pub fn whitened() -> Self {
         Self {
             name: "whitened".into(),
@@ -133,16 +137,20 @@ impl Recipe {
             last_rate: 1e-4,
             warmup: 0.05,
             ema: Ema::Ramp(0.995),
+            timesteps: [50, 400],
+            inversion_steps: 1,
+            single_timestep: 250,
+            candidates: vec![100, 250],
             ..Self::paper()
         }
-        .with_timestep(200)
     }
 
     /// The same with a single evaluation of the network, at `timestep`, and trained around it: from a
     /// quarter to twice of it.
     pub fn with_timestep(self, timestep: usize) -> Self {
         let timesteps = [timestep / 4, (2 * timestep).min(TIMESTEPS - 1)];
-        Self { timesteps, inversion_steps: 1, single_timestep: timestep, ..self }
+        let candidates = Vec::new();
+        Self { timesteps, inversion_steps: 1, single_timestep: timestep, candidates, ..self }
     }
 
     /// The same with an inversion of so many evaluations, over all timesteps and trained on all of them: the
@@ -152,7 +160,8 @@ impl Recipe {
             Parameterisation::Velocity => LossWeight::Middle,
             Parameterisation::Epsilon => self.loss_weight,
         };
-        Self { timesteps: all_timesteps(), inversion_steps: evaluations, loss_weight, ..self }
+        let (timesteps, candidates) = (all_timesteps(), Vec::new());
+        Self { timesteps, inversion_steps: evaluations, candidates, loss_weight, ..self }
     }
 
     /// ε-prediction on raw features with the constants of the method's reference implementation.
@@ -179,6 +188,7 @@ impl Recipe {
             ema: Ema::Constant(0.999),
             inversion_steps: 3,
             single_timestep: 100,
+            candidates: Vec::new(),
         }
     }
 
@@ -214,9 +224,12 @@ impl Recipe {
         if !(1..=1000).contains(&self.inversion_steps) {
             return e("inversion_steps", "in 1..=1000", self.inversion_steps.to_string());
         }
+        let below = format!("below {TIMESTEPS}");
         if self.single_timestep >= TIMESTEPS {
-            let expected = format!("below {TIMESTEPS}");
-            return e("single_timestep", &expected, self.single_timestep.to_string());
+            return e("single_timestep", &below, self.single_timestep.to_string());
+        }
+        if let Some(bad) = self.candidates.iter().find(|t| **t >= TIMESTEPS) {
+            return e("candidates", &below, bad.to_string());
         }
         let [first, last] = self.timesteps;
         if first > last || last >= TIMESTEPS {

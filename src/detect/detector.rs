@@ -28,10 +28,11 @@ const LONE_SPREAD: f64 = 0.05;
 const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 
 /// Which number is an image's score. All are standardised with held-out normal images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// The largest mean of 2 × 2 neighbouring cells of the map: a defect's cells touch each other,
-    /// chance peaks need not.
+    /// The largest mean of 2 × 2 neighbouring cells of the map, or with a [`Prior`] the mean of the 4 largest:
+    /// a defect's cells touch each other, chance peaks need not.
+    #[default]
     Block,
     /// The mean of the 5 largest cells of the map.
     Top5,
@@ -67,9 +68,8 @@ impl Default for Threshold {
 pub struct ScoreOptions {
     /// The category whose held-out images calibrate the score; `None` pools all categories.
     pub category: Option<String>,
-    /// Which number is the score; `None` is the detector's own: [`ScoreKind::Top5`] where it holds latents
-    /// against a [`Prior`], else [`ScoreKind::Block`].
-    pub kind: Option<ScoreKind>,
+    /// Which number is the score.
+    pub kind: ScoreKind,
     /// What counts as anomalous.
     pub threshold: Threshold,
 }
@@ -90,8 +90,8 @@ pub struct Scored {
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous: the threshold of the detector's own kind
-    /// of score, so that an image that is anomalous by it has anomalous cells.
+    /// From which value on a cell of the map counts as anomalous: the threshold of [`ScoreKind::Block`], so
+    /// that an image that is anomalous by it has anomalous cells.
     pub map_threshold: f32,
     /// The values to show as the lowest and the highest colour: what is common in normal images, and
     /// as far beyond 3 of their standard deviations. The same for all images.
@@ -217,6 +217,39 @@ impl Detector {
     /// What latents are held against, if they are.
     pub fn prior(&self) -> Option<&Prior> {
         self.checkpoint.prior.as_ref()
+    }
+
+    /// Evaluates the network once for an image, at `timestep`, from then on. What was learnt of normal images is
+    /// forgotten, and [`Detector::learn_prior`] and a calibration are to follow.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `timestep` is below 1000; those of [`Detector::to_device`].
+    pub fn set_timestep(&mut self, timestep: usize) -> Result<()> {
+        let recipe = &mut self.checkpoint.config.recipe;
+        (recipe.inversion_steps, recipe.single_timestep) = (1, timestep);
+        self.take_learnt();
+        self.measurer.invert_by(&self.checkpoint)
+    }
+
+    /// What was learnt of normal images at the timestep, which is forgotten.
+    pub(crate) fn take_learnt(&mut self) -> Learnt {
+        self.checkpoint.levels = None;
+        Learnt {
+            timestep: self.checkpoint.config.recipe.single_timestep,
+            prior: self.checkpoint.prior.take(),
+            calibration: std::mem::take(&mut self.checkpoint.calibration),
+        }
+    }
+
+    /// Evaluates the network at the timestep of `learnt`, and judges by it.
+    pub(crate) fn put_learnt(&mut self, learnt: Learnt) -> Result<()> {
+        self.set_timestep(learnt.timestep)?;
+        if let Some(prior) = &learnt.prior {
+            self.measurer.hold_against(prior)?;
+        }
+        self.checkpoint.prior = learnt.prior;
+        self.checkpoint.calibration = learnt.calibration;
+        Ok(())
     }
 
     /// Learns from files of the images trained on, by category, what their latents are like at each position,
@@ -473,6 +506,13 @@ impl Detector {
     }
 }
 
+/// What a detector has learnt of normal images at a timestep.
+pub(crate) struct Learnt {
+    timestep: usize,
+    prior: Option<Prior>,
+    calibration: Calibration,
+}
+
 /// How raw numbers become scores, by category where there is a prior.
 struct Scales<'d> {
     /// The categories that images are held against; none without a prior.
@@ -491,8 +531,6 @@ impl Scales<'_> {
 /// How raw numbers become scores.
 struct Scale {
     kind: ScoreKind,
-    /// Of the detector's own kind of score, which is of the map.
-    own: Moments,
     abs: Moments,
     block: Moments,
     top5: Moments,
@@ -519,12 +557,9 @@ impl Scale {
             }
         };
         let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));
-        let own = if prior { ScoreKind::Top5 } else { ScoreKind::Block };
-        let of_map = |s: &ImageStats| if prior { s.top5 } else { s.block };
-        let kind = options.kind.unwrap_or(own);
+        let kind = options.kind;
         let mut scale = Self {
             kind,
-            own: spread(&|s| f64::from(of_map(s))),
             abs: moments(|s| s.abs),
             block: moments(|s| s.block),
             top5: moments(|s| s.top5),
@@ -541,11 +576,11 @@ impl Scale {
                     ScoreKind::Both => 2.0 * deviations,
                     _ => deviations,
                 };
-                scale.own.mean + deviations * scale.own.std
+                scale.block.mean + deviations * scale.block.std
             }
             Threshold::StandardDeviations(d) if d.is_finite() => {
                 scale.threshold = spread(&|s| scale.score(s)).bound(d);
-                scale.own.bound(d)
+                scale.block.bound(d)
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
                 let quantile = |mut values: Vec<f64>| {
@@ -556,14 +591,14 @@ impl Scale {
                 // The next number, so that an image which only reaches the quantile is normal.
                 scale.threshold =
                     quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
-                quantile(held_out.iter().map(|s| f64::from(of_map(s))).collect())
+                quantile(held_out.iter().map(|s| f64::from(s.block)).collect())
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
-                if kind == own {
-                    scale.own.mean + score * scale.own.std
+                if kind == ScoreKind::Block {
+                    scale.block.mean + score * scale.block.std
                 } else {
-                    scale.own.bound(DEVIATIONS)
+                    scale.block.bound(DEVIATIONS)
                 }
             }
             other => {
@@ -572,7 +607,7 @@ impl Scale {
             }
         };
         scale.map_threshold = cell as f32;
-        let Moments { mean, std, .. } = scale.own;
+        let Moments { mean, std, .. } = scale.block;
         // What stands out of an image, does so from 0.
         let low = if prior { 0.0 } else { mean - 0.5 * scale.abs.mean };
         let high = low + 2.0 * (mean + DEVIATIONS * std - low);

@@ -44,17 +44,24 @@ impl AnomalyMap {
         &self.values
     }
 
-    /// The largest mean of 2 × 2 neighbouring cells; of a map of one cell, that cell.
-    pub fn block(&self) -> f32 {
+    /// The mean of the `count` largest means of 2 × 2 neighbouring cells, or of all where there are fewer; of a
+    /// map of one cell, that cell.
+    pub fn block(&self, count: usize) -> f32 {
         if let [cell] = self.values[..] {
             return cell;
         }
         let rows = self.values.chunks_exact(self.side);
-        rows.clone()
+        let blocks = rows
+            .clone()
             .zip(rows.skip(1))
             .flat_map(|(above, below)| above.windows(2).zip(below.windows(2)))
-            .map(|(above, below)| 0.25 * (above[0] + above[1] + below[0] + below[1]))
-            .fold(f32::NEG_INFINITY, f32::max)
+            .map(|(above, below)| 0.25 * (above[0] + above[1] + below[0] + below[1]));
+        mean_of_largest(blocks.collect(), count)
+    }
+
+    /// The mean of the `count` largest cells, or of all where there are fewer.
+    pub(super) fn top(&self, count: usize) -> f32 {
+        mean_of_largest(self.values.clone(), count)
     }
 
     /// The map for an image of `width` × `height` pixels: interpolated bilinearly, then smoothed
@@ -84,4 +91,10 @@ impl AnomalyMap {
         ops::resize_bilinear(cells, pixels)?;
         Ok(out)
     }
+}
+
+fn mean_of_largest(mut values: Vec<f32>, count: usize) -> f32 {
+    values.sort_unstable_by(|a, b| b.total_cmp(a));
+    values.truncate(count.max(1));
+    (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
 }

@@ -18,6 +18,9 @@ use crate::nn::{Backbone, Dit, Prior, Whitening, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Readback, Tensor};
 
+/// The blocks that an image's score is the mean of, where there is a prior.
+const BLOCKS: usize = 4;
+
 /// What a detector computes with. It can be shared between threads.
 pub(super) struct Measurer {
     pub backbone: Backbone,
@@ -148,18 +151,10 @@ impl Measurer {
         device: Device,
         batch_size: usize,
     ) -> Result<Self> {
-        let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
-        denoiser.require(device)?;
+        checkpoint.config.denoiser.require(device)?;
         Ok(Self {
             backbone: backbone.to_device(device)?,
-            inverter: Inverter::new(
-                &Dit::new(*denoiser)?,
-                &checkpoint.ema,
-                recipe.parameterisation,
-                recipe.inversion_steps,
-                recipe.single_timestep,
-                device,
-            )?,
+            inverter: inverter(checkpoint, device)?,
             whitening: checkpoint.whitening.as_ref().map(|w| w.on(device)).transpose()?,
             levels: checkpoint.levels.clone(),
             prior: checkpoint
@@ -180,6 +175,15 @@ impl Measurer {
 
     pub fn device(&self) -> Device {
         self.inverter.device()
+    }
+
+    /// Inverts as the checkpoint's recipe says from now on, and holds latents against nothing.
+    pub fn invert_by(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.inverter = inverter(checkpoint, self.device())?;
+        (self.prior, self.levels) = (None, None);
+        self.slots = Pool::new();
+        self.spaces = Pool::new();
+        Ok(())
     }
 
     /// Holds latents against a prior from now on.
@@ -416,18 +420,25 @@ impl Measurer {
     }
 }
 
+fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
+    let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
+    Inverter::new(
+        &Dit::new(*denoiser)?,
+        &checkpoint.ema,
+        recipe.parameterisation,
+        recipe.inversion_steps,
+        recipe.single_timestep,
+        device,
+    )
+}
+
 /// What a latent amounts to without a prior: its map is of its norms.
 fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Result<Measured> {
     let mut map = map.to_vec();
-    let Some(levels) = levels else {
-        let map = AnomalyMap::new(side, map)?;
-        let &[max, _, _, top5, _] = row else { unreachable!("there are five statistics") };
-        return measured(map, [max, top5], row, 0);
-    };
-    levels.apply(&mut map)?;
-    let map = AnomalyMap::new(side, map)?;
-    let largest = largest(&map);
-    measured(map, largest, row, 0)
+    if let Some(levels) = levels {
+        levels.apply(&mut map)?;
+    }
+    measured(AnomalyMap::new(side, map)?, 1, row, 0)
 }
 
 /// What a latent amounts to by its distances to the latents of other images: the map is what stands out
@@ -440,31 +451,18 @@ pub(super) fn standing_out(
 ) -> Result<Measured> {
     let median = median(map);
     let map = AnomalyMap::new(side, map.iter().map(|m| m - median).collect())?;
-    let largest = largest(&map);
-    measured(map, largest, row, category)
+    measured(map, BLOCKS, row, category)
 }
 
-fn measured(
-    map: AnomalyMap,
-    [max, top5]: [f32; 2],
-    row: &[f32],
-    category: usize,
-) -> Result<Measured> {
+fn measured(map: AnomalyMap, blocks: usize, row: &[f32], category: usize) -> Result<Measured> {
     let &[_, _, abs, _, nll] = row else { unreachable!("there are five statistics") };
-    let stats = ImageStats { max, abs, block: map.block(), top5, nll };
+    let [max, block, top5] = [map.top(1), map.block(blocks), map.top(5)];
+    let stats = ImageStats { max, abs, block, top5, nll };
     if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
         let expected = "one whose latents are finite; train again";
         return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
     }
     Ok(Measured { stats, map, category })
-}
-
-/// The largest cell, and the mean of the 5 largest.
-fn largest(map: &AnomalyMap) -> [f32; 2] {
-    let mut values = map.values().to_vec();
-    values.sort_unstable_by(|a, b| b.total_cmp(a));
-    values.truncate(5);
-    [values[0], values.iter().sum::<f32>() / values.len() as f32]
 }
 
 /// The middle of some numbers, of two the mean.

@@ -1,5 +1,8 @@
 //! From a folder of good images to a calibrated detector.
 
+mod learn;
+mod synthetic;
+
 use std::cell::Cell;
 use std::path::PathBuf;
 
@@ -10,6 +13,9 @@ use crate::error::{Error, Result};
 use crate::nn::{Backbone, Recompute};
 use crate::tensor::Plan;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
+
+use learn::{Good, learn};
+use synthetic::Synthetic;
 
 /// How to [`fit`].
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +79,8 @@ pub enum Event<'a> {
         /// All steps of the run.
         total: u64,
     },
-    /// `done` of `total` images to learn the prior from and to calibrate with are measured.
+    /// `done` of `total` images to learn the prior from, to calibrate with and to choose the timestep by are
+    /// measured, at each timestep.
     Calibration {
         /// Images done.
         done: usize,
@@ -105,7 +112,9 @@ pub enum Fitted {
 
 /// Trains one detector on the good images of all categories of `dataset`, keeping some of each
 /// category back to calibrate with. What latents of normal images are like at each position is learnt from
-/// the images trained on: [`Detector::learn_prior`].
+/// the images trained on: [`Detector::learn_prior`]. Defects painted into the images held back
+/// ([`paint_defect`](crate::data::paint_defect)) choose between the recipe's
+/// [`candidates`](Recipe::candidates).
 ///
 /// `observe` gets every [`Event`], and may stop the run after a step.
 ///
@@ -138,7 +147,7 @@ pub fn fit(
         _ => None,
     };
     let backbone = Backbone::lite0();
-    let (mut trained, mut held_out) = (Vec::new(), Vec::new());
+    let mut good = Vec::new();
     for (i, category) in dataset.categories().iter().enumerate() {
         let Category { name, train: images, .. } = category;
         if images.is_empty() {
@@ -155,10 +164,13 @@ pub fn fit(
         }
         let pick =
             |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
-        trained.push((name.clone(), pick(&split.train)));
-        held_out.push(pick(&split.held_out));
+        good.push(Good {
+            category: name.clone(),
+            trained: pick(&split.train),
+            held_out: pick(&split.held_out),
+        });
     }
-    let train: Vec<_> = trained.iter().flat_map(|(_, paths)| paths).cloned().collect();
+    let train: Vec<_> = good.iter().flat_map(|of| &of.trained).cloned().collect();
 
     let (done, total) = (Cell::new(0), train.len());
     let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
@@ -181,22 +193,22 @@ pub fn fit(
         return Err(Error::dataset(dataset.root(), "none of the good images can be read"));
     }
     let mut first = 0;
-    for (name, paths) in &trained {
-        let end = first + paths.len();
-        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == paths.len() {
-            let reason = format!("category `{name}`: no image to train on can be read");
+    for Good { category, trained, .. } in &good {
+        let end = first + trained.len();
+        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == trained.len() {
+            let reason = format!("category `{category}`: no image to train on can be read");
             return Err(Error::dataset(dataset.root(), reason));
         }
         first = end;
     }
     let recipe = options.recipe.clone();
-    let steps = recipe.training_steps(features.shape()[0], trained.len());
+    let steps = recipe.training_steps(features.shape()[0], good.len());
     let config = TrainingConfig {
         denoiser: options.preset.config(backbone.channels(), backbone.grid()),
         backbone: Detector::backbone_id(&backbone),
         seed: options.seed,
         steps: options.steps.unwrap_or(steps),
-        categories: trained.iter().map(|(name, _)| name.clone()).collect(),
+        categories: good.iter().map(|of| of.category.clone()).collect(),
         recipe,
     };
     let mut trainer = match saved {
@@ -230,30 +242,10 @@ pub fn fit(
 
     let device = options.resources.device;
     let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
-    let (mut done, total) = (0, train.len() + held_out.iter().map(Vec::len).sum::<usize>());
-    // Those that cannot be read are known already.
-    let stats = detector.learn_prior(&trained, |_, _| {
-        done += 1;
-        observe(Event::Calibration { done, total });
-        Ok(())
-    })?;
-    for (((name, _), held_out), stats) in trained.iter().zip(held_out).zip(stats) {
-        let trained = stats.into_iter().flatten().collect();
-        let mut unreadable = 0;
-        let calibrated = detector.calibrate_files(name, &held_out, trained, |_, result| {
-            if let Err(e) = result {
-                unreadable += 1;
-                observe(Event::Unreadable(&e));
-            }
-            done += 1;
-            observe(Event::Calibration { done, total });
-            Ok(())
-        });
-        if unreadable == held_out.len() {
-            let reason = format!("category `{name}`: no image to calibrate with can be read");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-        calibrated?;
-    }
+    let side = backbone.image_size();
+    let painted =
+        good.iter().map(|of| Synthetic::paint(&of.category, &of.held_out, side, options.seed));
+    let painted = painted.collect::<Result<Vec<_>>>()?;
+    learn(&mut detector, dataset, &good, &painted, &mut observe)?;
     Ok(Fitted::Detector(Box::new(detector)))
 }
