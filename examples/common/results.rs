@@ -36,7 +36,7 @@ pub fn warn_of_thresholds<'a>(
     categories: impl IntoIterator<Item = Option<&'a str>>,
 ) {
     let mut doubts: Vec<String> =
-        categories.into_iter().filter_map(|c| detector.calibration().doubt(c)).collect();
+        categories.into_iter().filter_map(|c| detector.doubt(c)).collect();
     doubts.dedup();
     for doubt in doubts {
         log::warn!("{doubt}");

@@ -52,6 +52,18 @@ impl Moments {
         }
     }
 
+    /// The same mean with a spread to which `drift`, the standard deviation between parts of a category
+    /// ([`drift`]), is added. What is known of both together is what as many numbers of one Gaussian
+    /// would tell (Welch and Satterthwaite).
+    pub fn with_drift(self, drift: f64) -> Self {
+        let freedom = self.count.saturating_sub(1).max(1) as f64;
+        let [within, between] = [self.std.powi(2), drift.powi(2)];
+        let known = (within + between).powi(2)
+            / (within.powi(2) / freedom + between.powi(2) / (PARTS - 1) as f64);
+        let count = if drift > 0.0 { 1 + known as usize } else { self.count };
+        Self { std: (within + between).sqrt(), count, ..self }
+    }
+
     /// How many standard deviations `value` lies above the mean.
     pub fn standardise(self, value: f64) -> f64 {
         (value - self.mean) / self.std
@@ -64,6 +76,37 @@ impl Moments {
     pub fn bound(self, deviations: f64) -> f64 {
         let n = self.count.max(4) as f64;
         self.mean + student(deviations, n - 1.0) * (1.0 + 1.0 / n).sqrt() * self.std
+    }
+}
+
+/// Parts of a category between which it may drift.
+const PARTS: usize = 4;
+
+/// How much the means of four parts of `values`, one after the other, differ beyond what the values differ
+/// within them: the standard deviation between parts, of a one-way analysis of variance. 0 of fewer than 12
+/// values, and where it may be chance, about one time in a hundred.
+pub fn drift(values: &[f64]) -> f64 {
+    let n = values.len();
+    if n < 3 * PARTS {
+        return 0.0;
+    }
+    let parts = (0..PARTS).map(|p| &values[p * n / PARTS..(p + 1) * n / PARTS]);
+    let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    let all = mean(values);
+    let (mut between, mut within) = (0.0, 0.0);
+    for part in parts {
+        let own = mean(part);
+        between += part.len() as f64 * (own - all).powi(2);
+        within += part.iter().map(|v| (v - own).powi(2)).sum::<f64>();
+    }
+    let freedom = (n - PARTS) as f64;
+    let (between, within) = (between / (PARTS - 1) as f64, within / freedom);
+    // Above the 99 % point of F with 3 and so many degrees of freedom.
+    let rare = 3.78 + 30.0 / freedom;
+    if between > rare * within {
+        ((between - within) * PARTS as f64 / n as f64).sqrt()
+    } else {
+        0.0
     }
 }
 

@@ -8,7 +8,7 @@ mod loss_scale;
 mod recipe;
 mod training;
 
-pub use calibration::{Calibration, ImageStats, Moments};
+pub use calibration::{Calibration, ImageStats, Moments, drift};
 pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
 pub use levels::Levels;
 pub use loss_scale::LossScale;

@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::AnomalyMap;
 use super::measure::{Measured, Measurer, standing_out};
 use crate::checkpoint::{
-    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments,
+    BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments, drift,
 };
 use crate::data::load_image;
 use crate::error::{Error, Result};
@@ -212,6 +212,31 @@ impl Detector {
     /// The statistics of normal images.
     pub fn calibration(&self) -> &Calibration {
         &self.checkpoint.calibration
+    }
+
+    /// What the user should know of the threshold of a category, or of all: that it cannot be relied on
+    /// ([`Calibration::doubt`]), or that with a prior it is higher, since scores drift along the order of the
+    /// held-out files ([`drift`]).
+    pub fn doubt(&self, category: Option<&str>) -> Option<String> {
+        let calibration = self.calibration();
+        let drifts = |name: &&String| {
+            let scores = calibration.images(Some(name)).iter().map(|s| s.block.into()).collect();
+            let scores: Vec<f64> = scores;
+            drift(&scores) > 0.0
+        };
+        let names =
+            calibration.categories.keys().filter(|name| category.is_none_or(|c| c == *name));
+        let drifting = || match self.prior() {
+            Some(_) => names.filter(drifts).map(|name| format!("`{name}`")).collect::<Vec<_>>(),
+            None => Vec::new(),
+        };
+        calibration.doubt(category).or_else(|| match &drifting()[..] {
+            [] => None,
+            some => Some(format!(
+                "the held-out images of {} drift: along the order of the files their scores change by more                  than chance, so the threshold is higher; did the light, the camera or the parts change?",
+                some.join(", ")
+            )),
+        })
     }
 
     /// What latents are held against, if they are.
@@ -553,6 +578,10 @@ impl Scale {
             let moments = of(held_out);
             match held_out.len() {
                 1 => Moments { std: (lone * moments.mean.abs()).max(moments.std), ..moments },
+                _ if prior => {
+                    let scores: Vec<f64> = held_out.iter().map(f).collect();
+                    moments.with_spread_of(of(trained)).with_drift(drift(&scores))
+                }
                 _ => moments.with_spread_of(of(trained)),
             }
         };

@@ -76,7 +76,7 @@ impl Report {
         ];
         let warnings = evaluation.calibrated.categories.keys().filter_map(|name| {
             let own = calibration.categories.contains_key(name).then_some(name.as_str());
-            calibration.doubt(own)
+            detector.doubt(own)
         });
         let mut warnings: Vec<String> = warnings.collect();
         warnings.dedup();

@@ -4,6 +4,8 @@ use crate::ops::{Random, Stream};
 
 /// Images of a category from which on the usual share is held out.
 const ENOUGH: usize = 16;
+/// Runs of neighbours that are held out, at most.
+const RUNS: usize = 4;
 
 /// A category's normal images by index, each list ascending.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +22,10 @@ pub struct Split {
 ///
 /// A fifth is held out, at least 8; of fewer than 16 images a quarter, at least 2; of 2 or 3 images
 /// one. A single image serves for both, and thresholds come out far too low.
+///
+/// They are runs of neighbours in the order of the files, one from each quarter where there are 8, since what
+/// was taken one after the other is often nearly the same: beside its neighbours in training an image
+/// looks more normal than those of another day will.
 pub fn hold_out(images: usize, category: u64, seed: u64) -> Split {
     let few = images < ENOUGH;
     if images < 2 {
@@ -32,10 +38,17 @@ pub fn hold_out(images: usize, category: u64, seed: u64) -> Split {
         _ => (images / 5).max(8),
     };
     let random = Random { seed, stream: Stream::HeldOut, step: category };
-    let mut held_out = random.permutation(images);
-    let mut train = held_out.split_off(count);
-    held_out.sort_unstable();
-    train.sort_unstable();
+    let runs = (count / 2).clamp(1, RUNS);
+    let mut held_out = Vec::with_capacity(count);
+    for run in 0..runs {
+        let share = |of: usize| (run * of / runs, (run + 1) * of / runs);
+        let ((first, end), (from, to)) = (share(images), share(count));
+        let len = to - from;
+        let places = end - first - len + 1;
+        let start = first + random.below(places as u32, run as u64) as usize;
+        held_out.extend(start..start + len);
+    }
+    let train = (0..images).filter(|i| held_out.binary_search(i).is_err()).collect();
     Split { train, held_out, few }
 }
 
@@ -45,11 +58,25 @@ mod tests {
 
     #[test]
     fn shares() {
-        for (images, held_out) in
-            [(2, 1), (3, 1), (4, 2), (5, 2), (12, 3), (15, 3), (16, 8), (40, 8), (100, 20)]
-        {
+        for (images, held_out, runs) in [
+            (2, 1, 1),
+            (3, 1, 1),
+            (4, 2, 1),
+            (5, 2, 1),
+            (12, 3, 1),
+            (15, 3, 1),
+            (16, 8, 4),
+            (40, 8, 4),
+            (100, 20, 4),
+        ] {
             let split = hold_out(images, 3, 7);
             assert_eq!((split.held_out.len(), split.few), (held_out, images < 16));
+            let neighbours =
+                split.held_out.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+            assert!(held_out - neighbours <= runs, "{:?}", split.held_out);
+            let quarter = |i: &usize| i * runs / images;
+            let quarters: Vec<_> = split.held_out.iter().map(quarter).collect();
+            assert_eq!(quarters.iter().max(), Some(&(runs - 1)), "{:?}", split.held_out);
             let mut all = [split.train, split.held_out].concat();
             all.sort_unstable();
             assert_eq!(all, (0..images).collect::<Vec<_>>());

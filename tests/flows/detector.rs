@@ -3,7 +3,7 @@ use std::sync::Mutex;
 use std::thread;
 
 use image::RgbImage;
-use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe};
+use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe, drift};
 use invad::data::load_image;
 use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
 use invad::diffusion::Inverter;
@@ -14,7 +14,7 @@ use tempfile::tempdir;
 
 use crate::common::*;
 use crate::files::with_config;
-use crate::numbers::poisoned;
+use crate::numbers::{self, poisoned};
 
 const _: () = {
     const fn shared<T: Send + Sync>() {}
@@ -432,6 +432,35 @@ fn thresholds_that_cannot_be_relied_on() {
     assert_eq!(detector.calibration().doubt(Some("dots")), None);
 }
 
+/// Held-out images that change along their order raise the threshold, and the detector says so.
+#[test]
+fn held_out_images_that_drift() {
+    let [whitened, paper] = recipes();
+    let folder = tempdir().unwrap();
+    let mut detector = Detector::new(checkpoint(whitened, 2)).unwrap();
+    detector.learn_prior(&trained_on(folder.path()), |_, read| read).unwrap();
+    let changed = (20..32).map(|seed| defective(Kind::Dots, seed, 40, 40));
+    let before_and_after = [pictures(Kind::Dots, 0..12), changed.collect()].concat();
+    let turns = (0..24).map(|i| before_and_after[i % 2 * 12 + i / 2].clone());
+    let in_turn: Vec<_> = turns.collect();
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let mut judge = |held_out: &[RgbImage]| {
+        detector.calibrate("dots", held_out, &[]).unwrap();
+        let scored = &detector.score_with(&held_out[..1], &options).unwrap()[0];
+        (scored.map_threshold, detector.doubt(Some("dots")), detector.doubt(None))
+    };
+    let (level, doubt, _) = judge(&in_turn);
+    assert_eq!(doubt, None);
+    let (higher, doubt, of_all) = judge(&before_and_after);
+    assert!(higher > 1.1 * level, "{higher} {level}");
+    assert!(doubt.as_ref().unwrap().contains("held-out images of `dots` drift"), "{doubt:?}");
+    assert_eq!(doubt, of_all);
+
+    let mut detector = Detector::new(checkpoint(paper, 2)).unwrap();
+    detector.calibrate("dots", &before_and_after, &[]).unwrap();
+    assert_eq!(detector.doubt(Some("dots")), None);
+}
+
 #[test]
 fn moments_of_few_or_equal_numbers() {
     let of = |values: &[f64]| Moments::of(values.iter().copied());
@@ -442,6 +471,33 @@ fn moments_of_few_or_equal_numbers() {
         assert!(moments.std > 0.0 && moments.standardise(values[0]) == 0.0);
         assert!(moments.standardise(values[0] + 1.0) > 1e5);
     }
+}
+
+#[test]
+fn what_drifts_along_the_files() {
+    // Means 2, 3, 6 and 9 of 5: 30 between the parts against 1 within, (30 − 1)/3 of variance.
+    let [a, b, c, d] = [[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [5.0, 6.0, 7.0], [8.0, 9.0, 10.0]];
+    close(drift(&[a, b, c, d].concat()), (29f64 / 3.0).sqrt());
+    assert_eq!(drift(&[a, a, a, a].concat()), 0.0);
+    assert_eq!(
+        drift(&[&[1.0, 2.0][..], &[10.0, 11.0], &[20.0, 21.0], &[30.0, 31.0]].concat()),
+        0.0,
+        "few"
+    );
+    // By chance it is rare.
+    let found = (0..1000u64).filter(|&i| {
+        let all = numbers::tensor(i, &[13 + i as usize % 50], 1.0).to_vec_f32();
+        drift(&all.into_iter().map(f64::from).collect::<Vec<_>>()) > 0.0
+    });
+    let found = found.count();
+    assert!((1..=15).contains(&found), "{found} of 1000");
+
+    let moments = Moments { mean: 3.0, std: 1.0, count: 61 };
+    assert_eq!(moments.with_drift(0.0), moments);
+    // (1 + 1)²/(1/60 + 1/3) = 11.4 degrees of freedom.
+    let wider = Moments { std: 2f64.sqrt(), count: 12, ..moments };
+    assert_eq!(moments.with_drift(1.0), wider);
+    assert!(wider.bound(3.0) > moments.bound(3.0));
 }
 
 /// √(1 + 1/n) times Student's t of n − 1 degrees of freedom with as much beyond it as a Gaussian has

@@ -1,10 +1,12 @@
 use std::fs;
 use std::path::Path;
 
+use image::RgbImage;
 use invad::checkpoint::{ImageStats, Recipe, TrainingState};
-use invad::data::{Dataset, load_image};
+use invad::data::{Dataset, DefectKind, load_image, paint_defect};
 use invad::detect::ScoreOptions;
-use invad::{Control, Error, Event, FitOptions, Fitted, fit};
+use invad::train::hold_out;
+use invad::{Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
 use tempfile::{TempDir, tempdir};
 
 use crate::common::*;
@@ -81,8 +83,8 @@ fn stopped_and_resumed_is_the_same_detector() {
     // 18 images: 8 held out, 6 images: a quarter, at least 2.
     assert_eq!(seen.features, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
     assert_eq!(seen.steps, (1..=6).map(|step| (step, 6)).collect::<Vec<_>>());
-    // With all of them.
-    assert_eq!(seen.calibration, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
+    // With all of them and six defects in each of the 10 held out, at two timesteps.
+    assert_eq!(seen.calibration.last(), Some(&(168, 168)));
     assert!(seen.unreadable.is_empty());
     assert_eq!(seen.warnings.len(), 1);
     assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));
@@ -196,12 +198,15 @@ fn learns_a_prior_where_the_recipe_has_one() {
     for recipe in [Recipe::whitened(), Recipe::paper()] {
         let options = FitOptions { recipe, steps: Some(2), ..options(None) };
         let (fitted, seen) = run(&dataset, &options, u64::MAX);
-        assert_eq!(seen.calibration, (1..=24).map(|done| (done, 24)).collect::<Vec<_>>());
+        // Each candidate scores six synthetic defects in each of the eight images that are held out.
+        let total = if options.recipe.prior { 2 * (24 + 6 * 8) } else { 24 };
+        assert_eq!(seen.calibration.last(), Some(&(total, total)));
+        assert!(seen.calibration.windows(2).all(|pair| pair[0].0 < pair[1].0));
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
         assert_eq!(detector.prior().is_some(), options.recipe.prior);
         let (name, trained) = detector.calibration().trained.first_key_value().unwrap();
         assert_eq!((name, trained.len()), (&category.name, 16));
-        let split = invad::train::hold_out(24, 0, options.seed);
+        let split = hold_out(24, 0, options.seed);
         let images = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
         let scored = detector.score(&images.collect::<Vec<_>>()).unwrap();
         let stats =
@@ -214,6 +219,58 @@ fn learns_a_prior_where_the_recipe_has_one() {
         } else {
             assert_eq!(&scored, trained);
         }
+    }
+}
+
+/// Of the candidates it is the timestep at which synthetic defects score highest.
+#[test]
+fn the_timestep_is_chosen() {
+    let folder = data();
+    let dataset = open(&folder);
+    let with = |candidates: &[usize]| {
+        let recipe = Recipe { candidates: candidates.into(), ..options(None).recipe };
+        let (fitted, _) = run(&dataset, &FitOptions { recipe, ..options(None) }, u64::MAX);
+        let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+        detector
+    };
+    let score = |detector: &Detector| {
+        let mut scores = Vec::new();
+        for (i, category) in dataset.categories().iter().enumerate() {
+            let held_out = hold_out(category.train.len(), i as u64, options(None).seed).held_out;
+            let options =
+                ScoreOptions { category: Some(category.name.clone()), ..Default::default() };
+            for (i, &image) in held_out.iter().enumerate() {
+                let image = load_image(&category.train[image]).unwrap();
+                let (from, mut pixels) = ([32; 2], vec![0; 256 * 256 * 3]);
+                ops::resize_antialias(image.as_raw(), from, &mut pixels, [256; 2]).unwrap();
+                let image = RgbImage::from_raw(256, 256, pixels).unwrap();
+                let painted = DefectKind::ALL
+                    .into_iter()
+                    .enumerate()
+                    .map(|(k, kind)| paint_defect(&image, kind, 3, (6 * i + k) as u64).unwrap().0);
+                let painted: Vec<_> = painted.collect();
+                scores.extend(
+                    detector.score_with(&painted, &options).unwrap().iter().map(|s| s.score),
+                );
+            }
+        }
+        scores.iter().sum::<f64>() / scores.len() as f64
+    };
+    let alone = [60, 350].map(|t| with(&[t]));
+    assert_eq!(alone.each_ref().map(|d| d.config().recipe.single_timestep), [60, 350]);
+    let [low, high] = alone.each_ref().map(|d| score(d));
+    assert!((low - high).abs() > 1e-3, "{low} {high}");
+    let best = &alone[usize::from(high > low)];
+    for candidates in [[60, 350], [350, 60]] {
+        let chosen = with(&candidates);
+        assert_eq!(
+            chosen.config().recipe.single_timestep,
+            best.config().recipe.single_timestep,
+            "{low} {high}"
+        );
+        assert_eq!(chosen.calibration(), best.calibration());
+        let images = [picture(Kind::Dots, 90, 32, 32), defective(Kind::Stripes, 91, 40, 32)];
+        assert_eq!(chosen.score(&images).unwrap(), best.score(&images).unwrap());
     }
 }
 
