@@ -22,6 +22,8 @@ pub enum Stream {
     Reconstruction = 5,
     /// How an optimiser's moments are rounded; the step is the optimiser's.
     Rounding = 6,
+    /// Around which vectors the lists of an index begin.
+    Lists = 7,
 }
 
 /// Where a sequence of random numbers starts.
