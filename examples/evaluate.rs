@@ -20,7 +20,7 @@ use common::{create_folder, note, say, unless_interrupted};
 use invad::baselines::{self, Baselines};
 use invad::data::Dataset;
 use invad::report::{Image, Images, Report};
-use invad::{Result, detect};
+use invad::{Detector, Result, detect};
 use serde::Serialize;
 
 /// Measures how well a detector finds the defects of a data set
@@ -63,8 +63,8 @@ struct Options {
     category: Vec<String>,
     #[command(flatten)]
     judging: Judging,
-    /// Compare with simpler methods on the same features, PaDiM and nearest neighbour, fitted to all
-    /// images of CATEGORY/train/good
+    /// Compare with simpler methods on the same features, PaDiM and nearest neighbour, fitted to the images
+    /// of CATEGORY/train/good that a detector is trained on; the others give the threshold
     #[arg(long)]
     baselines: bool,
     /// Write OUT/overlays: the map in colours over each image, with an outline of what is anomalous
@@ -119,7 +119,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     let names: HashMap<&Path, PathBuf> = paths.iter().copied().zip(output_names(&paths)).collect();
 
     // First, since they end the program where a category has no images to be fitted to.
-    let baselines = options.baselines.then(|| compare(&dataset)).transpose()?;
+    let baselines = options.baselines.then(|| compare(&dataset, &detector)).transpose()?;
     let mut progress = Progress::new("evaluation", paths.len() as u64, "images");
     let (mut done, mut unreadable) = (0, 0);
     let scoring = options.judging.options(None);
@@ -189,11 +189,11 @@ fn evaluate(options: Options) -> Result<ExitCode> {
 }
 
 /// The metrics of simpler methods.
-fn compare(dataset: &Dataset) -> Result<Baselines> {
+fn compare(dataset: &Dataset, detector: &Detector) -> Result<Baselines> {
     let total = dataset.categories().iter().map(|c| c.train.len() + c.test.len()).sum::<usize>();
     let mut progress = Progress::new("baselines", total as u64, "images");
     let mut done = 0;
-    let baselines = baselines::evaluate(dataset, |result| {
+    let baselines = baselines::evaluate(dataset, detector.config(), |result| {
         unless_interrupted()?;
         if let Err(e) = result {
             log::warn!("{e}; the image is left out");

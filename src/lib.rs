@@ -24,6 +24,6 @@ pub mod train;
 
 pub use detect::Detector;
 pub use error::{Error, Result};
-pub use fit::{Control, Event, FitOptions, Fitted, fit};
+pub use fit::{Comparison, Control, Event, FitOptions, Fitted, fit};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;

@@ -7,9 +7,12 @@ mod numbers;
 
 use std::path::Path;
 
-use invad::baselines::{self, NearestNeighbour, Padim};
+use invad::baselines::{self, Baseline, Baselines, NearestNeighbour, Padim};
+use invad::checkpoint::{CheckpointConfig, Preset, Recipe};
 use invad::data::Dataset;
-use invad::{Device, Error, Tensor};
+use invad::detect::AnomalyMap;
+use invad::nn::Backbone;
+use invad::{Detector, Device, Error, Result, Tensor};
 use numbers::tensor;
 use tempfile::tempdir;
 
@@ -116,29 +119,100 @@ fn nearest_oracle(normal: &[f32], [n, g, c]: [usize; 3], x: &[f32]) -> Vec<f64> 
     pooled(x).iter().map(|x| nearest(x).sqrt()).collect()
 }
 
-/// Images, grid, channels; the last has more patches than are multiplied at once.
+/// Images, grid, channels.
 const SIZES: [[usize; 3]; 5] = [[2, 1, 3], [3, 3, 5], [7, 4, 33], [40, 5, 6], [41, 11, 7]];
+
+/// Of each image of `x`, what `oracle` says of it alone.
+fn assert_maps<M: Baseline>(
+    sizes: [usize; 3],
+    x: &Tensor,
+    oracle: impl Fn(&[f32], [usize; 3], &[f32]) -> Vec<f64>,
+) {
+    let [_, g, c] = sizes;
+    let normal = features(1, sizes);
+    let method = M::fit(&normal).unwrap();
+    let got = method.maps(x).unwrap();
+    assert_eq!(got.len(), x.shape()[0]);
+    for (got, x) in got.iter().zip(x.to_vec_f32().chunks_exact(g * g * c)) {
+        assert_eq!(got.side(), g);
+        assert_near(&format!("{sizes:?}"), got.values(), &oracle(&normal.to_vec_f32(), sizes, x));
+        let alone = Tensor::from_f32(x.to_vec(), &[1, g, g, c], Device::Cpu).unwrap();
+        assert_eq!(method.maps(&alone).unwrap(), std::slice::from_ref(got));
+    }
+}
 
 #[test]
 fn padim_is_the_mahalanobis_distance() {
-    for sizes @ [_, g, c] in SIZES {
-        let (normal, x) = (features(1, sizes), features(2, [1, g, c]));
-        let got = Padim::fit(&normal).unwrap().map(&x).unwrap();
-        assert_eq!(got.side(), g);
-        let want = padim_oracle(&normal.to_vec_f32(), sizes, &x.to_vec_f32());
-        assert_near(&format!("{sizes:?}"), got.values(), &want);
+    for (i, sizes @ [_, g, c]) in SIZES.into_iter().enumerate() {
+        assert_maps::<Padim>(sizes, &features(2, [i + 1, g, c]), padim_oracle);
     }
 }
 
 #[test]
 fn nearest_neighbour_is_the_smallest_distance() {
-    for sizes @ [_, g, c] in SIZES {
-        let (normal, x) = (features(3, sizes), features(4, [1, g, c]));
-        let got = NearestNeighbour::fit(&normal).unwrap().map(&x).unwrap();
-        assert_eq!(got.side(), g);
-        let want = nearest_oracle(&normal.to_vec_f32(), sizes, &x.to_vec_f32());
-        assert_near(&format!("{sizes:?}"), got.values(), &want);
+    for (i, sizes @ [_, g, c]) in SIZES.into_iter().enumerate() {
+        assert_maps::<NearestNeighbour>(sizes, &features(4, [i + 1, g, c]), nearest_oracle);
     }
+}
+
+/// Where there are many patches most distances are the smallest, none is smaller, and few are much larger.
+#[test]
+fn nearest_neighbour_of_many_patches() {
+    let sizes @ [_, g, c] = [70, 16, 9];
+    let (normal, x) = (features(8, sizes), features(9, [3, g, c]));
+    let method = NearestNeighbour::fit(&normal).unwrap();
+    let maps = method.maps(&x).unwrap();
+    let (mut exact, mut excess, mut cells) = (0, 0.0, 0);
+    for (i, x) in x.to_vec_f32().chunks_exact(g * g * c).enumerate() {
+        let want = nearest_oracle(&normal.to_vec_f32(), sizes, x);
+        for (&got, want) in maps[i].values().iter().zip(want) {
+            let more = f64::from(got) / want - 1.0;
+            assert!(more >= -2e-5, "{got} {want}");
+            exact += usize::from(more <= 2e-5);
+            excess += more;
+            cells += 1;
+        }
+        // The same bits alone and on one thread.
+        let alone = Tensor::from_f32(x.to_vec(), &[1, g, g, c], Device::Cpu).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1 + 2 * i).build().unwrap();
+        let again = pool.install(|| NearestNeighbour::fit(&normal).unwrap().maps(&alone).unwrap());
+        assert_eq!(again, maps[i..][..1], "{i}");
+    }
+    let (exact, excess) = (exact as f64 / cells as f64, excess / cells as f64);
+    println!("{exact} are exact, {excess} too large in the mean");
+    assert!(exact > 0.9 && excess < 0.01, "{exact} {excess}");
+}
+
+/// Scores are maxima, and thresholds Student's bound on further ones, t from a table.
+#[test]
+fn scores_and_thresholds() {
+    fn check<M: Baseline>(score: impl Fn(&[f32]) -> f64, pixels: impl Fn(&AnomalyMap) -> Vec<f32>) {
+        let (normal, held_out) = (features(10, [9, 5, 4]), features(11, [20, 5, 4]));
+        let method = M::fit(&normal).unwrap();
+        let maps = method.maps(&held_out).unwrap();
+        let scores: Vec<f64> = maps.iter().map(|map| score(&pixels(map))).collect();
+        assert_eq!(maps.iter().map(M::score).collect::<Vec<_>>(), scores);
+        let first = |n: usize| {
+            let x = held_out.to_vec_f32()[..n * 100].to_vec();
+            Tensor::from_f32(x, &[n, 5, 5, 4], Device::Cpu).unwrap()
+        };
+        for (n, t) in [(8, 4.5300), (20, 3.4472)] {
+            let mean = scores[..n].iter().sum::<f64>() / n as f64;
+            let squares = scores[..n].iter().map(|s| (s - mean).powi(2)).sum::<f64>();
+            let above = t * (1.0 + 1.0 / n as f64).sqrt() * (squares / (n - 1) as f64).sqrt();
+            let got = method.threshold(&first(n)).unwrap();
+            assert!((got - mean - above).abs() < 0.01 * above, "{n}: {got}, {mean} + {above}");
+        }
+        // Of a single image nothing is known of the spread: a fifth of its score.
+        let want = scores[0] * (1.0 + 3.0 * 0.2 * 2f64.sqrt());
+        let got = method.threshold(&first(1)).unwrap();
+        assert!((got - want).abs() < 1e-9 * want, "{got} {want}");
+        assert_eq!(method.maps(&first(0)).unwrap(), []);
+        assert!(matches!(method.threshold(&first(0)), Err(Error::Shape { .. })));
+    }
+    let maximum = |values: &[f32]| values.iter().fold(f64::MIN, |max, &v| max.max(v.into()));
+    check::<Padim>(maximum, |map| map.resize(256, 256).unwrap());
+    check::<NearestNeighbour>(maximum, |map| map.values().to_vec());
 }
 
 /// One image, equal images, a channel that never varies: finite, 0 for what was seen, more for what
@@ -153,14 +227,14 @@ fn images_that_do_not_vary() {
     for normal in [&image, &twice, &constant] {
         let padim = Padim::fit(normal).unwrap();
         let nearest = NearestNeighbour::fit(normal).unwrap();
-        for map in [padim.map(&other).unwrap(), nearest.map(&other).unwrap()] {
+        let [padim, nearest] = [padim.maps(&other).unwrap(), nearest.maps(&other).unwrap()];
+        for map in [padim, nearest].concat() {
             assert!(map.values().iter().all(|v| v.is_finite() && *v > 0.0), "{map:?}");
         }
     }
-    for map in [
-        Padim::fit(&twice).unwrap().map(&image).unwrap(),
-        NearestNeighbour::fit(&twice).unwrap().map(&image).unwrap(),
-    ] {
+    let padim = Padim::fit(&twice).unwrap().maps(&image).unwrap();
+    let nearest = NearestNeighbour::fit(&twice).unwrap().maps(&image).unwrap();
+    for map in [padim, nearest].concat() {
         assert!(map.values().iter().all(|v| v.abs() < 1e-3), "{map:?}");
     }
 }
@@ -178,32 +252,53 @@ fn features_that_do_not_fit() {
     let normal = features(7, [3, 4, 5]);
     let padim = Padim::fit(&normal).unwrap();
     let nearest = NearestNeighbour::fit(&normal).unwrap();
-    let x = shaped(&[2, 4, 4, 5]);
-    assert!(matches!(padim.map(&x), Err(Error::Shape { .. })));
-    assert!(matches!(nearest.map(&x), Err(Error::Shape { .. })));
+    for shape in [&[2, 4, 4, 6][..], &[2, 3, 3, 5], &[4, 4, 5], &[]] {
+        let x = shaped(shape);
+        assert!(matches!(padim.maps(&x), Err(Error::Shape { .. })), "{shape:?}");
+        assert!(matches!(nearest.maps(&x), Err(Error::Shape { .. })), "{shape:?}");
+    }
     let nan = Tensor::from_f32(vec![f32::NAN; 80], &[1, 4, 4, 5], Device::Cpu).unwrap();
     for error in [
         Padim::fit(&nan).err(),
         NearestNeighbour::fit(&nan).err(),
-        padim.map(&nan).err(),
-        nearest.map(&nan).err(),
+        padim.maps(&nan).err(),
+        nearest.maps(&nan).err(),
     ] {
         assert!(matches!(error, Some(Error::Argument { .. })), "{error:?}");
     }
 }
 
-/// The figures of a computation in Python that shares nothing with this one.
+/// What a detector with this seed says of itself.
+fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
+    let backbone = Backbone::lite0();
+    CheckpointConfig {
+        recipe: Recipe::whitened(),
+        denoiser: Preset::Small.config(backbone.channels(), backbone.grid()),
+        backbone: Detector::backbone_id(&backbone),
+        seed,
+        steps: 1,
+        images: 1,
+        categories: categories.iter().map(|name| name.to_string()).collect(),
+    }
+}
+
+/// The figures of a computation in Python that shares nothing with this one, fitted to the held-out images as well.
 #[test]
 fn figures_of_the_demo_images() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
-    let dataset = Dataset::open(root, &[]).unwrap();
-    let mut images = 0;
-    let got = baselines::evaluate(&dataset, |result| {
-        images += 1;
-        result
-    })
-    .unwrap();
-    assert_eq!(images, 120 + 144);
+    let evaluate = |only: &[&str], detector: &CheckpointConfig| -> Baselines {
+        let only: Vec<String> = only.iter().map(|name| name.to_string()).collect();
+        let dataset = Dataset::open(&root, &only).unwrap();
+        let mut images = 0;
+        let got = baselines::evaluate(&dataset, detector, |result| {
+            images += 1;
+            result
+        });
+        assert_eq!(images, dataset.categories().len() * (40 + 48));
+        got.unwrap()
+    };
+    let all = detector(0, &["brick", "cup", "gravel"]);
+    let got = evaluate(&[], &all);
     for (name, got, want) in [
         ("padim", &got.padim, [97.7, 98.5, 95.6]),
         ("nearest_neighbour", &got.nearest_neighbour, [96.9, 98.8, 94.7]),
@@ -212,10 +307,17 @@ fn figures_of_the_demo_images() {
         let figures = [m.image_auroc, m.pixel_auroc, m.au_pro].map(Option::unwrap);
         println!("{name}: {figures:.2?}, {:#?}", got.categories);
         for (got, want) in figures.iter().zip(want) {
-            assert!((got - want).abs() <= 0.5, "{name}: {figures:?}");
+            assert!((got - want).abs() <= 0.75, "{name}: {figures:?}");
         }
-        assert_eq!((m.false_alarm_rate, m.recall), (None, None));
+        let (false_alarms, recall) = (m.false_alarm_rate.unwrap(), m.recall.unwrap());
+        assert!(false_alarms <= 5.0 && recall >= 50.0, "{name}: {false_alarms} {recall}");
         assert_eq!(got.categories.len(), 3);
+    }
+    // Images are divided as they were for the detector, whatever else the data set holds.
+    let own = evaluate(&["gravel"], &all).padim.mean;
+    assert_eq!(own, got.padim.categories["gravel"]);
+    for other in [detector(1, &["brick", "cup", "gravel"]), detector(0, &["gravel"])] {
+        assert_ne!(own, evaluate(&["gravel"], &other).padim.mean);
     }
 }
 
@@ -229,7 +331,7 @@ fn a_category_needs_good_images_and_test_images() {
     };
     let refused = || {
         let dataset = Dataset::open(folder.path(), &[]).unwrap();
-        baselines::evaluate(&dataset, |_| Ok(())).unwrap_err().to_string()
+        baselines::evaluate(&dataset, &detector(0, &[]), |_| Ok(())).unwrap_err().to_string()
     };
     put("bolt/test/good/0.png");
     assert!(refused().contains("category `bolt` has no readable good images"), "{}", refused());
@@ -239,6 +341,7 @@ fn a_category_needs_good_images_and_test_images() {
 
     // What the caller says ends it.
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
-    let error = baselines::evaluate(&dataset, |_| Err(Error::dataset("here", "enough")));
+    let enough = |_: Result<()>| Err(Error::dataset("here", "enough"));
+    let error = baselines::evaluate(&dataset, &detector(0, &[]), enough);
     assert!(error.unwrap_err().to_string().contains("enough"));
 }

@@ -12,6 +12,7 @@ use invad::tensor::Plan;
 use invad::train::StepReport;
 
 use super::note;
+use super::table::comparison_table;
 
 /// Between two lines, where there is no terminal.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -169,6 +170,10 @@ impl FitProgress {
             }
             Event::Calibration { done, total } => {
                 self.phase("calibration", total as u64, "images").set(done as u64, String::new);
+            }
+            Event::Compared(comparison) => {
+                self.end_phase();
+                note(comparison_table(comparison));
             }
             Event::Unreadable(e) => log::warn!("{e}; the image is left out"),
             Event::Warning(warning) => log::warn!("{warning}"),

@@ -1,5 +1,6 @@
 //! Metrics as a table.
 
+use invad::Comparison;
 use invad::baselines::Baselines;
 use invad::detect::{Evaluated, Evaluation};
 use invad::metrics::{COLUMNS, Metrics};
@@ -15,6 +16,39 @@ pub fn tables(evaluation: &Evaluation, baselines: Option<&Baselines>) -> String 
         tables.push(table("nearest neighbour, %", &baselines.nearest_neighbour));
     }
     tables.join("\n\n")
+}
+
+/// How a detector does beside simpler methods on synthetic defects.
+pub fn comparison_table(comparison: &Comparison) -> String {
+    let Comparison { detector, baselines } = comparison;
+    let methods = [
+        ("detector", detector),
+        ("PaDiM", &baselines.padim),
+        ("nearest neighbour", &baselines.nearest_neighbour),
+    ];
+    let title = "synthetic defects, image AUROC / AU-PRO, %";
+    let names = detector.categories.keys().map(|name| name.chars().count());
+    let width = names.max().unwrap_or(0).max(title.chars().count());
+    let mut lines = vec![format!("{title:width$}")];
+    for (method, _) in methods {
+        lines[0] += &format!("  {method:>17}");
+    }
+    let cell = |metrics: &Metrics| {
+        let [image, pro] = [metrics.image_auroc, metrics.au_pro]
+            .map(|value| value.map_or("-".into(), |v| format!("{v:.1}")));
+        format!("  {:>17}", format!("{image} / {pro}"))
+    };
+    let mut row = |name: &str, of: &dyn Fn(&Evaluated) -> Metrics| {
+        let cells: String = methods.iter().map(|(_, evaluated)| cell(&of(evaluated))).collect();
+        lines.push(format!("{name:width$}{cells}"));
+    };
+    for name in detector.categories.keys() {
+        row(name, &|evaluated| evaluated.categories[name]);
+    }
+    if detector.categories.len() > 1 {
+        row("mean", &|evaluated| evaluated.mean);
+    }
+    lines.join("\n")
 }
 
 fn table(title: &str, evaluated: &Evaluated) -> String {

@@ -5,151 +5,62 @@
 //! | [`Padim`] | Mahalanobis distance to the Gaussian of its position | maximum of the map at 256 × 256, smoothed |
 //! | [`NearestNeighbour`] | distance to the nearest normal patch | maximum over the cells |
 //!
-//! Each is fitted to all good images of one category and knows no threshold.
+//! Each is fitted to the normal images of one category, and has a threshold by a detector's default rule,
+//! from images that it was not fitted to. [`evaluate`] divides them as the training of a detector does.
 
+mod evaluate;
+mod index;
 mod nearest_neighbour;
 mod padim;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
+pub use evaluate::{Baselines, evaluate};
 pub use nearest_neighbour::NearestNeighbour;
 pub use padim::Padim;
 
-use crate::data::{Category, Dataset, load_test};
-use crate::detect::{Compared, Evaluated, PIXELS};
+use crate::checkpoint::Moments;
+use crate::detect::{AnomalyMap, DEVIATIONS, LONE_SPREAD_STANDING_OUT};
 use crate::error::{Error, Result};
-use crate::metrics::Metrics;
-use crate::nn::Backbone;
-use crate::nn::features::Workspace;
 use crate::ops::expect_shape;
-use crate::tensor::{DType, Device, Tensor, TensorView};
-use crate::train::extract_features;
+use crate::tensor::TensorView;
 
-/// Test images whose features are held at once.
-const BATCH: usize = 8;
+/// A method that holds features of images against those of normal ones: (n, G, G, C), f32, on the CPU, as
+/// [`Backbone::extract`](crate::nn::Backbone::extract) leaves them.
+pub trait Baseline: Sized {
+    /// Learns what is normal. `features`: (n, G, G, C) of normal images, n ≥ 1.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `features` has another shape; [`Error::Argument`] if one is not finite.
+    fn fit<'a>(features: impl Into<TensorView<'a>>) -> Result<Self>;
 
-/// The metrics of the simpler methods on a data set, in percent. Without a threshold there are no
-/// false alarms and no recall.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Baselines {
-    /// [`Padim`].
-    pub padim: Evaluated,
-    /// [`NearestNeighbour`].
-    pub nearest_neighbour: Evaluated,
-}
+    /// The distances of images to what is normal. `features`: (n, G, G, C), n ≥ 0. An image's map does not depend on
+    /// the images beside it.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit).
+    fn maps<'a>(&self, features: impl Into<TensorView<'a>>) -> Result<Vec<AnomalyMap>>;
 
-/// Fits the methods to the good images of each category, and compares what they say of its test
-/// images with labels and masks as [`detect::evaluate`](crate::detect::evaluate) does.
-///
-/// `each` gets every image, those to train with first, with what is wrong with it, and ends the evaluation
-/// with an error of its own.
-///
-/// # Errors
-/// [`Error::Dataset`] if a category has no readable images to train or to test with; that of
-/// `each`.
-pub fn evaluate(
-    dataset: &Dataset,
-    mut each: impl FnMut(Result<()>) -> Result<()>,
-) -> Result<Baselines> {
-    let backbone = Backbone::lite0();
-    let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
-    for category in dataset.categories() {
-        let lacks = |what: &str| {
-            let reason = format!("category `{}` has no readable {what}", category.name);
-            Err(Error::dataset(dataset.root(), reason))
-        };
-        let features = train(&backbone, category, &mut each)?;
-        if features.is_empty() {
-            return lacks("good images in train/good, which baselines are fitted to");
-        }
-        let [of_padim, of_nearest] = test(&backbone, category, &features, &mut each)?;
-        if of_padim.0.is_empty() {
-            return lacks("test images");
-        }
-        padim.insert(category.name.clone(), of_padim.metrics()?);
-        nearest_neighbour.insert(category.name.clone(), of_nearest.metrics()?);
+    /// The score of an image with this map; larger is less normal.
+    fn score(map: &AnomalyMap) -> f64;
+
+    /// The score from which on an image counts as anomalous: 3 standard deviations above the mean of normal
+    /// images that the method was not fitted to, as [`Moments::bound`] allows for their number.
+    /// `held_out`: (n, G, G, C), n ≥ 1.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if there are no images; as [`fit`](Self::fit).
+    fn threshold<'a>(&self, held_out: impl Into<TensorView<'a>>) -> Result<f64> {
+        let held_out = held_out.into();
+        expect_features("Baseline::threshold", &held_out)?;
+        let maps = self.maps(held_out)?;
+        let scores: Vec<f64> = maps.par_iter().map(Self::score).collect();
+        let moments = Moments::of(scores.iter().copied());
+        Ok(match scores[..] {
+            [_] => moments.lone(LONE_SPREAD_STANDING_OUT).lone_bound(DEVIATIONS),
+            _ => moments.bound(DEVIATIONS),
+        })
     }
-    Ok(Baselines {
-        padim: Evaluated::new(padim),
-        nearest_neighbour: Evaluated::new(nearest_neighbour),
-    })
-}
-
-fn train(
-    backbone: &Backbone,
-    category: &Category,
-    each: &mut impl FnMut(Result<()>) -> Result<()>,
-) -> Result<Tensor> {
-    let wrong = Cell::new(Ok(()));
-    let ended = RefCell::new(Ok(()));
-    let features = extract_features(
-        backbone,
-        &category.train,
-        |e| wrong.set(Err(e)),
-        || {
-            let result = wrong.replace(Ok(()));
-            let mut ended = ended.borrow_mut();
-            if ended.is_ok() {
-                *ended = each(result);
-            }
-        },
-    )?;
-    ended.into_inner()?;
-    Ok(features)
-}
-
-/// The scores of a method, and what its maps are compared with.
-#[derive(Default)]
-struct Judged(Vec<f64>, Compared);
-
-impl Judged {
-    fn metrics(&self) -> Result<Metrics> {
-        self.1.metrics(&self.0, None)
-    }
-}
-
-/// What both methods say of the test images.
-fn test(
-    backbone: &Backbone,
-    category: &Category,
-    normal: &Tensor,
-    each: &mut impl FnMut(Result<()>) -> Result<()>,
-) -> Result<[Judged; 2]> {
-    let padim = Padim::fit(normal)?;
-    let nearest_neighbour = NearestNeighbour::fit(normal)?;
-    let [mut of_padim, mut of_nearest] = [Judged::default(), Judged::default()];
-    let [grid, channels] = [backbone.grid(), backbone.channels()];
-    let mut space = Workspace::default();
-    for tests in category.test.chunks(BATCH) {
-        let mut known = Vec::new();
-        let mut images = Vec::new();
-        let loaded: Vec<_> = tests.par_iter().map(load_test).collect();
-        for (test, loaded) in tests.iter().zip(loaded) {
-            each(loaded.map(|(image, mask)| {
-                images.push(image);
-                known.push((test, mask));
-            }))?;
-        }
-        let shape = [images.len(), grid, grid, channels];
-        let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
-        backbone.extract(&images, &mut features, &mut space)?;
-        for (i, (test, mask)) in known.iter().enumerate() {
-            let image =
-                features.view().part(i * grid * grid * channels, &[1, grid, grid, channels])?;
-            let map = padim.map(image)?;
-            let smoothed = map.resize(PIXELS, PIXELS)?;
-            of_padim.0.push(maximum(&smoothed));
-            of_padim.1.add(test, mask.as_ref(), || Ok(smoothed))?;
-            let map = nearest_neighbour.map(image)?;
-            of_nearest.0.push(maximum(map.values()));
-            of_nearest.1.add(test, mask.as_ref(), || map.resize(PIXELS, PIXELS))?;
-        }
-    }
-    Ok([of_padim, of_nearest])
 }
 
 fn maximum(values: &[f32]) -> f64 {
@@ -164,14 +75,15 @@ fn expect_features<'a>(op: &'static str, x: &'a TensorView<'a>) -> Result<(&'a [
     }
 }
 
-/// The values of (1, G, G, C).
-fn expect_image<'a>(
+/// The values of (n, G, G, C), G and C as given.
+fn expect_images<'a>(
     op: &'static str,
     x: &'a TensorView<'a>,
     grid: usize,
     channels: usize,
 ) -> Result<&'a [f32]> {
-    expect_shape(op, "features", x.shape(), &[1, grid, grid, channels])?;
+    let images = x.shape().first().copied().unwrap_or(0);
+    expect_shape(op, "features", x.shape(), &[images, grid, grid, channels])?;
     finite(op, x)
 }
 

@@ -1,11 +1,12 @@
 //! A Gaussian for each position.
 
-use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
+use nalgebra::{Cholesky, DMatrix, Dyn};
 use rayon::prelude::*;
 
-use super::{expect_features, expect_image};
-use crate::detect::AnomalyMap;
+use super::{Baseline, expect_features, expect_images, maximum};
+use crate::detect::{AnomalyMap, PIXELS};
 use crate::error::{Error, Result};
+use crate::nn::deviations;
 use crate::tensor::TensorView;
 
 /// The share of a position's own covariance; the rest is that of all positions pooled.
@@ -21,31 +22,27 @@ const FLOOR: f64 = 1e-12;
 /// At each position p, with S_p the covariance over images (of n − 1) and G the mean of S_p over
 /// positions, Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I: distance √((x − μ_p)ᵀ·Σ_p⁻¹·(x − μ_p)). After
 /// PaDiM (Defard et al., 2020), whose covariances are the positions' own; pooling makes up for few
-/// images. Holds G²·C² f64.
+/// images. An image's score is the maximum of its map at 256 × 256, smoothed. Holds G²·C² f64.
 pub struct Padim {
     grid: usize,
     channels: usize,
-    means: Vec<DVector<f64>>,
+    means: Vec<Vec<f64>>,
     covariances: Vec<Cholesky<f64, Dyn>>,
 }
 
-impl Padim {
-    /// The Gaussians of normal images. `features`: (n, G, G, C), n ≥ 1.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `features` has another shape; [`Error::Argument`] if one is not finite.
-    pub fn fit<'a>(features: impl Into<TensorView<'a>>) -> Result<Self> {
+impl Baseline for Padim {
+    fn fit<'a>(features: impl Into<TensorView<'a>>) -> Result<Self> {
         let features = features.into();
-        let (x, [images, grid, channels]) = expect_features("Padim::fit", &features)?;
+        let (x, [_, grid, channels]) = expect_features("Padim::fit", &features)?;
         let positions = grid * grid;
+        let images: Vec<&[f32]> = x.chunks_exact(positions * channels).collect();
         let (means, own): (Vec<_>, Vec<_>) = (0..positions)
             .into_par_iter()
             .map(|p| {
-                let at = |c: usize, i: usize| f64::from(x[(i * positions + p) * channels + c]);
-                let mut x = DMatrix::from_fn(channels, images, at);
-                let mean = x.column_mean();
-                x.column_iter_mut().for_each(|mut column| column -= &mean);
-                let covariance = &x * x.transpose() / (images.max(2) - 1) as f64;
+                let mean = deviations(&images, p, &vec![0.0; channels]).column_mean();
+                let mean = mean.as_slice().to_vec();
+                let off = deviations(&images, p, &mean);
+                let covariance = &off * off.transpose() / (images.len().max(2) - 1) as f64;
                 (mean, covariance)
             })
             .unzip();
@@ -61,20 +58,23 @@ impl Padim {
         Ok(Self { grid, channels, means, covariances })
     }
 
-    /// The distances of an image. `features`: (1, G, G, C).
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `features` has another shape; [`Error::Argument`] if one is not finite.
-    pub fn map<'a>(&self, features: impl Into<TensorView<'a>>) -> Result<AnomalyMap> {
+    fn maps<'a>(&self, features: impl Into<TensorView<'a>>) -> Result<Vec<AnomalyMap>> {
         let features = features.into();
-        let x = expect_image("Padim::map", &features, self.grid, self.channels)?;
-        let gaussians = self.means.par_iter().zip(&self.covariances);
-        let distances = gaussians.zip(x.par_chunks_exact(self.channels)).map(|(gaussian, x)| {
-            let (mean, covariance) = gaussian;
-            let mut off = DVector::from_iterator(x.len(), x.iter().map(|&v| f64::from(v))) - mean;
+        let x = expect_images("Padim::maps", &features, self.grid, self.channels)?;
+        let images: Vec<&[f32]> = x.chunks_exact(self.means.len() * self.channels).collect();
+        // A position's covariance, which is large, is read once for all images.
+        let gaussians = self.means.par_iter().zip(&self.covariances).enumerate();
+        let distances = gaussians.map(|(p, (mean, covariance))| {
+            let mut off = deviations(&images, p, mean);
             covariance.l_dirty().solve_lower_triangular_unchecked_mut(&mut off);
-            off.norm() as f32
+            off.column_iter().map(|off| off.norm() as f32).collect()
         });
-        AnomalyMap::new(self.grid, distances.collect())
+        let distances: Vec<Vec<f32>> = distances.collect();
+        let map = |i: usize| distances.iter().map(|position| position[i]).collect();
+        (0..images.len()).map(|i| AnomalyMap::new(self.grid, map(i))).collect()
+    }
+
+    fn score(map: &AnomalyMap) -> f64 {
+        maximum(&map.resize(PIXELS, PIXELS).expect("a size that is not 0"))
     }
 }

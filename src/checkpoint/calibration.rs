@@ -64,6 +64,17 @@ impl Moments {
         Self { std: (within + between).sqrt(), count, ..self }
     }
 
+    /// A single number with the spread that it does not tell: `share` of itself.
+    pub(crate) fn lone(self, share: f64) -> Self {
+        Self { std: (share * self.mean.abs()).max(self.std), ..self }
+    }
+
+    /// [`bound`](Self::bound) of a single number: the spread is no estimate, so that only the mean's
+    /// uncertainty counts.
+    pub(crate) fn lone_bound(self, deviations: f64) -> f64 {
+        self.mean + deviations * std::f64::consts::SQRT_2 * self.std
+    }
+
     /// How many standard deviations `value` lies above the mean.
     pub fn standardise(self, value: f64) -> f64 {
         (value - self.mean) / self.std

@@ -20,12 +20,12 @@ const BATCH_SIZE: usize = 8;
 const LARGEST_BATCH: usize = 1024;
 
 /// Which deviation from the mean counts as anomalous by default, see [`Moments::bound`].
-const DEVIATIONS: f64 = 3.0;
+pub(crate) const DEVIATIONS: f64 = 3.0;
 
 /// How much the numbers of normal images vary, in parts of their mean, where a single held-out image
 /// says nothing of it: about what it is where there are more, of latents and of what stands out.
 const LONE_SPREAD: f64 = 0.05;
-const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
+pub(crate) const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -577,7 +577,7 @@ impl Scale {
             let of = |images: &[ImageStats]| Moments::of(images.iter().map(f));
             let moments = of(held_out);
             match held_out.len() {
-                1 => Moments { std: (lone * moments.mean.abs()).max(moments.std), ..moments },
+                1 => moments.lone(lone),
                 _ if prior => {
                     let scores: Vec<f64> = held_out.iter().map(f).collect();
                     moments.with_spread_of(of(trained)).with_drift(drift(&scores))
@@ -598,14 +598,14 @@ impl Scale {
             map_range: (f32::NAN, f32::NAN),
         };
         let cell = match options.threshold {
-            // The spread is no estimate, so that only the mean's uncertainty counts.
             Threshold::StandardDeviations(d) if d.is_finite() && held_out.len() == 1 => {
-                let deviations = d * std::f64::consts::SQRT_2;
+                // It scores 0, and its numbers were divided by their spread.
+                let deviations = Moments { mean: 0.0, std: 1.0, count: 1 }.lone_bound(d);
                 scale.threshold = match kind {
                     ScoreKind::Both => 2.0 * deviations,
                     _ => deviations,
                 };
-                scale.block.mean + deviations * scale.block.std
+                scale.block.lone_bound(d)
             }
             Threshold::StandardDeviations(d) if d.is_finite() => {
                 scale.threshold = spread(&|s| scale.score(s)).bound(d);

@@ -125,8 +125,9 @@ impl Tested {
         self.nll.push(f64::from(scored.stats.nll));
         self.threshold = scored.threshold;
         let map = &scored.map;
-        self.smoothed.add(test, mask, || map.resize(PIXELS, PIXELS))?;
-        self.plain.add(test, mask, || map.resize_plain(PIXELS, PIXELS))
+        let defective = test.defect.is_some();
+        self.smoothed.add(defective, mask, || map.resize(PIXELS, PIXELS))?;
+        self.plain.add(defective, mask, || map.resize_plain(PIXELS, PIXELS))
     }
 
     fn calibrated(&self) -> Result<Metrics> {
@@ -151,15 +152,15 @@ impl Compared {
     /// metrics: which of its pixels are anomalous is not known.
     pub fn add(
         &mut self,
-        test: &TestImage,
+        defective: bool,
         mask: Option<&Mask>,
         map: impl FnOnce() -> Result<Vec<f32>>,
     ) -> Result<()> {
-        self.labels.push(test.defect.is_some());
-        let mask = match (mask, &test.defect) {
-            (_, None) => vec![false; PIXELS * PIXELS],
-            (Some(mask), _) => mask.resize(PIXELS, PIXELS).pixels().to_vec(),
-            (None, Some(_)) => return Ok(()),
+        self.labels.push(defective);
+        let mask = match (mask, defective) {
+            (_, false) => vec![false; PIXELS * PIXELS],
+            (Some(mask), true) => mask.resize(PIXELS, PIXELS).pixels().to_vec(),
+            (None, true) => return Ok(()),
         };
         self.maps.push((map()?, mask));
         Ok(())

@@ -7,6 +7,7 @@ mod measure;
 pub mod overlay;
 pub mod panel;
 
+pub(crate) use detector::{DEVIATIONS, LONE_SPREAD_STANDING_OUT};
 pub use detector::{Detector, ScoreKind, ScoreOptions, Scored, Threshold};
 pub(crate) use evaluate::{Compared, PIXELS};
 pub use evaluate::{Evaluated, Evaluation, ImageResult, evaluate};

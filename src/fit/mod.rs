@@ -1,5 +1,6 @@
 //! From a folder of good images to a calibrated detector.
 
+mod compare;
 mod learn;
 mod synthetic;
 
@@ -14,6 +15,7 @@ use crate::nn::{Backbone, Recompute};
 use crate::tensor::Plan;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
+pub use compare::Comparison;
 use learn::{Good, learn};
 use synthetic::Synthetic;
 
@@ -87,6 +89,8 @@ pub enum Event<'a> {
         /// All of them.
         total: usize,
     },
+    /// The detector is done; how it does beside simpler methods.
+    Compared(&'a Comparison),
     /// An image cannot be read and is left out.
     Unreadable(&'a Error),
     /// Something the user should know.
@@ -247,5 +251,10 @@ pub fn fit(
         good.iter().map(|of| Synthetic::paint(&of.category, &of.held_out, side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
     learn(&mut detector, dataset, &good, &painted, &mut observe)?;
+    let comparison = Comparison::of(&detector, &good, &painted)?;
+    observe(Event::Compared(&comparison));
+    for warning in comparison.warnings() {
+        observe(Event::Warning(&warning));
+    }
     Ok(Fitted::Detector(Box::new(detector)))
 }

@@ -15,6 +15,8 @@ const COUNT: usize = 96;
 /// Images of a category with synthetic defects, of the size that the backbone takes.
 pub(super) struct Synthetic {
     pub category: String,
+    /// Those painted into.
+    pub normal: Vec<RgbImage>,
     pub images: Vec<RgbImage>,
     pub masks: Vec<Mask>,
 }
@@ -26,20 +28,14 @@ impl Synthetic {
         let kinds = DefectKind::ALL.len();
         let files: Vec<_> = files.iter().step_by(files.len().div_ceil(COUNT).max(1)).collect();
         let each = (COUNT / files.len().max(1)).clamp(1, kinds);
-        let painted: Vec<Vec<_>> = files
-            .par_iter()
-            .enumerate()
-            .filter_map(|(i, file)| Some((i, load_image(file).ok()?)))
-            .map(|(i, image)| {
-                let image = resized(&image, side)?;
-                let all = (i * each..(i + 1) * each).map(|index| {
-                    paint_defect(&image, DefectKind::ALL[index % kinds], seed, index as u64)
-                });
-                all.collect()
-            })
-            .collect::<Result<_>>()?;
-        let (images, masks) = painted.into_iter().flatten().unzip();
-        Ok(Self { category: category.into(), images, masks })
+        let normal = files.par_iter().filter_map(|file| load_image(file).ok());
+        let normal: Vec<_> = normal.map(|image| resized(&image, side)).collect::<Result<_>>()?;
+        let painted = (0..each * normal.len()).into_par_iter().map(|index| {
+            let kind = DefectKind::ALL[index % kinds];
+            paint_defect(&normal[index / each], kind, seed, index as u64)
+        });
+        let (images, masks) = painted.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { category: category.into(), normal, images, masks })
     }
 }
 

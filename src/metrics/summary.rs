@@ -27,9 +27,9 @@ pub struct Metrics {
     pub au_pro: Option<f64>,
     /// Mean of the seven above, where there are all of them.
     pub mad: Option<f64>,
-    /// Normal images flagged at the detector's threshold.
+    /// Normal images flagged at the threshold.
     pub false_alarm_rate: Option<f64>,
-    /// Anomalous images flagged at the detector's threshold.
+    /// Anomalous images flagged at the threshold.
     pub recall: Option<f64>,
 }
 

@@ -12,5 +12,6 @@ pub use dit::{
     TimestepActivations,
 };
 pub use features::Backbone;
+pub(crate) use prior::deviations;
 pub use prior::{Gaussians, Prior};
 pub use whitening::Whitening;

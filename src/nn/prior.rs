@@ -253,7 +253,7 @@ fn means(images: &[&[f32]], positions: usize, channels: usize) -> Vec<Vec<f64>> 
 }
 
 /// The deviations of position p from its mean, an image each column.
-fn deviations(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
+pub(crate) fn deviations(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
     let c = mean.len();
     DMatrix::from_fn(c, images.len(), |k, i| f64::from(images[i][p * c + k]) - mean[k])
 }

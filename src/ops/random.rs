@@ -24,6 +24,8 @@ pub enum Stream {
     Rounding = 6,
     /// Synthetic defects; the step is the defect's index.
     Defects = 7,
+    /// Around which vectors the lists of an index begin.
+    Lists = 8,
 }
 
 /// Where a sequence of random numbers starts.

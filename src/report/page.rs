@@ -141,14 +141,14 @@ fn metrics(report: &Report) -> Markup {
             h2 id="metrics" { "Metrics" }
             p {
                 "In percent. Higher is better, but for false alarms. A dash stands where labels or "
-                "masks are missing, "
-                "or where a method has no threshold. mAD is the mean of the seven before it." }
+                "masks are missing. mAD is the mean of the seven before it." }
             (table("Metrics of each category", &methods))
             details {
                 summary { "Under the protocol of published tables" }
                 p {
                     "Scores scaled by the range of the test set and maps without smoothing. For "
-                    "comparison with tables only: no single image can be scored like this."
+                    "comparison with tables only: no single image can be scored like this, and there is no "
+                    "threshold."
                 }
                 (table("Metrics under the paper's protocol", &[(OWN, &report.evaluation.paper)]))
             }

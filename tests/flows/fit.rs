@@ -2,14 +2,18 @@ use std::fs;
 use std::path::Path;
 
 use image::RgbImage;
+use invad::baselines::{Baseline, Padim};
 use invad::checkpoint::{ImageStats, Recipe, TrainingState};
 use invad::data::{Dataset, DefectKind, load_image, paint_defect};
-use invad::detect::ScoreOptions;
+use invad::detect::{Evaluated, ScoreOptions};
+use invad::metrics::Metrics;
+use invad::nn::Backbone;
 use invad::train::hold_out;
-use invad::{Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
+use invad::{Comparison, Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
 use tempfile::{TempDir, tempdir};
 
 use crate::common::*;
+use crate::numbers;
 
 /// Good pictures of both kinds: 18 dots, 6 stripes.
 fn data() -> TempDir {
@@ -43,6 +47,7 @@ struct Seen {
     features: Vec<(usize, usize)>,
     steps: Vec<(u64, u64)>,
     calibration: Vec<(usize, usize)>,
+    compared: Vec<Comparison>,
     unreadable: Vec<String>,
     warnings: Vec<String>,
 }
@@ -56,6 +61,7 @@ fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fit
             Event::Features { done, total } => seen.features.push((done, total)),
             Event::Step { report, total } => seen.steps.push((report.step, total)),
             Event::Calibration { done, total } => seen.calibration.push((done, total)),
+            Event::Compared(comparison) => seen.compared.push(comparison.clone()),
             Event::Unreadable(e) => seen.unreadable.push(e.to_string()),
             Event::Warning(w) => seen.warnings.push(w.into()),
         }
@@ -222,6 +228,97 @@ fn learns_a_prior_where_the_recipe_has_one() {
     }
 }
 
+/// A category's held-out images as large as the backbone takes them, and with the six synthetic defects each.
+fn held_out_and_painted(dataset: &Dataset, category: usize) -> (Vec<RgbImage>, Vec<RgbImage>) {
+    let files = &dataset.categories()[category].train;
+    let seed = options(None).seed;
+    let held_out = hold_out(files.len(), category as u64, seed).held_out;
+    let normal: Vec<_> = held_out
+        .iter()
+        .map(|&i| {
+            let mut pixels = vec![0; 256 * 256 * 3];
+            let image = load_image(&files[i]).unwrap();
+            ops::resize_antialias(image.as_raw(), [32; 2], &mut pixels, [256; 2]).unwrap();
+            RgbImage::from_raw(256, 256, pixels).unwrap()
+        })
+        .collect();
+    let painted = (0..6 * normal.len())
+        .map(|i| paint_defect(&normal[i / 6], DefectKind::ALL[i % 6], seed, i as u64).unwrap().0);
+    let painted = painted.collect();
+    (normal, painted)
+}
+
+/// The share of pairs in which the defect scores higher, in percent.
+fn auroc(normal: &[f64], defects: &[f64]) -> f64 {
+    let pairs = normal.iter().flat_map(|n| defects.iter().map(move |d| (n, d)));
+    let wins: f64 = pairs
+        .map(|(n, d)| {
+            if d > n {
+                1.0
+            } else if d == n {
+                0.5
+            } else {
+                0.0
+            }
+        })
+        .sum();
+    100.0 * wins / (normal.len() * defects.len()) as f64
+}
+
+#[test]
+fn simpler_methods_beside_the_detector() {
+    let folder = data();
+    let dataset = open(&folder);
+    let (fitted, seen) = run(&dataset, &options(None), u64::MAX);
+    let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+    let [comparison] = &seen.compared[..] else { panic!("{}", seen.compared.len()) };
+    let backbone = Backbone::lite0();
+    let features = |images: &[RgbImage]| {
+        let [g, c] = [backbone.grid(), backbone.channels()];
+        let mut features = numbers::poisoned(&[images.len(), g, g, c]);
+        backbone.extract(images, &mut features, &mut Default::default()).unwrap();
+        features
+    };
+    let near =
+        |got: Option<f64>, want: f64| assert!((got.unwrap() - want).abs() < 1e-9, "{got:?} {want}");
+    for (i, category) in dataset.categories().iter().enumerate() {
+        let name = &category.name;
+        let (normal, painted) = held_out_and_painted(&dataset, i);
+        let options = ScoreOptions { category: Some(name.clone()), ..Default::default() };
+        let score = |images: &[RgbImage]| -> Vec<f64> {
+            detector.score_with(images, &options).unwrap().iter().map(|s| s.score).collect()
+        };
+        let own = &comparison.detector.categories[name];
+        near(own.image_auroc, auroc(&score(&normal), &score(&painted)));
+        assert!(own.au_pro.is_some());
+        let split = hold_out(category.train.len(), i as u64, 3);
+        let trained = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
+        let padim = Padim::fit(&features(&trained.collect::<Vec<_>>())).unwrap();
+        let score = |images: &[RgbImage]| -> Vec<f64> {
+            padim.maps(&features(images)).unwrap().iter().map(Padim::score).collect()
+        };
+        let of_padim = &comparison.baselines.padim.categories[name];
+        near(of_padim.image_auroc, auroc(&score(&normal), &score(&painted)));
+    }
+
+    // The user is told where the detector is behind, beyond chance.
+    let with = |better: f64| {
+        let mut comparison = comparison.clone();
+        let of =
+            |value| Metrics { image_auroc: Some(value), au_pro: Some(70.0), ..Default::default() };
+        let all = |value| Evaluated::new([("nut".to_string(), of(value))].into());
+        comparison.detector = all(80.0);
+        comparison.baselines.padim = all(80.0 + better);
+        comparison.baselines.nearest_neighbour = all(60.0);
+        comparison.warnings()
+    };
+    assert!(with(3.5).is_empty() && with(-9.0).is_empty());
+    let [warning] = &with(4.5)[..] else { panic!("a warning") };
+    let text = "`nut`: PaDiM finds synthetic defects better than the detector does \
+                (image AUROC 84.5 and AU-PRO 70.0 against 80.0 and 70.0)";
+    assert!(warning.contains(text), "{warning}");
+}
+
 /// Of the candidates it is the timestep at which synthetic defects score highest.
 #[test]
 fn the_timestep_is_chosen() {
@@ -236,23 +333,11 @@ fn the_timestep_is_chosen() {
     let score = |detector: &Detector| {
         let mut scores = Vec::new();
         for (i, category) in dataset.categories().iter().enumerate() {
-            let held_out = hold_out(category.train.len(), i as u64, options(None).seed).held_out;
             let options =
                 ScoreOptions { category: Some(category.name.clone()), ..Default::default() };
-            for (i, &image) in held_out.iter().enumerate() {
-                let image = load_image(&category.train[image]).unwrap();
-                let (from, mut pixels) = ([32; 2], vec![0; 256 * 256 * 3]);
-                ops::resize_antialias(image.as_raw(), from, &mut pixels, [256; 2]).unwrap();
-                let image = RgbImage::from_raw(256, 256, pixels).unwrap();
-                let painted = DefectKind::ALL
-                    .into_iter()
-                    .enumerate()
-                    .map(|(k, kind)| paint_defect(&image, kind, 3, (6 * i + k) as u64).unwrap().0);
-                let painted: Vec<_> = painted.collect();
-                scores.extend(
-                    detector.score_with(&painted, &options).unwrap().iter().map(|s| s.score),
-                );
-            }
+            let (_, painted) = held_out_and_painted(&dataset, i);
+            let scored = detector.score_with(&painted, &options).unwrap();
+            scores.extend(scored.iter().map(|s| s.score));
         }
         scores.iter().sum::<f64>() / scores.len() as f64
     };

@@ -5,7 +5,7 @@ use invad::ops::{self, Random, Stream};
 
 const RANDOM: Random = Random { seed: 0x0123_4567_89ab_cdef, stream: Stream::Noise, step: 12 };
 
-const STREAMS: [Stream; 7] = [
+const STREAMS: [Stream; 8] = [
     Stream::Init,
     Stream::Order,
     Stream::Timestep,
@@ -13,6 +13,7 @@ const STREAMS: [Stream; 7] = [
     Stream::HeldOut,
     Stream::Reconstruction,
     Stream::Rounding,
+    Stream::Lists,
 ];
 
 fn normals(random: Random, n: usize) -> Vec<f32> {

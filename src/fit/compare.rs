@@ -1,0 +1,116 @@
+//! The trained detector beside simpler methods, on synthetic defects.
+
+use std::collections::BTreeMap;
+
+use image::RgbImage;
+
+use super::learn::Good;
+use super::synthetic::Synthetic;
+use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
+use crate::data::Mask;
+use crate::detect::{Compared, Detector, Evaluated, PIXELS, ScoreOptions};
+use crate::error::Result;
+use crate::metrics::Metrics;
+use crate::nn::Backbone;
+use crate::nn::features::Workspace;
+use crate::tensor::{DType, Device, Tensor};
+use crate::train::extract_features;
+
+/// Images trained on that simpler methods are fitted to, at most.
+const FITTED: usize = 256;
+/// By how many points, in the mean of image AUROC and AU-PRO, a method has to be better to be told from an
+/// equal one.
+const MARGIN: f64 = 2.0;
+
+/// How well the held-out images of each category are told from the same with synthetic defects
+/// ([`paint_defect`](crate::data::paint_defect)), in percent: by the detector, and by simpler methods that are
+/// fitted to the same images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// The detector.
+    pub detector: Evaluated,
+    /// The simpler methods.
+    pub baselines: Baselines,
+}
+
+impl Comparison {
+    /// Compares a detector, which has learnt from `good` images and is calibrated.
+    pub(super) fn of(detector: &Detector, good: &[Good], synthetic: &[Synthetic]) -> Result<Self> {
+        let backbone = Backbone::lite0();
+        let [mut own, mut padim, mut nearest] = [(); 3].map(|()| BTreeMap::new());
+        for (good, painted) in good.iter().zip(synthetic) {
+            let name = &good.category;
+            let step = good.trained.len().div_ceil(FITTED).max(1);
+            let trained: Vec<_> = good.trained.iter().step_by(step).cloned().collect();
+            let normal = extract_features(&backbone, &trained, |_| (), || ())?;
+            let images = [&painted.normal[..], &painted.images].concat();
+            let features = features(&backbone, &images)?;
+            let options = ScoreOptions { category: Some(name.clone()), ..Default::default() };
+            let scored = detector.score_with(&images, &options)?;
+            let scored = scored.iter().map(|s| (s.score, s.map.resize(PIXELS, PIXELS)));
+            own.insert(name.clone(), metrics(painted, scored)?);
+            padim.insert(name.clone(), judged::<Padim>(painted, &normal, &features)?);
+            nearest.insert(name.clone(), judged::<NearestNeighbour>(painted, &normal, &features)?);
+        }
+        let [detector, padim, nearest_neighbour] = [own, padim, nearest].map(Evaluated::new);
+        Ok(Self { detector, baselines: Baselines { padim, nearest_neighbour } })
+    }
+
+    /// What the user should know: each category in which a simpler method is better than the detector.
+    pub fn warnings(&self) -> Vec<String> {
+        let Baselines { padim, nearest_neighbour } = &self.baselines;
+        let mut warnings = Vec::new();
+        for (name, own) in &self.detector.categories {
+            let others = [("PaDiM", padim), ("nearest neighbour", nearest_neighbour)];
+            let others = others.map(|(method, of)| (method, of.categories[name]));
+            let best = others.into_iter().max_by(|(_, a), (_, b)| mean(a).total_cmp(&mean(b)));
+            let (method, best) = best.expect("there are two");
+            if mean(&best) > mean(own) + MARGIN {
+                let [[image, pro], [own_image, own_pro]] = [both(&best), both(own)];
+                warnings.push(format!(
+                    "category `{name}`: {method} finds synthetic defects better than the detector does (image \
+                     AUROC {image:.1} and AU-PRO {pro:.1} against {own_image:.1} and {own_pro:.1}); more good \
+                     images or more --steps may help; `evaluate --baselines` compares them on real defects"
+                ));
+            }
+        }
+        warnings
+    }
+}
+
+/// Image AUROC and AU-PRO.
+fn both(metrics: &Metrics) -> [f64; 2] {
+    [metrics.image_auroc, metrics.au_pro].map(|value| value.unwrap_or(f64::NAN))
+}
+
+fn mean(metrics: &Metrics) -> f64 {
+    0.5 * both(metrics).iter().sum::<f64>()
+}
+
+fn features(backbone: &Backbone, images: &[RgbImage]) -> Result<Tensor> {
+    let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
+    let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
+    backbone.extract(images, &mut features, &mut Workspace::default())?;
+    Ok(features)
+}
+
+/// What a method that is fitted to `normal` features makes of those of a category's images.
+fn judged<M: Baseline>(of: &Synthetic, normal: &Tensor, features: &Tensor) -> Result<Metrics> {
+    let maps = M::fit(normal)?.maps(features)?;
+    metrics(of, maps.iter().map(|map| (M::score(map), map.resize(PIXELS, PIXELS))))
+}
+
+/// The metrics of scores and maps of a category's images, the normal ones first.
+fn metrics(
+    of: &Synthetic,
+    judged: impl Iterator<Item = (f64, Result<Vec<f32>>)>,
+) -> Result<Metrics> {
+    let (mut scores, mut compared) = (Vec::new(), Compared::default());
+    let masks: Vec<Option<&Mask>> =
+        of.normal.iter().map(|_| None).chain(of.masks.iter().map(Some)).collect();
+    for (mask, (score, map)) in masks.into_iter().zip(judged) {
+        scores.push(score);
+        compared.add(mask.is_some(), mask, || map)?;
+    }
+    compared.metrics(&scores, None)
+}
