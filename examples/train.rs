@@ -64,7 +64,7 @@ struct Options {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     evaluations: Option<u16>,
     /// The timestep of a single evaluation, which the network is then trained around; the higher, the
-    /// coarser is what counts [default: 100 or 250, where synthetic defects stand out more]
+    /// coarser is what counts [default: 250, or 100 where synthetic defects stand out more]
     #[arg(long, value_name = "T", conflicts_with = "evaluations")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,

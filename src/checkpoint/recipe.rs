@@ -54,8 +54,8 @@ pub struct Recipe {
     pub inversion_steps: usize,
     /// The timestep of an inversion in one evaluation.
     pub single_timestep: usize,
-    /// Timesteps of which [`fit`](crate::fit) makes that one the single evaluation's at which synthetic defects
-    /// stand out most from normal images; none to leave it as it is.
+    /// Timesteps of which [`fit`](crate::fit) makes the first the single evaluation's, or a later one at which
+    /// synthetic defects stand out more by their scores and by AU-PRO; none to leave it as it is.
     #[serde(default)]
     pub candidates: Vec<usize>,
 }
@@ -121,7 +121,7 @@ impl Recipe {
     pub const NAMES: [&str; 2] = ["whitened", "paper"];
 
     /// Velocity prediction on whitened features: an untrained network already measures the
-    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 650 short steps for each
+    /// Mahalanobis distance of a patch, and training adds what is not Gaussian. 600 short steps for each
     /// category do where the paper's recipe takes more than a hundred thousand. The network is evaluated once,
     /// at a noise level that hides what is too fine to be a defect, a low or a high one, and trained around
     /// both; what it finds is held against what it finds at the same place of normal images.
@@ -131,7 +131,7 @@ impl Recipe {
             parameterisation: Parameterisation::Velocity,
             whiten: true,
             prior: true,
-            steps: Steps::PerCategory(650),
+            steps: Steps::PerCategory(600),
             initial_rate: 0.0,
             peak_rate: 2e-3,
             last_rate: 1e-4,
@@ -140,7 +140,7 @@ impl Recipe {
             timesteps: [50, 400],
             inversion_steps: 1,
             single_timestep: 250,
-            candidates: vec![100, 250],
+            candidates: vec![250, 100],
             ..Self::paper()
         }
     }

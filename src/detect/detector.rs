@@ -252,29 +252,9 @@ impl Detector {
     pub fn set_timestep(&mut self, timestep: usize) -> Result<()> {
         let recipe = &mut self.checkpoint.config.recipe;
         (recipe.inversion_steps, recipe.single_timestep) = (1, timestep);
-        self.take_learnt();
+        (self.checkpoint.prior, self.checkpoint.levels) = (None, None);
+        self.checkpoint.calibration = Calibration::default();
         self.measurer.invert_by(&self.checkpoint)
-    }
-
-    /// What was learnt of normal images at the timestep, which is forgotten.
-    pub(crate) fn take_learnt(&mut self) -> Learnt {
-        self.checkpoint.levels = None;
-        Learnt {
-            timestep: self.checkpoint.config.recipe.single_timestep,
-            prior: self.checkpoint.prior.take(),
-            calibration: std::mem::take(&mut self.checkpoint.calibration),
-        }
-    }
-
-    /// Evaluates the network at the timestep of `learnt`, and judges by it.
-    pub(crate) fn put_learnt(&mut self, learnt: Learnt) -> Result<()> {
-        self.set_timestep(learnt.timestep)?;
-        if let Some(prior) = &learnt.prior {
-            self.measurer.hold_against(prior)?;
-        }
-        self.checkpoint.prior = learnt.prior;
-        self.checkpoint.calibration = learnt.calibration;
-        Ok(())
     }
 
     /// Learns from files of the images trained on, by category, what their latents are like at each position,
@@ -402,7 +382,8 @@ impl Detector {
         Ok(all)
     }
 
-    fn set_calibration(
+    /// Calibrates a category with the statistics of held-out images and of those trained on.
+    pub(crate) fn set_calibration(
         &mut self,
         category: &str,
         held_out: Vec<ImageStats>,
@@ -529,13 +510,6 @@ impl Detector {
         };
         Ok(Scales { names, all })
     }
-}
-
-/// What a detector has learnt of normal images at a timestep.
-pub(crate) struct Learnt {
-    timestep: usize,
-    prior: Option<Prior>,
-    calibration: Calibration,
 }
 
 /// How raw numbers become scores, by category where there is a prior.

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use image::RgbImage;
-
 use super::learn::Good;
 use super::synthetic::Synthetic;
 use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
-use crate::data::Mask;
-use crate::detect::{Compared, Detector, Evaluated, PIXELS, ScoreOptions};
+use crate::detect::{Evaluated, PIXELS};
 use crate::error::Result;
 use crate::metrics::Metrics;
 use crate::nn::Backbone;
@@ -34,25 +31,24 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Compares a detector, which has learnt from `good` images and is calibrated.
-    pub(super) fn of(detector: &Detector, good: &[Good], synthetic: &[Synthetic]) -> Result<Self> {
+    /// Puts simpler methods beside a detector that is as good as `detector` says on synthetic defects.
+    pub(super) fn of(detector: Evaluated, good: &[Good], synthetic: &[Synthetic]) -> Result<Self> {
         let backbone = Backbone::lite0();
-        let [mut own, mut padim, mut nearest] = [(); 3].map(|()| BTreeMap::new());
+        let [mut padim, mut nearest] = [(); 2].map(|()| BTreeMap::new());
         for (good, painted) in good.iter().zip(synthetic) {
-            let name = &good.category;
-            let step = good.trained.len().div_ceil(FITTED).max(1);
-            let trained: Vec<_> = good.trained.iter().step_by(step).cloned().collect();
+            let trained = good.trained();
+            let step = trained.len().div_ceil(FITTED).max(1);
+            let trained: Vec<_> = trained.into_iter().step_by(step).collect();
             let normal = extract_features(&backbone, &trained, |_| (), || ())?;
-            let images = [&painted.normal[..], &painted.images].concat();
-            let features = features(&backbone, &images)?;
-            let options = ScoreOptions { category: Some(name.clone()), ..Default::default() };
-            let scored = detector.score_with(&images, &options)?;
-            let scored = scored.iter().map(|s| (s.score, s.map.resize(PIXELS, PIXELS)));
-            own.insert(name.clone(), metrics(painted, scored)?);
+            let images = painted.images();
+            let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
+            let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
+            backbone.extract(&images, &mut features, &mut Workspace::default())?;
+            let name = &painted.category;
             padim.insert(name.clone(), judged::<Padim>(painted, &normal, &features)?);
             nearest.insert(name.clone(), judged::<NearestNeighbour>(painted, &normal, &features)?);
         }
-        let [detector, padim, nearest_neighbour] = [own, padim, nearest].map(Evaluated::new);
+        let [padim, nearest_neighbour] = [padim, nearest].map(Evaluated::new);
         Ok(Self { detector, baselines: Baselines { padim, nearest_neighbour } })
     }
 
@@ -87,30 +83,10 @@ fn mean(metrics: &Metrics) -> f64 {
     0.5 * both(metrics).iter().sum::<f64>()
 }
 
-fn features(backbone: &Backbone, images: &[RgbImage]) -> Result<Tensor> {
-    let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
-    let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
-    backbone.extract(images, &mut features, &mut Workspace::default())?;
-    Ok(features)
-}
-
 /// What a method that is fitted to `normal` features makes of those of a category's images.
 fn judged<M: Baseline>(of: &Synthetic, normal: &Tensor, features: &Tensor) -> Result<Metrics> {
     let maps = M::fit(normal)?.maps(features)?;
-    metrics(of, maps.iter().map(|map| (M::score(map), map.resize(PIXELS, PIXELS))))
-}
-
-/// The metrics of scores and maps of a category's images, the normal ones first.
-fn metrics(
-    of: &Synthetic,
-    judged: impl Iterator<Item = (f64, Result<Vec<f32>>)>,
-) -> Result<Metrics> {
-    let (mut scores, mut compared) = (Vec::new(), Compared::default());
-    let masks: Vec<Option<&Mask>> =
-        of.normal.iter().map(|_| None).chain(of.masks.iter().map(Some)).collect();
-    for (mask, (score, map)) in masks.into_iter().zip(judged) {
-        scores.push(score);
-        compared.add(mask.is_some(), mask, || map)?;
-    }
-    compared.metrics(&scores, None)
+    let scores: Vec<f64> = maps.iter().map(M::score).collect();
+    let maps: Result<_> = maps.iter().map(|map| map.resize(PIXELS, PIXELS)).collect();
+    of.metrics(&scores, maps?)
 }

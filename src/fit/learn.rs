@@ -5,88 +5,103 @@ use std::path::PathBuf;
 use super::synthetic::Synthetic;
 use super::{Control, Event};
 use crate::data::Dataset;
-use crate::detect::{Detector, ScoreOptions};
+use crate::detect::{Detector, Evaluated, PIXELS, ScoreOptions};
 use crate::error::{Error, Result};
+use crate::train::Split;
 
-/// The files of a category's good images: those trained on, and those held out.
-pub(super) struct Good {
-    pub category: String,
-    pub trained: Vec<PathBuf>,
-    pub held_out: Vec<PathBuf>,
+/// A category's good images.
+pub(super) struct Good<'a> {
+    pub category: &'a str,
+    pub files: &'a [PathBuf],
+    /// Which of them are trained on, and which held out.
+    pub split: Split,
+}
+
+impl Good<'_> {
+    /// The files trained on.
+    pub fn trained(&self) -> Vec<PathBuf> {
+        self.split.train.iter().map(|&i| self.files[i].clone()).collect()
+    }
+
+    /// The files held out.
+    pub fn held_out(&self) -> Vec<PathBuf> {
+        self.split.held_out.iter().map(|&i| self.files[i].clone()).collect()
+    }
 }
 
 /// Has a detector learn what normal images are like, and calibrates it. Of its recipe's candidates it gets
-/// the timestep at which synthetic defects stand out most: whose mean score is the highest, in standard
-/// deviations of normal images' scores.
+/// the first timestep, or a later one at which synthetic defects stand out more: with a higher mean score, in
+/// standard deviations of normal images' scores, and a higher AU-PRO.
+///
+/// Returned is how well it told synthetic defects there, when it had not yet learnt from the held-out images
+/// that they are painted into.
 pub(super) fn learn(
     detector: &mut Detector,
     dataset: &Dataset,
     good: &[Good],
     synthetic: &[Synthetic],
     observe: &mut dyn FnMut(Event) -> Control,
-) -> Result<()> {
-    let timesteps: Vec<Option<usize>> = match &detector.config().recipe.candidates[..] {
+) -> Result<Evaluated> {
+    let recipe = &detector.config().recipe;
+    let timesteps = match &recipe.candidates[..] {
         [] => vec![None],
         candidates => candidates.iter().copied().map(Some).collect(),
     };
-    let choose = timesteps.len() > 1;
-    let images: usize = good.iter().map(|of| of.trained.len() + of.held_out.len()).sum();
-    let painted: usize = synthetic.iter().map(|of| of.images.len()).sum();
-    let (mut done, total) = (0, timesteps.len() * (images + if choose { painted } else { 0 }));
-    let mut best = None;
+    let images: usize = good.iter().map(|of| of.files.len()).sum();
+    let judged: usize = synthetic.iter().map(|of| of.normal.len() + of.painted.len()).sum();
+    let (mut done, total) = (0, timesteps.len() * (images + judged) + images);
+    let mut step = |count: usize, unreadable: Option<Error>| {
+        if let Some(e) = unreadable {
+            observe(Event::Unreadable(&e));
+        }
+        done += count;
+        observe(Event::Calibration { done, total });
+    };
+    let mut best: Option<(f64, Option<usize>, Evaluated)> = None;
     for timestep in timesteps {
-        if let Some(timestep) = timestep {
-            detector.set_timestep(timestep)?;
-        }
-        calibrate(detector, dataset, good, &mut |read| {
-            done += 1;
-            if let Err(e) = read
-                && best.is_none()
-            {
-                observe(Event::Unreadable(&e));
-            }
-            observe(Event::Calibration { done, total });
-        })?;
-        if !choose {
-            return Ok(());
-        }
-        let mut mean = 0.0;
-        for Synthetic { category, images, .. } in synthetic {
-            let options = ScoreOptions { category: Some(category.clone()), ..Default::default() };
-            for images in images.chunks(detector.batch_size()) {
-                let scored = detector.score_with(images, &options)?;
-                mean += scored.iter().map(|s| s.score).sum::<f64>() / painted as f64;
-                done += images.len();
-                observe(Event::Calibration { done, total });
-            }
-        }
-        if best.as_ref().is_none_or(|(most, _)| mean > *most) {
-            best = Some((mean, detector.take_learnt()));
+        set(detector, timestep)?;
+        let first = best.is_none();
+        learn_apart(detector, dataset, good, |read| step(1, read.err().filter(|_| first)))?;
+        let (score, told) = judge(detector, synthetic, |images| step(images, None))?;
+        eprintln!(
+            "DEBUG {timestep:?} score {score:.3} auroc {:?} pro {:?}",
+            told.mean.image_auroc, told.mean.au_pro
+        );
+        let better = |(most, _, best): &(f64, _, Evaluated)| {
+            score > *most && told.mean.au_pro > best.mean.au_pro
+        };
+        if best.as_ref().is_none_or(better) {
+            best = Some((score, timestep, told));
         }
     }
-    match best {
-        Some((_, learnt)) => detector.put_learnt(learnt),
-        None => Ok(()),
-    }
+    let (_, timestep, told) = best.expect("there is a timestep");
+    set(detector, timestep)?;
+    learn_together(detector, good, || step(1, None))?;
+    Ok(told)
+}
+
+fn set(detector: &mut Detector, timestep: Option<usize>) -> Result<()> {
+    timestep.map_or(Ok(()), |timestep| detector.set_timestep(timestep))
 }
 
 /// Has a detector learn from images trained on, and calibrates it with those held out. `each` gets every file
 /// with what is wrong with a held-out one; others are known.
-fn calibrate(
+fn learn_apart(
     detector: &mut Detector,
     dataset: &Dataset,
     good: &[Good],
-    each: &mut dyn FnMut(Result<()>),
+    mut each: impl FnMut(Result<()>),
 ) -> Result<()> {
-    let trained: Vec<_> = good.iter().map(|of| (of.category.clone(), of.trained.clone())).collect();
+    let trained: Vec<_> = good.iter().map(|of| (of.category.to_string(), of.trained())).collect();
     let stats = detector.learn_prior(&trained, |_, _| {
         each(Ok(()));
         Ok(())
     })?;
-    for (Good { category, held_out, .. }, stats) in good.iter().zip(stats) {
+    for (of, stats) in good.iter().zip(stats) {
+        let (category, held_out) = (of.category, of.held_out());
         let stats = stats.into_iter().flatten().collect();
         let mut unreadable = 0;
-        let calibrated = detector.calibrate_files(category, held_out, stats, |_, read| {
+        let calibrated = detector.calibrate_files(category, &held_out, stats, |_, read| {
             unreadable += usize::from(read.is_err());
             each(read);
             Ok(())
@@ -98,4 +113,47 @@ fn calibrate(
         calibrated?;
     }
     Ok(())
+}
+
+/// Has a detector learn from all images, and calibrates it with those that the network was not trained on,
+/// each held against others.
+fn learn_together(detector: &mut Detector, good: &[Good], mut each: impl FnMut()) -> Result<()> {
+    let all: Vec<_> = good.iter().map(|of| (of.category.to_string(), of.files.to_vec())).collect();
+    let stats = detector.learn_prior(&all, |_, _| {
+        each();
+        Ok(())
+    })?;
+    for (of, stats) in good.iter().zip(stats) {
+        let of_those = |indices: &[usize]| indices.iter().filter_map(|&i| stats[i]).collect();
+        let [held_out, trained] = [&of.split.held_out, &of.split.train].map(|i| of_those(i));
+        detector.set_calibration(of.category, held_out, trained)?;
+    }
+    Ok(())
+}
+
+/// The mean score of synthetic defects, and how well they are told from the images without. `each` gets how
+/// many images are judged.
+fn judge(
+    detector: &Detector,
+    synthetic: &[Synthetic],
+    mut each: impl FnMut(usize),
+) -> Result<(f64, Evaluated)> {
+    let (mut sum, mut count) = (0.0, 0);
+    let evaluated = synthetic.iter().map(|of| {
+        let options = ScoreOptions { category: Some(of.category.clone()), ..Default::default() };
+        let (mut scores, mut maps) = (Vec::new(), Vec::new());
+        for images in of.images().chunks(detector.batch_size()) {
+            for scored in detector.score_with(images, &options)? {
+                scores.push(scored.score);
+                maps.push(scored.map.resize(PIXELS, PIXELS)?);
+            }
+            each(images.len());
+        }
+        let painted = &scores[of.normal.len()..];
+        sum += painted.iter().sum::<f64>();
+        count += painted.len();
+        Ok((of.category.clone(), of.metrics(&scores, maps)?))
+    });
+    let evaluated = Evaluated::new(evaluated.collect::<Result<_>>()?);
+    Ok((sum / f64::from(count.max(1) as u32), evaluated))
 }

@@ -115,8 +115,9 @@ pub enum Fitted {
 }
 
 /// Trains one detector on the good images of all categories of `dataset`, keeping some of each
-/// category back to calibrate with. What latents of normal images are like at each position is learnt from
-/// the images trained on: [`Detector::learn_prior`]. Defects painted into the images held back
+/// category back to calibrate with: their scores are those of a network that has not seen them. What latents of
+/// normal images are like at each position is learnt from all of them, each held against others:
+/// [`Detector::learn_prior`]. Defects painted into the images held back
 /// ([`paint_defect`](crate::data::paint_defect)) choose between the recipe's
 /// [`candidates`](Recipe::candidates).
 ///
@@ -152,29 +153,22 @@ pub fn fit(
     };
     let backbone = Backbone::lite0();
     let mut good = Vec::new();
-    for (i, category) in dataset.categories().iter().enumerate() {
-        let Category { name, train: images, .. } = category;
-        if images.is_empty() {
+    for (i, Category { name, train: files, .. }) in dataset.categories().iter().enumerate() {
+        if files.is_empty() {
             let reason = format!("category `{name}` has no good images; put some in train/good");
             return Err(Error::dataset(dataset.root(), reason));
         }
-        let split = hold_out(images.len(), i as u64, options.seed);
+        let split = hold_out(files.len(), i as u64, options.seed);
         if split.few {
             let warning = format!(
                 "category `{name}` has {} good images: its threshold cannot be relied on below 16",
-                images.len()
+                files.len()
             );
             observe(Event::Warning(&warning));
         }
-        let pick =
-            |indices: &[usize]| -> Vec<_> { indices.iter().map(|&i| images[i].clone()).collect() };
-        good.push(Good {
-            category: name.clone(),
-            trained: pick(&split.train),
-            held_out: pick(&split.held_out),
-        });
+        good.push(Good { category: name, files, split });
     }
-    let train: Vec<_> = good.iter().flat_map(|of| &of.trained).cloned().collect();
+    let train: Vec<_> = good.iter().flat_map(Good::trained).collect();
 
     let (done, total) = (Cell::new(0), train.len());
     let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
@@ -197,9 +191,9 @@ pub fn fit(
         return Err(Error::dataset(dataset.root(), "none of the good images can be read"));
     }
     let mut first = 0;
-    for Good { category, trained, .. } in &good {
-        let end = first + trained.len();
-        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == trained.len() {
+    for Good { category, split, .. } in &good {
+        let end = first + split.train.len();
+        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == split.train.len() {
             let reason = format!("category `{category}`: no image to train on can be read");
             return Err(Error::dataset(dataset.root(), reason));
         }
@@ -212,7 +206,7 @@ pub fn fit(
         backbone: Detector::backbone_id(&backbone),
         seed: options.seed,
         steps: options.steps.unwrap_or(steps),
-        categories: good.iter().map(|of| of.category.clone()).collect(),
+        categories: good.iter().map(|of| of.category.to_string()).collect(),
         recipe,
     };
     let mut trainer = match saved {
@@ -248,10 +242,10 @@ pub fn fit(
     let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
     let side = backbone.image_size();
     let painted =
-        good.iter().map(|of| Synthetic::paint(&of.category, &of.held_out, side, options.seed));
+        good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
-    learn(&mut detector, dataset, &good, &painted, &mut observe)?;
-    let comparison = Comparison::of(&detector, &good, &painted)?;
+    let told = learn(&mut detector, dataset, &good, &painted, &mut observe)?;
+    let comparison = Comparison::of(told, &good, &painted)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {
         observe(Event::Warning(&warning));

@@ -6,18 +6,20 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::data::{DefectKind, Mask, load_image, paint_defect};
+use crate::detect::Compared;
 use crate::error::Result;
+use crate::metrics::Metrics;
 use crate::ops;
 
 /// About how many of a category are painted.
 const COUNT: usize = 96;
 
-/// Images of a category with synthetic defects, of the size that the backbone takes.
+/// Images of a category with synthetic defects and without, of the size that the backbone takes.
 pub(super) struct Synthetic {
     pub category: String,
     /// Those painted into.
     pub normal: Vec<RgbImage>,
-    pub images: Vec<RgbImage>,
+    pub painted: Vec<RgbImage>,
     pub masks: Vec<Mask>,
 }
 
@@ -34,8 +36,23 @@ impl Synthetic {
             let kind = DefectKind::ALL[index % kinds];
             paint_defect(&normal[index / each], kind, seed, index as u64)
         });
-        let (images, masks) = painted.collect::<Result<Vec<_>>>()?.into_iter().unzip();
-        Ok(Self { category: category.into(), normal, images, masks })
+        let (painted, masks) = painted.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { category: category.into(), normal, painted, masks })
+    }
+
+    /// All images, those without defects first.
+    pub fn images(&self) -> Vec<RgbImage> {
+        [&self.normal[..], &self.painted].concat()
+    }
+
+    /// The metrics of scores and maps of all images, in that order.
+    pub fn metrics(&self, scores: &[f64], maps: Vec<Vec<f32>>) -> Result<Metrics> {
+        let mut compared = Compared::default();
+        let masks = self.normal.iter().map(|_| None).chain(self.masks.iter().map(Some));
+        for (mask, map) in masks.zip(maps) {
+            compared.add(mask.is_some(), mask, || Ok(map))?;
+        }
+        compared.metrics(scores, None)
     }
 }
 

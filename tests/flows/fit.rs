@@ -1,12 +1,12 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use invad::baselines::{Baseline, Padim};
 use invad::checkpoint::{ImageStats, Recipe, TrainingState};
-use invad::data::{Dataset, DefectKind, load_image, paint_defect};
+use invad::data::{Dataset, DefectKind, Mask, load_image, paint_defect};
 use invad::detect::{Evaluated, ScoreOptions};
-use invad::metrics::Metrics;
+use invad::metrics::{AnnotatedMap, FPR_LIMIT, Metrics, pixel_metrics};
 use invad::nn::Backbone;
 use invad::train::hold_out;
 use invad::{Comparison, Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
@@ -89,8 +89,9 @@ fn stopped_and_resumed_is_the_same_detector() {
     // 18 images: 8 held out, 6 images: a quarter, at least 2.
     assert_eq!(seen.features, (1..=14).map(|done| (done, 14)).collect::<Vec<_>>());
     assert_eq!(seen.steps, (1..=6).map(|step| (step, 6)).collect::<Vec<_>>());
-    // With all of them and six defects in each of the 10 held out, at two timesteps.
-    assert_eq!(seen.calibration.last(), Some(&(168, 168)));
+    // With all of them, and the 10 held out with six defects each and without, at two timesteps; then with
+    // all of them together.
+    assert_eq!(seen.calibration.last(), Some(&(212, 212)));
     assert!(seen.unreadable.is_empty());
     assert_eq!(seen.warnings.len(), 1);
     assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));
@@ -204,8 +205,9 @@ fn learns_a_prior_where_the_recipe_has_one() {
     for recipe in [Recipe::whitened(), Recipe::paper()] {
         let options = FitOptions { recipe, steps: Some(2), ..options(None) };
         let (fitted, seen) = run(&dataset, &options, u64::MAX);
-        // Each candidate scores six synthetic defects in each of the eight images that are held out.
-        let total = if options.recipe.prior { 2 * (24 + 6 * 8) } else { 24 };
+        // Each timestep scores the eight images that are held out, with six synthetic defects each and without.
+        let timesteps = if options.recipe.prior { 2 } else { 1 };
+        let total = timesteps * (24 + 7 * 8) + 24;
         assert_eq!(seen.calibration.last(), Some(&(total, total)));
         assert!(seen.calibration.windows(2).all(|pair| pair[0].0 < pair[1].0));
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
@@ -229,7 +231,10 @@ fn learns_a_prior_where_the_recipe_has_one() {
 }
 
 /// A category's held-out images as large as the backbone takes them, and with the six synthetic defects each.
-fn held_out_and_painted(dataset: &Dataset, category: usize) -> (Vec<RgbImage>, Vec<RgbImage>) {
+fn held_out_and_painted(
+    dataset: &Dataset,
+    category: usize,
+) -> (Vec<RgbImage>, Vec<RgbImage>, Vec<Mask>) {
     let files = &dataset.categories()[category].train;
     let seed = options(None).seed;
     let held_out = hold_out(files.len(), category as u64, seed).held_out;
@@ -243,9 +248,30 @@ fn held_out_and_painted(dataset: &Dataset, category: usize) -> (Vec<RgbImage>, V
         })
         .collect();
     let painted = (0..6 * normal.len())
-        .map(|i| paint_defect(&normal[i / 6], DefectKind::ALL[i % 6], seed, i as u64).unwrap().0);
-    let painted = painted.collect();
-    (normal, painted)
+        .map(|i| paint_defect(&normal[i / 6], DefectKind::ALL[i % 6], seed, i as u64).unwrap());
+    let (painted, masks) = painted.unzip();
+    (normal, painted, masks)
+}
+
+/// A detector that has learnt from the images trained on alone, and is calibrated with the others.
+fn apart(detector: &Detector, dataset: &Dataset) -> Detector {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("detector");
+    detector.save(&path).unwrap();
+    let mut detector = Detector::load(&path).unwrap();
+    let split = dataset.categories().iter().enumerate().map(|(i, category)| {
+        let split = hold_out(category.train.len(), i as u64, options(None).seed);
+        let files = |of: Vec<usize>| of.into_iter().map(|i| category.train[i].clone()).collect();
+        (category.name.clone(), files(split.train), files(split.held_out))
+    });
+    let split: Vec<(String, Vec<PathBuf>, Vec<PathBuf>)> = split.collect();
+    let trained: Vec<_> = split.iter().map(|(name, t, _)| (name.clone(), t.clone())).collect();
+    let stats = detector.learn_prior(&trained, |_, read| read).unwrap();
+    for ((name, _, held_out), stats) in split.iter().zip(stats) {
+        let stats = stats.into_iter().flatten().collect();
+        detector.calibrate_files(name, held_out, stats, |_, read| read).unwrap();
+    }
+    detector
 }
 
 /// The share of pairs in which the defect scores higher, in percent.
@@ -271,6 +297,7 @@ fn simpler_methods_beside_the_detector() {
     let dataset = open(&folder);
     let (fitted, seen) = run(&dataset, &options(None), u64::MAX);
     let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
+    let detector = apart(&detector, &dataset);
     let [comparison] = &seen.compared[..] else { panic!("{}", seen.compared.len()) };
     let backbone = Backbone::lite0();
     let features = |images: &[RgbImage]| {
@@ -283,7 +310,7 @@ fn simpler_methods_beside_the_detector() {
         |got: Option<f64>, want: f64| assert!((got.unwrap() - want).abs() < 1e-9, "{got:?} {want}");
     for (i, category) in dataset.categories().iter().enumerate() {
         let name = &category.name;
-        let (normal, painted) = held_out_and_painted(&dataset, i);
+        let (normal, painted, _) = held_out_and_painted(&dataset, i);
         let options = ScoreOptions { category: Some(name.clone()), ..Default::default() };
         let score = |images: &[RgbImage]| -> Vec<f64> {
             detector.score_with(images, &options).unwrap().iter().map(|s| s.score).collect()
@@ -319,7 +346,7 @@ fn simpler_methods_beside_the_detector() {
     assert!(warning.contains(text), "{warning}");
 }
 
-/// Of the candidates it is the timestep at which synthetic defects score highest.
+/// Of the candidates it is the first, or a later one at which synthetic defects stand out more.
 #[test]
 fn the_timestep_is_chosen() {
     let folder = data();
@@ -330,32 +357,37 @@ fn the_timestep_is_chosen() {
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
         detector
     };
-    let score = |detector: &Detector| {
-        let mut scores = Vec::new();
+    // The mean score of all defects, and the mean of the categories' AU-PRO.
+    let told = |detector: &Detector| {
+        let (mut scores, mut pros) = (Vec::new(), Vec::new());
         for (i, category) in dataset.categories().iter().enumerate() {
             let options =
                 ScoreOptions { category: Some(category.name.clone()), ..Default::default() };
-            let (_, painted) = held_out_and_painted(&dataset, i);
-            let scored = detector.score_with(&painted, &options).unwrap();
-            scores.extend(scored.iter().map(|s| s.score));
+            let (normal, painted, masks) = held_out_and_painted(&dataset, i);
+            let scored = detector.score_with(&[&normal[..], &painted].concat(), &options).unwrap();
+            scores.extend(scored[normal.len()..].iter().map(|s| s.score));
+            let none = vec![false; 256 * 256];
+            let maps: Vec<_> = scored.iter().map(|s| s.map.resize(256, 256).unwrap()).collect();
+            let masks = normal.iter().map(|_| &none[..]).chain(masks.iter().map(Mask::pixels));
+            let annotated = |(map, mask)| AnnotatedMap { map, mask, width: 256, height: 256 };
+            let maps: Vec<_> = maps.iter().map(Vec::as_slice).zip(masks).map(annotated).collect();
+            pros.push(pixel_metrics(&maps, FPR_LIMIT).unwrap().au_pro.unwrap());
         }
-        scores.iter().sum::<f64>() / scores.len() as f64
+        let mean = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+        (mean(&scores), mean(&pros))
     };
-    let alone = [60, 350].map(|t| with(&[t]));
-    assert_eq!(alone.each_ref().map(|d| d.config().recipe.single_timestep), [60, 350]);
-    let [low, high] = alone.each_ref().map(|d| score(d));
-    assert!((low - high).abs() > 1e-3, "{low} {high}");
-    let best = &alone[usize::from(high > low)];
-    for candidates in [[60, 350], [350, 60]] {
+    let times = [60, 350];
+    let [low, high] = times.map(|t| told(&apart(&with(&[t]), &dataset)));
+    assert!((low.0 - high.0).abs() > 1e-3 && (low.1 - high.1).abs() > 1e-5, "{low:?} {high:?}");
+    for (candidates, [first, second]) in [([60, 350], [low, high]), ([350, 60], [high, low])] {
         let chosen = with(&candidates);
-        assert_eq!(
-            chosen.config().recipe.single_timestep,
-            best.config().recipe.single_timestep,
-            "{low} {high}"
-        );
-        assert_eq!(chosen.calibration(), best.calibration());
+        let better = second.0 > first.0 && second.1 > first.1;
+        let best = candidates[usize::from(better)];
+        assert_eq!(chosen.config().recipe.single_timestep, best, "{first:?} {second:?}");
+        let alone = with(&[best]);
+        assert_eq!(chosen.calibration(), alone.calibration());
         let images = [picture(Kind::Dots, 90, 32, 32), defective(Kind::Stripes, 91, 40, 32)];
-        assert_eq!(chosen.score(&images).unwrap(), best.score(&images).unwrap());
+        assert_eq!(chosen.score(&images).unwrap(), alone.score(&images).unwrap());
     }
 }
 
