@@ -1,9 +1,8 @@
 //! From a folder to a calibrated detector on the GPU.
 
-use std::collections::BTreeMap;
-
 use invad::checkpoint::ImageStats;
 use invad::data::Dataset;
+use invad::train::hold_out;
 use invad::{Control, Detector, FitOptions, Fitted, fit};
 use tempfile::tempdir;
 
@@ -32,21 +31,22 @@ fn trains_learns_a_prior_and_calibrates() {
     there.save(&path).unwrap();
     let mut here = Detector::load(&path).unwrap();
     let category = &good.categories()[0];
-    let split = invad::train::hold_out(category.train.len(), 0, options.seed);
-    let files = |of: &[usize]| of.iter().map(|&i| category.train[i].clone()).collect::<Vec<_>>();
-    let trained = vec![(category.name.clone(), files(&split.train))];
-    let trained = here.learn_prior(&trained, |_, read| read).unwrap().remove(0);
-    let trained = trained.into_iter().flatten().collect();
-    here.calibrate_files(&category.name, &files(&split.held_out), trained, |_, read| read).unwrap();
+    let all = vec![(category.name.clone(), category.train.clone())];
+    let stats = here.learn_prior(&all, |_, read| read).unwrap().remove(0);
+    let split = hold_out(category.train.len(), 0, options.seed);
     // What stands out, by Gaussians of few images, moves more than the latents do.
-    let numbers = |of: &BTreeMap<String, Vec<ImageStats>>| -> Vec<(f64, f64)> {
+    let numbers = |of: &[ImageStats]| -> Vec<(f64, f64)> {
         let exact = |s: &ImageStats| [s.abs, s.nll].map(|number| (number.into(), 1e-2));
         let rough = |s: &ImageStats| [s.max, s.block, s.top5].map(|number| (number.into(), 4e-2));
-        of.values().flatten().flat_map(|s| exact(s).into_iter().chain(rough(s))).collect()
+        of.iter().flat_map(|s| exact(s).into_iter().chain(rough(s))).collect()
     };
-    let calibrations = [there.calibration(), here.calibration()];
-    for of in [calibrations.map(|c| &c.categories), calibrations.map(|c| &c.trained)] {
-        let [got, want] = of.map(numbers);
+    let name = &category.name;
+    let there = there.calibration();
+    for (got, of) in
+        [(&there.categories[name], split.held_out), (&there.trained[name], split.train)]
+    {
+        let want: Vec<_> = of.iter().map(|&i| stats[i].unwrap()).collect();
+        let (got, want) = (numbers(got), numbers(&want));
         assert_eq!(got.len(), want.len());
         assert!(!got.is_empty());
         for ((got, _), (want, tolerance)) in got.into_iter().zip(want) {
