@@ -220,9 +220,8 @@ impl Detector {
     pub fn doubt(&self, category: Option<&str>) -> Option<String> {
         let calibration = self.calibration();
         let drifts = |name: &&String| {
-            let scores = calibration.images(Some(name)).iter().map(|s| s.block.into()).collect();
-            let scores: Vec<f64> = scores;
-            drift(&scores) > 0.0
+            let scores = calibration.categories[*name].iter().map(|s| f64::from(s.block));
+            drift(&scores.collect::<Vec<_>>()) > 0.0
         };
         let names =
             calibration.categories.keys().filter(|name| category.is_none_or(|c| c == *name));
@@ -233,7 +232,8 @@ impl Detector {
         calibration.doubt(category).or_else(|| match &drifting()[..] {
             [] => None,
             some => Some(format!(
-                "the held-out images of {} drift: along the order of the files their scores change by more                  than chance, so the threshold is higher; did the light, the camera or the parts change?",
+                "the held-out images of {} drift: along the order of the files their scores change by \
+                 more than chance, so the threshold is higher; did the light, the camera or the parts change?",
                 some.join(", ")
             )),
         })

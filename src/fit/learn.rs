@@ -63,10 +63,6 @@ pub(super) fn learn(
         let first = best.is_none();
         learn_apart(detector, dataset, good, |read| step(1, read.err().filter(|_| first)))?;
         let (score, told) = judge(detector, synthetic, |images| step(images, None))?;
-        eprintln!(
-            "DEBUG {timestep:?} score {score:.3} auroc {:?} pro {:?}",
-            told.mean.image_auroc, told.mean.au_pro
-        );
         let better = |(most, _, best): &(f64, _, Evaluated)| {
             score > *most && told.mean.au_pro > best.mean.au_pro
         };

@@ -454,6 +454,7 @@ fn held_out_images_that_drift() {
     let (higher, doubt, of_all) = judge(&before_and_after);
     assert!(higher > 1.1 * level, "{higher} {level}");
     assert!(doubt.as_ref().unwrap().contains("held-out images of `dots` drift"), "{doubt:?}");
+    assert!(!doubt.as_ref().unwrap().contains("  "), "{doubt:?}");
     assert_eq!(doubt, of_all);
 
     let mut detector = Detector::new(checkpoint(paper, 2)).unwrap();
