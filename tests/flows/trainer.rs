@@ -279,12 +279,16 @@ fn evaluations_of_a_recipe() {
         (recipe.inversion_steps, recipe.single_timestep, recipe.timesteps, recipe.loss_weight)
     };
     let (whitened, paper) = (Recipe::whitened(), Recipe::paper());
-    assert_eq!(of(&whitened), (1, 200, [50, 400], LossWeight::Uniform));
+    assert_eq!(of(&whitened), (1, 250, [50, 400], LossWeight::Uniform));
+    assert_eq!(whitened.candidates, [250, 100]);
     assert_eq!(of(&paper), (3, 100, [0, 999], LossWeight::Uniform));
     let [early, late] = [100, 600].map(|t| whitened.clone().with_timestep(t));
     assert_eq!(of(&early), (1, 100, [25, 200], LossWeight::Uniform));
     assert_eq!(of(&late), (1, 600, [150, 999], LossWeight::Uniform));
-    assert_eq!(of(&whitened.with_evaluations(3)), (3, 200, [0, 999], LossWeight::Middle));
+    let several = whitened.with_evaluations(3);
+    assert_eq!(of(&several), (3, 250, [0, 999], LossWeight::Middle));
+    // What the user asks for is not chosen anew.
+    assert!([early, late, several].iter().all(|recipe| recipe.candidates.is_empty()));
     assert_eq!(paper.clone().with_evaluations(3), paper);
 }
 
