@@ -257,7 +257,7 @@ impl Detector {
         self.measurer.invert_by(&self.checkpoint)
     }
 
-    /// Learns from files of the images trained on, by category, what their latents are like at each position,
+    /// Learns from files of good images, by category, what their latents are like at each position,
     /// and holds all latents against that from then on ([`Prior`]): an image's map is how far each cell
     /// is from it, less the median of its cells. Where the recipe has no prior, as the paper's has none
     /// ([`Recipe::prior`]), maps are the latents' norms. Calibrations made before are forgotten.
