@@ -239,6 +239,7 @@ struct Shown<'a> {
     mask: Option<Mask>,
     scored: Scored,
     map: Vec<f32>,
+    found: Mask,
 }
 
 impl<'a> Shown<'a> {
@@ -250,8 +251,9 @@ impl<'a> Shown<'a> {
     ) -> Result<Self> {
         let (image, mask) = load_test(test)?;
         let scored = detector.score_with(std::slice::from_ref(&image), options)?.remove(0);
-        let map = scored.map.resize(image.width() as usize, image.height() as usize)?;
-        Ok(Self { category, defect: test.defect.as_deref(), image, mask, scored, map })
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let (map, found) = (scored.map.resize(width, height)?, scored.region(width, height)?);
+        Ok(Self { category, defect: test.defect.as_deref(), image, mask, scored, map, found })
     }
 
     fn row(&self) -> Row<'_> {
@@ -263,7 +265,7 @@ impl<'a> Shown<'a> {
             image: &self.image,
             map: &self.map,
             range: self.scored.map_range,
-            map_threshold: self.scored.map_threshold,
+            predicted: &self.found,
             truth: self.mask.as_ref(),
         }
     }

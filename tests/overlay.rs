@@ -2,9 +2,7 @@
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use invad::data::{Dataset, Mask, load_test};
-use invad::detect::overlay::{
-    self, PREDICTED, TRUTH, above, colour, contour, fade, heat_map, mask_image,
-};
+use invad::detect::overlay::{self, PREDICTED, TRUTH, colour, contour, fade, heat_map, mask_image};
 use invad::detect::panel::{Row, panel};
 
 const GREY: Rgb<u8> = Rgb([128, 128, 128]);
@@ -123,13 +121,16 @@ fn contours_lie_around_the_region() {
 }
 
 #[test]
-fn thresholds_are_exclusive_and_nan_is_below() {
-    let map = [0.4, 0.5, 0.6, f32::NAN, f32::INFINITY, -1.0];
-    assert_eq!(above(&map, 0.5), [false, false, true, false, true, false]);
-    let mask = mask_image(&map, 2, 3, 0.5).unwrap();
-    assert_eq!(mask, GrayImage::from_vec(2, 3, vec![0, 0, 255, 0, 255, 0]).unwrap());
-    assert_eq!(mask.get_pixel(0, 1), &Luma([255]));
-    assert!(mask_image(&map, 2, 2, 0.5).is_err());
+fn a_mask_as_a_picture() {
+    let mask = Mask::new(2, 3, vec![false, false, true, false, true, false]).unwrap();
+    let picture = mask_image(&mask);
+    assert_eq!(picture, GrayImage::from_vec(2, 3, vec![0, 0, 255, 0, 255, 0]).unwrap());
+    assert_eq!(picture.get_pixel(0, 1), &Luma([255]));
+}
+
+/// Of which no pixel is anomalous.
+fn mask_of(width: usize, height: usize) -> Mask {
+    Mask::new(width, height, vec![false; width * height]).unwrap()
 }
 
 #[test]
@@ -149,11 +150,13 @@ fn a_page_of_the_demo() {
         image: &image,
         map: &map,
         range: (0.0, 5.0),
-        map_threshold: 3.0,
+        predicted: &mask,
         truth: Some(&mask),
     };
     let quiet = vec![0.0; map.len()];
-    let good = Row { defect: None, score: 0.5, map: &quiet, truth: None, ..bad };
+    let nothing = mask_of(176, 176);
+    let good =
+        Row { defect: None, score: 0.5, map: &quiet, predicted: &nothing, truth: None, ..bad };
     let unknown =
         Row { category: "a name that is too long for its place: ☃é", truth: None, ..bad };
 
@@ -170,7 +173,8 @@ fn a_page_of_the_demo() {
     for (w, h) in [(1, 1), (1, 500), (700, 2)] {
         let image = RgbImage::new(w, h);
         let map = vec![f32::NAN; (w * h) as usize];
-        let row = Row { image: &image, map: &map, truth: None, score: f64::NAN, ..bad };
+        let predicted = &mask_of(w as usize, h as usize);
+        let row = Row { image: &image, map: &map, predicted, truth: None, score: f64::NAN, ..bad };
         panel(&[row]).unwrap();
     }
 
@@ -180,6 +184,10 @@ fn a_page_of_the_demo() {
         (
             vec![Row { truth: Some(&small), ..bad }],
             "panel: `truth` should have shape (176, 176), got [1, 1]",
+        ),
+        (
+            vec![Row { predicted: &small, ..bad }],
+            "panel: `predicted` should have shape (176, 176), got [1, 1]",
         ),
         (
             vec![Row { map: &map[1..], ..bad }],

@@ -60,7 +60,7 @@ struct Limit {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Score {
-    /// Mean of the 4 largest means of 2 × 2 neighbouring values of the map; for a detector of an older
+    /// Norm of order 4 of the means of 2 × 2 neighbouring values of the map; for a detector of an older
     /// version, or of the paper's recipe, the largest
     Block,
     /// Mean of the 5 largest values of the map

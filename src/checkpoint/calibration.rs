@@ -10,8 +10,8 @@ pub struct ImageStats {
     pub max: f32,
     /// Abs, the largest norm of the latent less the smallest.
     pub abs: f32,
-    /// The largest mean of 2 × 2 neighbouring cells of the map; the mean of the 4 largest where there is a
-    /// prior.
+    /// The largest mean of 2 × 2 neighbouring cells of the map; the norm of order 4 of all of them where there
+    /// is a prior.
     pub block: f32,
     /// The mean of the 5 largest cells of the map.
     pub top5: f32,

@@ -9,7 +9,7 @@ use super::measure::{Measured, Measurer, standing_out};
 use crate::checkpoint::{
     BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats, Moments, drift,
 };
-use crate::data::load_image;
+use crate::data::{Mask, load_image};
 use crate::error::{Error, Result};
 use crate::nn::{Backbone, Prior};
 use crate::tensor::{Device, Tensor};
@@ -30,8 +30,8 @@ pub(crate) const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// The largest mean of 2 × 2 neighbouring cells of the map, or with a [`Prior`] the mean of the 4 largest:
-    /// a defect's cells touch each other, chance peaks need not.
+    /// The largest mean of 2 × 2 neighbouring cells of the map, or with a [`Prior`] the norm of order 4 of all of
+    /// them ([`AnomalyMap::block`]): a defect's cells touch each other, chance peaks need not.
     #[default]
     Block,
     /// The mean of the 5 largest cells of the map.
@@ -90,12 +90,30 @@ pub struct Scored {
     pub stats: ImageStats,
     /// Where it differs from normal.
     pub map: AnomalyMap,
-    /// From which value on a cell of the map counts as anomalous: the threshold of [`ScoreKind::Block`], so
-    /// that an image that is anomalous by it has anomalous cells.
+    /// From which value on a cell of the map of an anomalous image counts as anomalous: the threshold of
+    /// [`ScoreKind::Top5`] with a [`Prior`], or of [`ScoreKind::Block`].
     pub map_threshold: f32,
     /// The values to show as the lowest and the highest colour: what is common in normal images, and
     /// as far beyond 3 of their standard deviations. The same for all images.
     pub map_range: (f32, f32),
+}
+
+impl Scored {
+    /// Which pixels of an image of `width` × `height` are anomalous: none of an image that is not. Of an
+    /// anomalous one those whose map exceeds [`map_threshold`](Self::map_threshold) or, where none does, half of
+    /// the way from what is common to the largest value, so that there is always a place to look at.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a side is 0.
+    pub fn region(&self, width: usize, height: usize) -> Result<Mask> {
+        let map = self.map.resize(width, height)?;
+        let largest = map.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let half = 0.5 * (self.map_range.0.min(largest) + largest);
+        let threshold = if largest > self.map_threshold { self.map_threshold } else { half };
+        // Of an even map every value is the largest.
+        let inside = |&v: &f32| self.is_anomalous && (v > threshold || v == largest);
+        Mask::new(width, height, map.iter().map(inside).collect())
+    }
 }
 
 /// A trained detector, ready to score. It can be shared between threads.
@@ -259,7 +277,7 @@ impl Detector {
 
     /// Learns from files of good images, by category, what their latents are like at each position,
     /// and holds all latents against that from then on ([`Prior`]): an image's map is how far each cell
-    /// is from it, less the median of its cells. Where the recipe has no prior, as the paper's has none
+    /// is from it, less the mean of its cells. Where the recipe has no prior, as the paper's has none
     /// ([`Recipe::prior`]), maps are the latents' norms. Calibrations made before are forgotten.
     ///
     /// Returns the statistics of each image for [`Detector::calibrate_files`], `None` where it cannot be
@@ -561,6 +579,9 @@ impl Scale {
         };
         let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));
         let kind = options.kind;
+        // In units of the map's cells, as a norm is not.
+        let cell: fn(&ImageStats) -> f32 = if prior { |s| s.top5 } else { |s| s.block };
+        let cells = moments(cell);
         let mut scale = Self {
             kind,
             abs: moments(|s| s.abs),
@@ -571,7 +592,7 @@ impl Scale {
             map_threshold: f32::NAN,
             map_range: (f32::NAN, f32::NAN),
         };
-        let cell = match options.threshold {
+        let map_threshold = match options.threshold {
             Threshold::StandardDeviations(d) if d.is_finite() && held_out.len() == 1 => {
                 // It scores 0, and its numbers were divided by their spread.
                 let deviations = Moments { mean: 0.0, std: 1.0, count: 1 }.lone_bound(d);
@@ -579,11 +600,11 @@ impl Scale {
                     ScoreKind::Both => 2.0 * deviations,
                     _ => deviations,
                 };
-                scale.block.lone_bound(d)
+                cells.lone_bound(d)
             }
             Threshold::StandardDeviations(d) if d.is_finite() => {
                 scale.threshold = spread(&|s| scale.score(s)).bound(d);
-                scale.block.bound(d)
+                cells.bound(d)
             }
             Threshold::Quantile(q) if (0.0..=1.0).contains(&q) => {
                 let quantile = |mut values: Vec<f64>| {
@@ -594,14 +615,14 @@ impl Scale {
                 // The next number, so that an image which only reaches the quantile is normal.
                 scale.threshold =
                     quantile(held_out.iter().map(|s| scale.score(s)).collect()).next_up();
-                quantile(held_out.iter().map(|s| f64::from(s.block)).collect())
+                quantile(held_out.iter().map(|s| f64::from(cell(s))).collect())
             }
             Threshold::Score(score) if score.is_finite() => {
                 scale.threshold = score;
                 if kind == ScoreKind::Block {
-                    scale.block.mean + score * scale.block.std
+                    cells.mean + score * cells.std
                 } else {
-                    scale.block.bound(DEVIATIONS)
+                    cells.bound(DEVIATIONS)
                 }
             }
             other => {
@@ -609,8 +630,8 @@ impl Scale {
                 return Err(Error::argument("score", "threshold", expected, format!("{other:?}")));
             }
         };
-        scale.map_threshold = cell as f32;
-        let Moments { mean, std, .. } = scale.block;
+        scale.map_threshold = map_threshold as f32;
+        let Moments { mean, std, .. } = cells;
         // What stands out of an image, does so from 0.
         let low = if prior { 0.0 } else { mean - 0.5 * scale.abs.mean };
         let high = low + 2.0 * (mean + DEVIATIONS * std - low);

@@ -12,7 +12,7 @@ const SIGMA_WIDTH: f64 = 256.0;
 /// How far an image is from normal at each cell of a detector's grid; larger is less normal.
 ///
 /// It is the latent's distance to what normal ones are like at the cell ([`Prior`](crate::nn::Prior)), less the
-/// median of the image's cells: the light of a whole image may differ from that of all others, while a
+/// mean of the image's cells: the light of a whole image may differ from that of all others, while a
 /// defect stands out of its own image. Without a prior it is the latent's norm, levelled by a detector of
 /// version 1 ([`Levels`](crate::checkpoint::Levels)).
 #[derive(Clone, Debug, PartialEq)]
@@ -44,9 +44,9 @@ impl AnomalyMap {
         &self.values
     }
 
-    /// The mean of the `count` largest means of 2 × 2 neighbouring cells, or of all where there are fewer; of a
-    /// map of one cell, that cell.
-    pub fn block(&self, count: usize) -> f32 {
+    /// The norm of order `order` of the means of 2 × 2 neighbouring cells, (Σ max(0, m)^order)^(1/order), and
+    /// of infinite order the largest of them; of a map of one cell, that cell.
+    pub fn block(&self, order: f64) -> f32 {
         if let [cell] = self.values[..] {
             return cell;
         }
@@ -56,12 +56,19 @@ impl AnomalyMap {
             .zip(rows.skip(1))
             .flat_map(|(above, below)| above.windows(2).zip(below.windows(2)))
             .map(|(above, below)| 0.25 * (above[0] + above[1] + below[0] + below[1]));
-        mean_of_largest(blocks.collect(), count)
+        if order.is_infinite() {
+            return blocks.fold(f32::NEG_INFINITY, f32::max);
+        }
+        let powers = blocks.map(|m| f64::from(m.max(0.0)).powf(order));
+        powers.sum::<f64>().powf(order.recip()) as f32
     }
 
     /// The mean of the `count` largest cells, or of all where there are fewer.
     pub(super) fn top(&self, count: usize) -> f32 {
-        mean_of_largest(self.values.clone(), count)
+        let mut values = self.values.clone();
+        values.sort_unstable_by(|a, b| b.total_cmp(a));
+        values.truncate(count.max(1));
+        (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
     }
 
     /// The map for an image of `width` × `height` pixels: interpolated bilinearly, then smoothed
@@ -91,10 +98,4 @@ impl AnomalyMap {
         ops::resize_bilinear(cells, pixels)?;
         Ok(out)
     }
-}
-
-fn mean_of_largest(mut values: Vec<f32>, count: usize) -> f32 {
-    values.sort_unstable_by(|a, b| b.total_cmp(a));
-    values.truncate(count.max(1));
-    (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
 }

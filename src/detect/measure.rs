@@ -18,8 +18,8 @@ use crate::nn::{Backbone, Dit, Prior, Whitening, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Readback, Tensor};
 
-/// The blocks that an image's score is the mean of, where there is a prior.
-const BLOCKS: usize = 4;
+/// The order of the norm of blocks that an image's score is, where there is a prior.
+const ORDER: f64 = 4.0;
 
 /// What a detector computes with. It can be shared between threads.
 pub(super) struct Measurer {
@@ -438,7 +438,7 @@ fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Resu
     if let Some(levels) = levels {
         levels.apply(&mut map)?;
     }
-    measured(AnomalyMap::new(side, map)?, 1, row, 0)
+    measured(AnomalyMap::new(side, map)?, f64::INFINITY, row, 0)
 }
 
 /// What a latent amounts to by its distances to the latents of other images: the map is what stands out
@@ -449,14 +449,14 @@ pub(super) fn standing_out(
     row: &[f32],
     category: usize,
 ) -> Result<Measured> {
-    let median = median(map);
-    let map = AnomalyMap::new(side, map.iter().map(|m| m - median).collect())?;
-    measured(map, BLOCKS, row, category)
+    let mean = map.iter().map(|&m| f64::from(m)).sum::<f64>() / map.len() as f64;
+    let map = AnomalyMap::new(side, map.iter().map(|m| m - mean as f32).collect())?;
+    measured(map, ORDER, row, category)
 }
 
-fn measured(map: AnomalyMap, blocks: usize, row: &[f32], category: usize) -> Result<Measured> {
+fn measured(map: AnomalyMap, order: f64, row: &[f32], category: usize) -> Result<Measured> {
     let &[_, _, abs, _, nll] = row else { unreachable!("there are five statistics") };
-    let [max, block, top5] = [map.top(1), map.block(blocks), map.top(5)];
+    let [max, block, top5] = [map.top(1), map.block(order), map.top(5)];
     let stats = ImageStats { max, abs, block, top5, nll };
     if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
         let expected = "one whose latents are finite; train again";

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
 
+use crate::data::Mask;
 use crate::error::{Error, Result};
 
 const NOT_A_NUMBER: Rgb<u8> = Rgb([128, 128, 128]);
@@ -130,17 +131,11 @@ pub(super) fn blend(under: Rgb<u8>, over: Rgb<u8>, share: f32) -> Rgb<u8> {
     Rgb(std::array::from_fn(|c| mix(under[c], over[c])))
 }
 
-/// Whether each value of `map` is above `threshold`.
-pub fn above(map: &[f32], threshold: f32) -> Vec<bool> {
-    map.iter().map(|&v| v > threshold).collect()
-}
-
 /// The image with an outline drawn just outside `region`, so that what is inside stays visible: 2
 /// pixels in `colour` and one in black around them, of which one stands out on any background.
 /// Where the region reaches the image's edge the outline is open.
 ///
-/// `region`: `true` for every pixel inside, for instance [`above`] or the pixels of a
-/// [`Mask`](crate::data::Mask).
+/// `region`: `true` for every pixel inside, as the pixels of a [`Mask`](crate::data::Mask).
 ///
 /// # Errors
 /// [`Error::Shape`] if `region` has not as many pixels as `image`.
@@ -177,19 +172,13 @@ pub fn contour(image: &RgbImage, region: &[bool], colour: Rgb<u8>) -> Result<Rgb
     Ok(drawn)
 }
 
-/// A map as a mask: 255 above `threshold`, 0 elsewhere.
-///
-/// `map`: `height` × `width`.
-///
-/// # Errors
-/// [`Error::Shape`] if `map` has another number of values.
-pub fn mask_image(map: &[f32], width: u32, height: u32, threshold: f32) -> Result<GrayImage> {
-    expect_size("mask_image", "map", map.len(), width, height)?;
-    let mut mask = GrayImage::new(width, height);
-    for (pixel, &value) in mask.pixels_mut().zip(map) {
-        *pixel = Luma([if value > threshold { 255 } else { 0 }]);
+/// A mask as a picture: 255 where it is anomalous, 0 elsewhere.
+pub fn mask_image(mask: &Mask) -> GrayImage {
+    let mut picture = GrayImage::new(mask.width() as u32, mask.height() as u32);
+    for (pixel, &inside) in picture.pixels_mut().zip(mask.pixels()) {
+        *pixel = Luma([if inside { 255 } else { 0 }]);
     }
-    Ok(mask)
+    picture
 }
 
 fn picture(width: u32, height: u32, pixel: impl Fn(usize) -> Rgb<u8>) -> RgbImage {

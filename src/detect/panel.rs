@@ -25,8 +25,8 @@ pub struct Row<'a> {
     pub map: &'a [f32],
     /// The map values shown as the darkest and the lightest colour.
     pub range: (f32, f32),
-    /// A pixel counts as anomalous if its map value is above.
-    pub map_threshold: f32,
+    /// Which of its pixels are anomalous ([`Scored::region`](super::Scored::region)).
+    pub predicted: &'a Mask,
     /// The mask of the defect, of the image's size, if there is one.
     pub truth: Option<&'a Mask>,
 }
@@ -103,19 +103,16 @@ fn panes(row: &Row<'_>) -> Result<[RgbImage; 4]> {
     let (low, high) = row.range;
     let heat = overlay::overlay(row.image, row.map, low, high, overlay::fade)?;
     let heat = imageops::resize(&heat, w, h, FilterType::Triangle);
-    let outlined = |mask: &Mask, colour| {
+    let outlined = |name, mask: &Mask, colour| {
+        if (mask.width(), mask.height()) != (width as usize, height as usize) {
+            let got = [mask.height(), mask.width()];
+            return Err(Error::shape("panel", name, format!("({height}, {width})"), &got));
+        }
         overlay::contour(&image, mask.resize(w as usize, h as usize).pixels(), colour)
     };
-    let predicted = overlay::above(row.map, row.map_threshold);
-    let predicted = outlined(&Mask::new(width as usize, height as usize, predicted)?, PREDICTED)?;
+    let predicted = outlined("predicted", row.predicted, PREDICTED)?;
     let truth = match row.truth {
-        Some(mask) => {
-            if (mask.width(), mask.height()) != (width as usize, height as usize) {
-                let got = [mask.height(), mask.width()];
-                return Err(Error::shape("panel", "truth", format!("({height}, {width})"), &got));
-            }
-            outlined(mask, TRUTH)?
-        }
+        Some(mask) => outlined("truth", mask, TRUTH)?,
         None if row.defect.is_some() => RgbImage::from_pixel(w, h, EMPTY),
         None => image.clone(),
     };

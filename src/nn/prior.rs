@@ -17,6 +17,8 @@ const SHRINKAGE: f64 = 0.01;
 const COMMON: f64 = 8.0;
 /// K, the eigenvectors that are kept of a position's own covariance.
 const VECTORS: usize = 16;
+/// Images of a category from which on a position's own latents are enough.
+const ENOUGH: f64 = 16.0;
 /// The least that is added.
 const FLOOR: f64 = 1e-6;
 /// Eigenvalues that are not told from 0.
@@ -33,6 +35,9 @@ const OP: &str = "Prior";
 /// all categories: Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I. The map of an image is the distance
 /// √((z_p − μ_p)ᵀ·Σ_p⁻¹·(z_p − μ_p)) at each position, as in PaDiM (Defard et al., 2020), where
 /// features are held against the positions' own covariances.
+///
+/// Of n < 16 images the positions around p take part in μ_p and S_p, with a weight of 1 − n/16 those beside it
+/// and of its square those diagonal to it: what lies at p may lie there in the next image.
 ///
 /// All positions share W, with W·(Σ_p − ½·S_p)·Wᵀ = I. Of each position are kept m_p = W·μ_p and, with
 /// (λ_k, u_k) the 16 largest eigenvalues of ½·W·S_p·Wᵀ and their vectors, the rows
@@ -65,14 +70,18 @@ impl Prior {
     /// finite.
     pub fn fit(latents: &[(String, Tensor)]) -> Result<(Self, Vec<Tensor>)> {
         let [positions, channels] = check(latents)?;
+        let categories = latents.len();
         let mut pooled = DMatrix::zeros(channels, channels);
         for (_, z) in latents {
-            let images = images(z, positions * channels)?;
-            let at = means(&images, positions, channels);
-            let own = (0..positions).into_par_iter().map(|p| covariance(&images, p, &at[p]));
+            let latents = Latents::of(z)?;
+            let at = latents.means();
+            let own = (0..positions).into_par_iter().map(|p| {
+                let d = latents.deviations(p, &at[p]);
+                &d * d.transpose()
+            });
             // Added in the order of positions, whatever the number of threads.
             for own in own.collect::<Vec<_>>() {
-                pooled += own / (positions * latents.len()) as f64;
+                pooled += own / (positions * categories) as f64;
             }
         }
         let mut prior = Self::from_parts(common(pooled)?, BTreeMap::new())?;
@@ -80,9 +89,9 @@ impl Prior {
         for (category, z) in latents {
             let mut y = Tensor::zeros(z.shape(), DType::F32, Device::Cpu)?;
             prior.turn(z, &mut y)?;
-            let images = images(&y, positions * channels)?;
-            maps.push(held_against_others(&images, positions, channels)?);
-            prior.categories.insert(category.clone(), Gaussians::of(&images, positions, channels)?);
+            let turned = Latents::of(&y)?;
+            maps.push(turned.held_against_others()?);
+            prior.categories.insert(category.clone(), turned.gaussians()?);
         }
         Ok((prior, maps))
     }
@@ -189,24 +198,12 @@ impl Prior {
     }
 }
 
-impl Gaussians {
-    /// Those of a category's turned latents.
-    fn of(images: &[&[f32]], positions: usize, channels: usize) -> Result<Self> {
-        let means = means(images, positions, channels);
-        let rows = means.par_iter().enumerate().map(|(p, mean)| leading(images, p, mean));
-        let vectors: Vec<f32> = rows.flatten_iter().collect();
-        let means = means.iter().flat_map(|mean| mean.iter().map(|&m| m as f32)).collect();
-        Ok(Self {
-            mean: Tensor::from_f32(means, &[positions, channels], Device::Cpu)?,
-            vectors: Tensor::from_f32(vectors, &[positions, VECTORS, channels], Device::Cpu)?,
-        })
-    }
-}
-
 /// Positions and channels.
 fn check(latents: &[(String, Tensor)]) -> Result<[usize; 2]> {
     let sizes = |z: &Tensor| match *z.shape() {
-        [n, positions, c] if n * positions * c > 0 => Ok([positions, c]),
+        [n, positions, c] if n * positions * c > 0 && positions.isqrt().pow(2) == positions => {
+            Ok([positions, c])
+        }
         _ => Err(Error::shape(OP, "latents", "(n, G², C), not empty", z.shape())),
     };
     let Some((_, first)) = latents.first() else {
@@ -225,43 +222,125 @@ fn check(latents: &[(String, Tensor)]) -> Result<[usize; 2]> {
     Ok([positions, c])
 }
 
-fn images(z: &Tensor, len: usize) -> Result<Vec<&[f32]>> {
-    Ok(z.view().f32s(OP, "latents")?.chunks_exact(len).collect())
-}
-
-/// μ_p of each position.
-fn means(images: &[&[f32]], positions: usize, channels: usize) -> Vec<Vec<f64>> {
-    let count = images.len() as f64;
-    let sums = (0..positions).into_par_iter().map(|p| {
-        let mut sum = vec![0.0; channels];
-        for image in images {
-            let token = &image[p * channels..][..channels];
-            sum.iter_mut().zip(token).for_each(|(s, &v)| *s += f64::from(v));
-        }
-        sum
-    });
-    let mut means: Vec<Vec<f64>> = sums.collect();
-    let mut common = vec![0.0; channels];
-    for sum in &means {
-        common.iter_mut().zip(sum).for_each(|(c, s)| *c += s / (count * positions as f64));
-    }
-    for mean in &mut means {
-        let drawn = mean.iter_mut().zip(&common);
-        drawn.for_each(|(m, c)| *m = (*m + COMMON * c) / (count + COMMON));
-    }
-    means
-}
-
 /// The deviations of position p from its mean, an image each column.
 pub(crate) fn deviations(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
     let c = mean.len();
     DMatrix::from_fn(c, images.len(), |k, i| f64::from(images[i][p * c + k]) - mean[k])
 }
 
-/// S_p, (C, C).
-fn covariance(images: &[&[f32]], p: usize, mean: &[f64]) -> DMatrix<f64> {
-    let d = deviations(images, p, mean);
-    &d * d.transpose() / images.len() as f64
+/// A category's latents, or some of them.
+#[derive(Clone)]
+struct Latents<'a> {
+    /// (G², C) each.
+    images: Vec<&'a [f32]>,
+    side: usize,
+    channels: usize,
+    /// The weight of the positions beside a position.
+    beside: f64,
+}
+
+impl<'a> Latents<'a> {
+    /// `z`: (n, G², C).
+    fn of(z: &'a Tensor) -> Result<Self> {
+        let &[n, positions, channels] = z.shape() else { unreachable!("it was checked") };
+        let images = z.view().f32s(OP, "latents")?.chunks_exact(positions * channels).collect();
+        let beside = (1.0 - n as f64 / ENOUGH).max(0.0);
+        Ok(Self { images, side: positions.isqrt(), channels, beside })
+    }
+
+    fn positions(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// The positions that take part in what is known of p, with weights whose sum is 1.
+    fn around(&self, p: usize) -> Vec<(usize, f64)> {
+        if self.beside == 0.0 {
+            return vec![(p, 1.0)];
+        }
+        let near = |at: usize| at.saturating_sub(1)..(at + 2).min(self.side);
+        let (y, x) = (p / self.side, p % self.side);
+        let places = near(y).flat_map(|v| near(x).map(move |u| (v, u)));
+        let weighted = places.map(|(v, u)| {
+            let steps = v.abs_diff(y) + u.abs_diff(x);
+            (v * self.side + u, self.beside.powi(steps as i32))
+        });
+        let weighted: Vec<_> = weighted.collect();
+        let sum: f64 = weighted.iter().map(|(_, weight)| weight).sum();
+        weighted.into_iter().map(|(q, weight)| (q, weight / sum)).collect()
+    }
+
+    /// μ_p of each position.
+    fn means(&self) -> Vec<Vec<f64>> {
+        let (channels, count) = (self.channels, self.images.len() as f64);
+        let own = (0..self.positions()).into_par_iter().map(|p| {
+            let mut mean = vec![0.0; channels];
+            for image in &self.images {
+                let token = &image[p * channels..][..channels];
+                mean.iter_mut().zip(token).for_each(|(m, &v)| *m += f64::from(v) / count);
+            }
+            mean
+        });
+        let own: Vec<Vec<f64>> = own.collect();
+        let mut common = vec![0.0; channels];
+        for mean in &own {
+            common.iter_mut().zip(mean).for_each(|(c, m)| *c += m / own.len() as f64);
+        }
+        let drawn = |p: usize| {
+            let mut mean: Vec<f64> = common.iter().map(|c| COMMON * c / (count + COMMON)).collect();
+            for (q, weight) in self.around(p) {
+                let share = weight * count / (count + COMMON);
+                mean.iter_mut().zip(&own[q]).for_each(|(m, o)| *m += share * o);
+            }
+            mean
+        };
+        (0..own.len()).map(drawn).collect()
+    }
+
+    /// D with S_p = D·Dᵀ: deviations from the mean, each times the root of its weight.
+    fn deviations(&self, p: usize, mean: &[f64]) -> DMatrix<f64> {
+        let n = self.images.len();
+        let around = self.around(p);
+        let mut all = DMatrix::zeros(self.channels, around.len() * n);
+        for (i, &(q, weight)) in around.iter().enumerate() {
+            let d = deviations(&self.images, q, mean) * (weight / n as f64).sqrt();
+            all.columns_mut(i * n, n).copy_from(&d);
+        }
+        all
+    }
+
+    /// Of turned latents.
+    fn gaussians(&self) -> Result<Gaussians> {
+        let means = self.means();
+        let rows = means
+            .par_iter()
+            .enumerate()
+            .map(|(p, mean)| leading(self.deviations(p, mean) * OWN.sqrt()));
+        let vectors: Vec<f32> = rows.flatten_iter().collect();
+        let means = means.iter().flat_map(|mean| mean.iter().map(|&m| m as f32)).collect();
+        let (positions, channels) = (self.positions(), self.channels);
+        Ok(Gaussians {
+            mean: Tensor::from_f32(means, &[positions, channels], Device::Cpu)?,
+            vectors: Tensor::from_f32(vectors, &[positions, VECTORS, channels], Device::Cpu)?,
+        })
+    }
+
+    /// The maps (n, G²) of turned latents, a part of the images after the other, by Gaussians of the rest.
+    fn held_against_others(&self) -> Result<Tensor> {
+        let (n, positions) = (self.images.len(), self.positions());
+        let mut maps = Tensor::zeros(&[n, positions], DType::F32, Device::Cpu)?;
+        let folds = FOLDS.min(n);
+        for (first, end) in (0..folds).map(|f| (f * n / folds, (f + 1) * n / folds)) {
+            let others = [&self.images[..first], &self.images[end..]].concat();
+            let images = if others.is_empty() { self.images.clone() } else { others };
+            let Gaussians { mean, vectors } = Latents { images, ..*self }.gaussians()?;
+            for (i, image) in self.images[first..end].iter().enumerate() {
+                let y = TensorView::from_slice(image, &[1, positions, self.channels])?;
+                let map = maps.view_mut().part((first + i) * positions, &[1, positions])?;
+                ops::mahalanobis(y, &mean, &vectors, map)?;
+            }
+        }
+        Ok(maps)
+    }
 }
 
 /// W from G: Λ^(−½)·Uᵀ of ½·G + 0.01·tr(G)/C·I = U·Λ·Uᵀ.
@@ -277,17 +356,16 @@ fn common(pooled: DMatrix<f64>) -> Result<Tensor> {
     Tensor::from_f32(scaled.collect(), &[channels, channels], Device::Cpu)
 }
 
-/// V_p of turned latents: K rows, those beyond the number of images or channels 0.
-fn leading(images: &[&[f32]], p: usize, mean: &[f64]) -> Vec<f32> {
-    let d = deviations(images, p, mean) * (OWN / images.len() as f64).sqrt();
+/// V_p from D with ½·W·S_p·Wᵀ = D·Dᵀ: K rows, those beyond the rank of D 0.
+fn leading(d: DMatrix<f64>) -> Vec<f32> {
     // D·Dᵀ and Dᵀ·D have the same eigenvalues above 0; with Dᵀ·D·w = λ·w, u = D·w/√λ.
     let few = d.ncols() < d.nrows();
     let product = if few { d.transpose() * &d } else { &d * d.transpose() };
     let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(product);
     let mut order: Vec<usize> = (0..eigenvalues.len()).collect();
     order.sort_by(|&a, &b| eigenvalues[b].total_cmp(&eigenvalues[a]));
-    let mut rows = vec![0.0; VECTORS * mean.len()];
-    for (row, &k) in rows.chunks_exact_mut(mean.len()).zip(&order) {
+    let mut rows = vec![0.0; VECTORS * d.nrows()];
+    for (row, &k) in rows.chunks_exact_mut(d.nrows()).zip(&order) {
         let value = eigenvalues[k];
         if value <= LEAST {
             break;
@@ -300,22 +378,4 @@ fn leading(images: &[&[f32]], p: usize, mean: &[f64]) -> Vec<f32> {
         row.iter_mut().zip(vector.iter()).for_each(|(r, u)| *r = (u * scale) as f32);
     }
     rows
-}
-
-/// The maps (n, G²) of turned latents, a part of the images after the other, by Gaussians of the rest.
-fn held_against_others(images: &[&[f32]], positions: usize, channels: usize) -> Result<Tensor> {
-    let (n, len) = (images.len(), positions * channels);
-    let mut maps = Tensor::zeros(&[n, positions], DType::F32, Device::Cpu)?;
-    let folds = FOLDS.min(n);
-    for (first, end) in (0..folds).map(|f| (f * n / folds, (f + 1) * n / folds)) {
-        let others = [&images[..first], &images[end..]].concat();
-        let others = if others.is_empty() { images.to_vec() } else { others };
-        let Gaussians { mean, vectors } = Gaussians::of(&others, positions, channels)?;
-        for (i, image) in images[first..end].iter().enumerate() {
-            let y = TensorView::from_slice(&image[..len], &[1, positions, channels])?;
-            let map = maps.view_mut().part((first + i) * positions, &[1, positions])?;
-            ops::mahalanobis(y, &mean, &vectors, map)?;
-        }
-    }
-    Ok(maps)
 }

@@ -12,7 +12,7 @@ use image::{ImageError, ImageFormat, RgbImage, Rgba, RgbaImage};
 
 use super::outline::outline;
 use crate::data::Mask;
-use crate::detect::overlay::{above, colour, fade, normalised};
+use crate::detect::overlay::{colour, fade, normalised};
 use crate::detect::{ImageResult, Scored};
 use crate::error::{Error, Result};
 
@@ -107,15 +107,15 @@ impl Pictures {
             &resized
         };
         let (w, h) = (width as usize, height as usize);
-        let found = above(&scored.map.resize(w, h)?, scored.map_threshold);
-        let share = found.iter().filter(|inside| **inside).count() as f64 / found.len() as f64;
+        let found = scored.region(w, h)?;
+        let inside = found.pixels().iter().filter(|inside| **inside).count();
         Ok(Self {
             width,
             height,
             image: jpeg(small)?,
             heat: heat(scored, (width, height))?,
-            found: outline(&found, w),
-            found_share: 100.0 * share,
+            found: outline(found.pixels(), w),
+            found_share: 100.0 * inside as f64 / (w * h) as f64,
             truth: mask.map(|mask| outline(mask.resize(w, h).pixels(), w)),
         })
     }

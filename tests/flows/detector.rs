@@ -5,11 +5,11 @@ use std::thread;
 use image::RgbImage;
 use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe, drift};
 use invad::data::load_image;
-use invad::detect::{ScoreKind, ScoreOptions, Scored, Threshold};
+use invad::detect::{AnomalyMap, ScoreKind, ScoreOptions, Scored, Threshold};
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
 use invad::{Detector, Device, Error, Tensor, ops};
-use nalgebra::{DMatrix, DVector};
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
 use tempfile::tempdir;
 
 use crate::common::*;
@@ -210,13 +210,11 @@ fn latent(checkpoint: &Checkpoint, image: &RgbImage) -> Tensor {
     x.reshape(&[1, g * g, c]).unwrap()
 }
 
-/// The mean of the four largest means of 2 × 2 cells.
-fn four_largest_blocks(map: &[f32], g: usize) -> f32 {
+/// The norm of order 4 of the means of 2 × 2 cells above 0.
+fn norm_of_blocks(map: &[f32], g: usize) -> f32 {
     let corners = (0..g - 1).flat_map(|y| (0..g - 1).map(move |x| y * g + x));
-    let mut blocks: Vec<f32> =
-        corners.map(|i| (map[i] + map[i + 1] + map[i + g] + map[i + g + 1]) / 4.0).collect();
-    blocks.sort_by(|a, b| b.total_cmp(a));
-    blocks[..4].iter().sum::<f32>() / 4.0
+    let blocks = corners.map(|i| (map[i] + map[i + 1] + map[i + g] + map[i + g + 1]) / 4.0);
+    blocks.filter(|m| *m > 0.0).map(|m| (m * m) * (m * m)).sum::<f32>().sqrt().sqrt()
 }
 
 /// What a latent amounts to without a prior.
@@ -563,12 +561,16 @@ fn scores_of_what_stands_out() {
     let held_out = detector.calibration().images(Some("dots"));
     assert_eq!((held_out.len(), trained.len()), (7, 9));
     let scored = &detector.score(&tested()[..1]).unwrap()[0];
-    let of = |images: &[ImageStats]| moments(images, |s| s.block.into());
-    let ((mean, a), (_, b)) = (of(&held_out), of(&trained));
-    let std = ((6.0 * a * a + 8.0 * b * b) / 14.0).sqrt();
+    let of = |f: fn(&ImageStats) -> f32| {
+        let of = |images: &[ImageStats]| moments(images, |s| f(s).into());
+        let ((mean, a), (_, b)) = (of(&held_out), of(&trained));
+        (mean, ((6.0 * a * a + 8.0 * b * b) / 14.0).sqrt())
+    };
+    let (mean, std) = of(|s| s.block);
     close(scored.score, (f64::from(scored.stats.block) - mean) / std);
     let bound = Moments { mean: 0.0, std: 1.0, count: 7 }.bound(3.0);
     close(scored.threshold, bound);
+    let (mean, std) = of(|s| s.top5);
     assert!((f64::from(scored.map_threshold) - (mean + bound * std)).abs() < 1e-4);
     let high = 2.0 * (mean + 3.0 * std);
     assert!((f64::from(scored.map_range.1) - high).abs() < 1e-4 && scored.map_range.0 == 0.0);
@@ -696,59 +698,90 @@ fn threads_score_at_the_same_time() {
     assert_eq!(count.into_inner().unwrap(), 2);
 }
 
-/// Mean and covariance of latents, each (G², C), at every position, by the formulas of `Prior`.
-fn moments_of_positions(images: &[&[f32]]) -> Vec<(DVector<f64>, DMatrix<f64>)> {
+/// Mean and covariance of latents, each (G², C), at every position, by the formulas of `Prior`: `beside` is the
+/// weight of the positions beside one.
+fn moments_of_positions(images: &[&[f32]], beside: f64) -> Vec<(DVector<f64>, DMatrix<f64>)> {
     let (n, c) = (images.len() as f64, 192);
     let vector = |token: &[f32]| DVector::from_iterator(c, token.iter().map(|&v| f64::from(v)));
-    let sum = |p: usize| -> DVector<f64> {
-        images.iter().map(|image| vector(&image[p * c..][..c])).sum()
-    };
+    let token = |image: &[f32], p: usize| vector(&image[p * c..][..c]);
+    let sum = |p: usize| -> DVector<f64> { images.iter().map(|image| token(image, p)).sum() };
     let everywhere = (0..256).map(sum).sum::<DVector<f64>>() / (256.0 * n);
+    let weight = |p: usize, q: usize| match [(p / 16).abs_diff(q / 16), (p % 16).abs_diff(q % 16)] {
+        [0, 0] => 1.0,
+        [0, 1] | [1, 0] => beside,
+        [1, 1] => beside * beside,
+        _ => 0.0,
+    };
     let at = |p: usize| {
-        let mean = (sum(p) + 8.0 * &everywhere) / (n + 8.0);
-        let deviations = images.iter().map(|image| vector(&image[p * c..][..c]) - &mean);
-        let covariance = deviations.map(|d| &d * d.transpose() / n).sum();
+        let around = (0..256).map(|q| (q, weight(p, q))).filter(|(_, weight)| *weight > 0.0);
+        let around: Vec<_> = around.collect();
+        let all: f64 = around.iter().map(|(_, weight)| weight).sum();
+        let mean: DVector<f64> = around.iter().map(|(q, weight)| sum(*q) * (*weight / all)).sum();
+        let mean = (mean + 8.0 * &everywhere) / (n + 8.0);
+        let mut covariance = DMatrix::zeros(c, c);
+        for (q, weight) in around {
+            for image in images {
+                let d = token(image, q) - &mean;
+                covariance += &d * d.transpose() * (weight / all / n);
+            }
+        }
         (mean, covariance)
     };
     (0..256).map(at).collect()
 }
 
+/// The fewer images there are of a category, the more its positions learn from each other.
+fn beside(category: &[&[f32]]) -> f64 {
+    1.0 - category.len() as f64 / 16.0
+}
+
 /// What the covariances of all positions share.
 fn shared(categories: &[Vec<&[f32]>]) -> DMatrix<f64> {
-    let all = categories.iter().flat_map(|images| moments_of_positions(images));
+    let all = categories.iter().flat_map(|images| moments_of_positions(images, beside(images)));
     let pooled = all.map(|(_, s)| s).sum::<DMatrix<f64>>() / (256.0 * categories.len() as f64);
     0.5 * &pooled + DMatrix::identity(192, 192) * (0.01 * pooled.trace() / 192.0)
 }
 
-/// The means and the inverses of the covariances at every position.
-fn gaussians(images: &[&[f32]], shared: &DMatrix<f64>) -> Vec<(DVector<f64>, DMatrix<f64>)> {
+/// The means and the inverses of the covariances at every position: beyond what is shared, of 16 directions in
+/// which most is added to it.
+fn gaussians(
+    images: &[&[f32]],
+    beside: f64,
+    shared: &DMatrix<f64>,
+) -> Vec<(DVector<f64>, DMatrix<f64>)> {
+    let root = shared.clone().cholesky().expect("it is positive definite").l();
+    let inverse = root.clone().try_inverse().expect("it is triangular");
     let invert = |(mean, s): (_, DMatrix<f64>)| {
-        (mean, (0.5 * s + shared).cholesky().expect("it is positive definite").inverse())
+        let SymmetricEigen { eigenvectors, eigenvalues } =
+            SymmetricEigen::new(0.5 * &inverse * s * inverse.transpose());
+        let mut sorted = eigenvalues.as_slice().to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let kept =
+            eigenvalues.map(|value| if value >= sorted[15] { 1.0 / (1.0 + value) } else { 1.0 });
+        let turned = eigenvectors.transpose() * &inverse;
+        (mean, turned.transpose() * DMatrix::from_diagonal(&kept) * &turned)
     };
-    moments_of_positions(images).into_iter().map(invert).collect()
+    moments_of_positions(images, beside).into_iter().map(invert).collect()
 }
 
 /// The median of how unlikely a latent's cells are under Gaussians, −2·ln of their density, and the distances to
-/// them less their median.
+/// them less their mean.
 fn stands_out(latent: &[f32], gaussians: &[(DVector<f64>, DMatrix<f64>)]) -> (f64, Vec<f64>) {
     let distances = latent.chunks_exact(192).zip(gaussians).map(|(z, (mean, inverse))| {
         let d = DVector::from_iterator(192, z.iter().map(|&z| f64::from(z))) - mean;
         (d.transpose() * inverse * &d)[0].sqrt()
     });
     let distances: Vec<f64> = distances.collect();
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        (values[127] + values[128]) / 2.0
-    };
     let log_det = |inverse: &DMatrix<f64>| -> f64 {
         let factor = inverse.clone().cholesky().expect("it is positive definite");
         -2.0 * factor.l().diagonal().iter().map(|v| v.ln()).sum::<f64>()
     };
     let unlikely =
         distances.iter().zip(gaussians).map(|(d, (_, inverse))| d * d + log_det(inverse));
-    let unlikely = median(unlikely.collect());
-    let middle = median(distances.clone());
-    (unlikely, distances.into_iter().map(|d| d - middle).collect())
+    let mut unlikely: Vec<f64> = unlikely.collect();
+    unlikely.sort_by(f64::total_cmp);
+    let mean = distances.iter().sum::<f64>() / 256.0;
+    ((unlikely[127] + unlikely[128]) / 2.0, distances.into_iter().map(|d| d - mean).collect())
 }
 
 #[test]
@@ -788,7 +821,7 @@ fn latents_are_held_against_those_of_normal_images() {
     let [dots, stripes] =
         [0, 1].map(|i| normal[i].iter().map(Vec::as_slice).collect::<Vec<&[f32]>>());
     let shared = shared(&[dots.clone(), stripes.clone()]);
-    let own = [gaussians(&dots, &shared), gaussians(&stripes, &shared)];
+    let own = [&dots, &stripes].map(|of| gaussians(of, beside(of), &shared));
     let near = |got: f64, want: f64| (got - want).abs() < 2e-3 * want.abs().max(1.0);
     for image in tested() {
         let z = by_hand(&image);
@@ -804,8 +837,9 @@ fn latents_are_held_against_those_of_normal_images() {
             let mut sorted = named.map.values().to_vec();
             sorted.sort_by(|a, b| b.total_cmp(a));
             assert_eq!(named.stats.max, sorted[0]);
-            let block = four_largest_blocks(named.map.values(), named.map.side());
+            let block = norm_of_blocks(named.map.values(), named.map.side());
             assert!((named.stats.block - block).abs() < 1e-4);
+            assert_eq!(named.stats.block, named.map.block(4.0));
             assert!((named.stats.top5 - sorted[..5].iter().sum::<f32>() / 5.0).abs() < 1e-4);
             let unnamed = &detector.score(std::slice::from_ref(&image)).unwrap()[0];
             if i == likeliest {
@@ -816,7 +850,7 @@ fn latents_are_held_against_those_of_normal_images() {
 
     // Normal images are held against the others: the first of nine alone, the last with its neighbour.
     for (i, others) in [(0, &dots[1..]), (8, &dots[..7])] {
-        let (_, mut map) = stands_out(dots[i], &gaussians(others, &shared));
+        let (_, mut map) = stands_out(dots[i], &gaussians(others, beside(&dots), &shared));
         let got = stats[0][i].unwrap();
         map.sort_by(|a, b| b.total_cmp(a));
         assert!(near(got.max.into(), map[0]), "{} for {}", got.max, map[0]);
@@ -830,6 +864,40 @@ fn latents_are_held_against_those_of_normal_images() {
     let other = [("bread".to_string(), Vec::<PathBuf>::new())];
     let error = detector.learn_prior(&other, |_, read| read).unwrap_err().to_string();
     assert_eq!(error, "learn_prior: `category` should be one of dots, stripes, got bread");
+}
+
+/// The regions of an image whose score is `score` and whose 4 × 4 map is 1 but for `peak` in a corner.
+fn region(score: f64, peak: f32) -> Vec<bool> {
+    let mut values = vec![1.0; 16];
+    values[0] = peak;
+    let map = AnomalyMap::new(4, values).unwrap();
+    let stats = ImageStats { max: peak, abs: 0.0, block: peak, top5: peak, nll: 0.0 };
+    let (threshold, map_threshold, map_range, category) = (3.0, 5.0, (0.0, 10.0), None);
+    let is_anomalous = score >= threshold;
+    let scored =
+        Scored { score, threshold, is_anomalous, category, stats, map, map_threshold, map_range };
+    let region = scored.region(40, 24).unwrap();
+    assert_eq!((region.width(), region.height()), (40, 24));
+    for (inside, value) in region.pixels().iter().zip(scored.map.resize(40, 24).unwrap()) {
+        assert!(!is_anomalous || *inside || value <= 5.0);
+    }
+    assert!(scored.region(0, 24).is_err());
+    region.pixels().to_vec()
+}
+
+#[test]
+fn only_anomalous_images_have_anomalous_regions_and_they_always() {
+    let count = |inside: &[bool]| inside.iter().filter(|inside| **inside).count();
+    for (score, peak) in [(2.9, 4.0), (2.9, 9.0), (f64::NAN, 9.0)] {
+        assert_eq!(count(&region(score, peak)), 0);
+    }
+    // Above the map's threshold, and below it everywhere.
+    for peak in [20.0, 4.0] {
+        let found = region(3.0, peak);
+        assert!(found[0] && !found[39] && !found[23 * 40], "{peak}");
+        assert!((4..200).contains(&count(&found)), "{peak}: {}", count(&found));
+    }
+    assert_eq!(count(&region(3.0, 1.0)), 40 * 24, "there is no place in an even map");
 }
 
 #[test]
