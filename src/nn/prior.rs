@@ -19,6 +19,8 @@ const COMMON: f64 = 8.0;
 const VECTORS: usize = 16;
 /// Images of a category from which on a position's own latents are enough.
 const ENOUGH: f64 = 16.0;
+/// The least weight with which another position takes part.
+const LEAST_WEIGHT: f64 = 0.3;
 /// The least that is added.
 const FLOOR: f64 = 1e-6;
 /// Eigenvalues that are not told from 0.
@@ -36,8 +38,8 @@ const OP: &str = "Prior";
 /// √((z_p − μ_p)ᵀ·Σ_p⁻¹·(z_p − μ_p)) at each position, as in PaDiM (Defard et al., 2020), where
 /// features are held against the positions' own covariances.
 ///
-/// Of n < 16 images the positions around p take part in μ_p and S_p, with a weight of 1 − n/16 those beside it
-/// and of its square those diagonal to it: what lies at p may lie there in the next image.
+/// Of n < 16 images the positions around p take part in μ_p and S_p, those d steps away with a weight of
+/// (1 − n/16)^d as long as that is at least 0.3: what lies there may lie at p in the next image.
 ///
 /// All positions share W, with W·(Σ_p − ½·S_p)·Wᵀ = I. Of each position are kept m_p = W·μ_p and, with
 /// (λ_k, u_k) the 16 largest eigenvalues of ½·W·S_p·Wᵀ and their vectors, the rows
@@ -235,7 +237,7 @@ struct Latents<'a> {
     images: Vec<&'a [f32]>,
     side: usize,
     channels: usize,
-    /// The weight of the positions beside a position.
+    /// The weight of a position one step away.
     beside: f64,
 }
 
@@ -254,17 +256,13 @@ impl<'a> Latents<'a> {
 
     /// The positions that take part in what is known of p, with weights whose sum is 1.
     fn around(&self, p: usize) -> Vec<(usize, f64)> {
-        if self.beside == 0.0 {
-            return vec![(p, 1.0)];
-        }
-        let near = |at: usize| at.saturating_sub(1)..(at + 2).min(self.side);
-        let (y, x) = (p / self.side, p % self.side);
-        let places = near(y).flat_map(|v| near(x).map(move |u| (v, u)));
-        let weighted = places.map(|(v, u)| {
-            let steps = v.abs_diff(y) + u.abs_diff(x);
-            (v * self.side + u, self.beside.powi(steps as i32))
+        let place = |p: usize| (p / self.side, p % self.side);
+        let (y, x) = place(p);
+        let weighted = (0..self.positions()).map(|q| {
+            let (v, u) = place(q);
+            (q, self.beside.powi((v.abs_diff(y) + u.abs_diff(x)) as i32))
         });
-        let weighted: Vec<_> = weighted.collect();
+        let weighted: Vec<_> = weighted.filter(|(_, weight)| *weight >= LEAST_WEIGHT).collect();
         let sum: f64 = weighted.iter().map(|(_, weight)| weight).sum();
         weighted.into_iter().map(|(q, weight)| (q, weight / sum)).collect()
     }

@@ -699,21 +699,19 @@ fn threads_score_at_the_same_time() {
 }
 
 /// Mean and covariance of latents, each (G², C), at every position, by the formulas of `Prior`: `beside` is the
-/// weight of the positions beside one.
+/// weight of a position one step away.
 fn moments_of_positions(images: &[&[f32]], beside: f64) -> Vec<(DVector<f64>, DMatrix<f64>)> {
     let (n, c) = (images.len() as f64, 192);
     let vector = |token: &[f32]| DVector::from_iterator(c, token.iter().map(|&v| f64::from(v)));
     let token = |image: &[f32], p: usize| vector(&image[p * c..][..c]);
     let sum = |p: usize| -> DVector<f64> { images.iter().map(|image| token(image, p)).sum() };
     let everywhere = (0..256).map(sum).sum::<DVector<f64>>() / (256.0 * n);
-    let weight = |p: usize, q: usize| match [(p / 16).abs_diff(q / 16), (p % 16).abs_diff(q % 16)] {
-        [0, 0] => 1.0,
-        [0, 1] | [1, 0] => beside,
-        [1, 1] => beside * beside,
-        _ => 0.0,
+    let weight = |p: usize, q: usize| {
+        let steps = (p / 16).abs_diff(q / 16) + (p % 16).abs_diff(q % 16);
+        (0..steps).map(|_| beside).product::<f64>()
     };
     let at = |p: usize| {
-        let around = (0..256).map(|q| (q, weight(p, q))).filter(|(_, weight)| *weight > 0.0);
+        let around = (0..256).map(|q| (q, weight(p, q))).filter(|(_, weight)| *weight >= 0.3);
         let around: Vec<_> = around.collect();
         let all: f64 = around.iter().map(|(_, weight)| weight).sum();
         let mean: DVector<f64> = around.iter().map(|(q, weight)| sum(*q) * (*weight / all)).sum();
