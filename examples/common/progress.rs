@@ -171,6 +171,9 @@ impl FitProgress {
             Event::Calibration { done, total } => {
                 self.phase("calibration", total as u64, "images").set(done as u64, String::new);
             }
+            Event::Comparison { done, total } => {
+                self.phase("comparison", total as u64, "images").set(done as u64, String::new);
+            }
             Event::Compared(comparison) => {
                 self.end_phase();
                 note(comparison_table(comparison));

@@ -84,13 +84,16 @@ impl LossWeight {
     }
 }
 
+/// The most steps for each image, where steps are for each category.
+const STEPS_PER_IMAGE: u64 = 40;
+
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Steps {
     /// This many optimiser steps.
     Fixed(u64),
-    /// This many for each category.
+    /// This many for each category, but at most 40 for each image: few would be learnt by heart.
     PerCategory(u64),
     /// So many passes over the training images, without the last partial batch of each.
     Epochs(u64),
@@ -208,7 +211,10 @@ impl Recipe {
     pub fn training_steps(&self, images: usize, categories: usize) -> u64 {
         match self.steps {
             Steps::Fixed(steps) => steps,
-            Steps::PerCategory(steps) => steps.saturating_mul(categories as u64),
+            Steps::PerCategory(steps) => {
+                let all = steps.saturating_mul(categories as u64);
+                all.min(STEPS_PER_IMAGE * images.max(1) as u64)
+            }
             Steps::Epochs(epochs) => {
                 epochs.saturating_mul((images / self.batch.max(1)).max(1) as u64)
             }

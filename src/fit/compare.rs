@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::learn::Good;
 use super::synthetic::Synthetic;
+use super::{Control, Event};
 use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
 use crate::detect::{Evaluated, PIXELS};
 use crate::error::Result;
@@ -32,14 +33,30 @@ pub struct Comparison {
 
 impl Comparison {
     /// Puts simpler methods beside a detector that is as good as `detector` says on synthetic defects.
-    pub(super) fn of(detector: Evaluated, good: &[Good], synthetic: &[Synthetic]) -> Result<Self> {
+    pub(super) fn of(
+        detector: Evaluated,
+        good: &[Good],
+        synthetic: &[Synthetic],
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Self> {
         let backbone = Backbone::lite0();
-        let [mut padim, mut nearest] = [(); 2].map(|()| BTreeMap::new());
-        for (good, painted) in good.iter().zip(synthetic) {
-            let trained = good.trained();
+        let fitted = good.iter().map(|of| {
+            let trained = of.trained();
             let step = trained.len().div_ceil(FITTED).max(1);
-            let trained: Vec<_> = trained.into_iter().step_by(step).collect();
-            let normal = extract_features(&backbone, &trained, |_| (), || ())?;
+            trained.into_iter().step_by(step).collect::<Vec<_>>()
+        });
+        let fitted: Vec<_> = fitted.collect();
+        let judged_on = |of: &Synthetic| of.normal.len() + of.painted.len();
+        let total = fitted.iter().map(Vec::len).sum::<usize>()
+            + synthetic.iter().map(judged_on).sum::<usize>();
+        let mut done = 0;
+        let mut step = |images: usize| {
+            done += images;
+            observe(Event::Comparison { done, total });
+        };
+        let [mut padim, mut nearest] = [(); 2].map(|()| BTreeMap::new());
+        for (trained, painted) in fitted.iter().zip(synthetic) {
+            let normal = extract_features(&backbone, trained, |_| (), || step(1))?;
             let images = painted.images();
             let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
             let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
@@ -47,6 +64,7 @@ impl Comparison {
             let name = &painted.category;
             padim.insert(name.clone(), judged::<Padim>(painted, &normal, &features)?);
             nearest.insert(name.clone(), judged::<NearestNeighbour>(painted, &normal, &features)?);
+            step(judged_on(painted));
         }
         let [padim, nearest_neighbour] = [padim, nearest].map(Evaluated::new);
         Ok(Self { detector, baselines: Baselines { padim, nearest_neighbour } })

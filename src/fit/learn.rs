@@ -9,6 +9,10 @@ use crate::detect::{Detector, Evaluated, PIXELS, ScoreOptions};
 use crate::error::{Error, Result};
 use crate::train::Split;
 
+/// Good images of a category, in the mean, from which on synthetic defects do not choose between timesteps: on
+/// photographs of real defects, with so many, they often spoke for the worse one.
+const MANY: usize = 100;
+
 /// A category's good images.
 pub(super) struct Good<'a> {
     pub category: &'a str,
@@ -31,7 +35,7 @@ impl Good<'_> {
 
 /// Has a detector learn what normal images are like, and calibrates it. Of its recipe's candidates it gets
 /// the first timestep, or a later one at which synthetic defects stand out more: with a higher mean score, in
-/// standard deviations of normal images' scores, and a higher AU-PRO.
+/// standard deviations of normal images' scores, and a higher AU-PRO. With [`MANY`] images it gets the first.
 ///
 /// Returned is how well it told synthetic defects there, when it had not yet learnt from the held-out images
 /// that they are painted into.
@@ -43,11 +47,12 @@ pub(super) fn learn(
     observe: &mut dyn FnMut(Event) -> Control,
 ) -> Result<Evaluated> {
     let recipe = &detector.config().recipe;
+    let images: usize = good.iter().map(|of| of.files.len()).sum();
     let timesteps = match &recipe.candidates[..] {
         [] => vec![None],
+        [first, ..] if images >= MANY * good.len() => vec![Some(*first)],
         candidates => candidates.iter().copied().map(Some).collect(),
     };
-    let images: usize = good.iter().map(|of| of.files.len()).sum();
     let judged: usize = synthetic.iter().map(|of| of.normal.len() + of.painted.len()).sum();
     let (mut done, total) = (0, timesteps.len() * (images + judged) + images);
     let mut step = |count: usize, unreadable: Option<Error>| {

@@ -89,6 +89,13 @@ pub enum Event<'a> {
         /// All of them.
         total: usize,
     },
+    /// `done` of `total` images that simpler methods are fitted to, or that they are compared on, are seen.
+    Comparison {
+        /// Images done.
+        done: usize,
+        /// All of them.
+        total: usize,
+    },
     /// The detector is done; how it does beside simpler methods.
     Compared(&'a Comparison),
     /// An image cannot be read and is left out.
@@ -119,7 +126,7 @@ pub enum Fitted {
 /// normal images are like at each position is learnt from all of them, each held against others:
 /// [`Detector::learn_prior`]. Defects painted into the images held back
 /// ([`paint_defect`](crate::data::paint_defect)) choose between the recipe's
-/// [`candidates`](Recipe::candidates).
+/// [`candidates`](Recipe::candidates) where there are fewer than 100 images of a category, in the mean.
 ///
 /// `observe` gets every [`Event`], and may stop the run after a step.
 ///
@@ -245,7 +252,7 @@ pub fn fit(
         good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
     let told = learn(&mut detector, dataset, &good, &painted, &mut observe)?;
-    let comparison = Comparison::of(told, &good, &painted)?;
+    let comparison = Comparison::of(told, &good, &painted, &mut observe)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {
         observe(Event::Warning(&warning));

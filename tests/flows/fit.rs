@@ -47,6 +47,7 @@ struct Seen {
     features: Vec<(usize, usize)>,
     steps: Vec<(u64, u64)>,
     calibration: Vec<(usize, usize)>,
+    comparison: Vec<(usize, usize)>,
     compared: Vec<Comparison>,
     unreadable: Vec<String>,
     warnings: Vec<String>,
@@ -61,6 +62,7 @@ fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fit
             Event::Features { done, total } => seen.features.push((done, total)),
             Event::Step { report, total } => seen.steps.push((report.step, total)),
             Event::Calibration { done, total } => seen.calibration.push((done, total)),
+            Event::Comparison { done, total } => seen.comparison.push((done, total)),
             Event::Compared(comparison) => seen.compared.push(comparison.clone()),
             Event::Unreadable(e) => seen.unreadable.push(e.to_string()),
             Event::Warning(w) => seen.warnings.push(w.into()),
@@ -92,6 +94,10 @@ fn stopped_and_resumed_is_the_same_detector() {
     // With all of them, and the 10 held out with six defects each and without, at two timesteps; then with
     // all of them together.
     assert_eq!(seen.calibration.last(), Some(&(212, 212)));
+    // Simpler methods are fitted to the 14, and judge what was painted into the 10 as well.
+    let seen_by_others: Vec<_> =
+        (1..=10).chain([66, 67, 68, 69, 70, 84]).map(|n| (n, 84)).collect();
+    assert_eq!(seen.comparison, seen_by_others);
     assert!(seen.unreadable.is_empty());
     assert_eq!(seen.warnings.len(), 1);
     assert!(seen.warnings[0].contains("category `stripes` has 6 good images"));

@@ -297,8 +297,9 @@ fn steps_of_a_recipe() {
     let steps =
         |steps, batch, images| Recipe { steps, batch, ..Recipe::paper() }.training_steps(images, 3);
     assert_eq!(steps(Steps::Fixed(1000), 8, 5), 1000);
-    assert_eq!(steps(Steps::PerCategory(1000), 8, 5), 3000);
-    assert_eq!(steps(Steps::PerCategory(u64::MAX), 8, 5), u64::MAX);
+    assert_eq!(steps(Steps::PerCategory(1000), 8, 75), 3000);
+    assert_eq!(steps(Steps::PerCategory(1000), 8, 74), 2960);
+    assert_eq!(steps(Steps::PerCategory(u64::MAX), 8, 5), 200);
     assert_eq!(steps(Steps::Epochs(300), 8, 209), 300 * 26);
     assert_eq!(steps(Steps::Epochs(300), 8, 3), 300);
     // Settings that training refuses later.
