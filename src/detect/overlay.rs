@@ -135,7 +135,7 @@ pub(super) fn blend(under: Rgb<u8>, over: Rgb<u8>, share: f32) -> Rgb<u8> {
 /// pixels in `colour` and one in black around them, of which one stands out on any background.
 /// Where the region reaches the image's edge the outline is open.
 ///
-/// `region`: `true` for every pixel inside, as the pixels of a [`Mask`](crate::data::Mask).
+/// `region`: `true` for every pixel inside, as the pixels of a [`Mask`].
 ///
 /// # Errors
 /// [`Error::Shape`] if `region` has not as many pixels as `image`.
