@@ -252,7 +252,8 @@ impl<'a> Shown<'a> {
         let (image, mask) = load_test(test)?;
         let scored = detector.score_with(std::slice::from_ref(&image), options)?.remove(0);
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let (map, found) = (scored.map.resize(width, height)?, scored.region(width, height)?);
+        let map = scored.map.resize(width, height)?;
+        let found = scored.region(&map, width, height)?;
         Ok(Self { category, defect: test.defect.as_deref(), image, mask, scored, map, found })
     }
 

@@ -128,8 +128,8 @@ fn a_mask_as_a_picture() {
     assert_eq!(picture.get_pixel(0, 1), &Luma([255]));
 }
 
-/// Of which no pixel is anomalous.
-fn mask_of(width: usize, height: usize) -> Mask {
+/// A mask of a good image.
+fn empty_mask(width: usize, height: usize) -> Mask {
     Mask::new(width, height, vec![false; width * height]).unwrap()
 }
 
@@ -154,7 +154,7 @@ fn a_page_of_the_demo() {
         truth: Some(&mask),
     };
     let quiet = vec![0.0; map.len()];
-    let nothing = mask_of(176, 176);
+    let nothing = empty_mask(176, 176);
     let good =
         Row { defect: None, score: 0.5, map: &quiet, predicted: &nothing, truth: None, ..bad };
     let unknown =
@@ -173,7 +173,7 @@ fn a_page_of_the_demo() {
     for (w, h) in [(1, 1), (1, 500), (700, 2)] {
         let image = RgbImage::new(w, h);
         let map = vec![f32::NAN; (w * h) as usize];
-        let predicted = &mask_of(w as usize, h as usize);
+        let predicted = &empty_mask(w as usize, h as usize);
         let row = Row { image: &image, map: &map, predicted, truth: None, score: f64::NAN, ..bad };
         panel(&[row]).unwrap();
     }

@@ -26,7 +26,8 @@ impl Pictures<'_> {
     pub fn write(&self, image: &RgbImage, scored: &Scored) -> Result<()> {
         let (width, height) = image.dimensions();
         let (w, h) = (width as usize, height as usize);
-        let (map, region) = (scored.map.resize(w, h)?, scored.region(w, h)?);
+        let map = scored.map.resize(w, h)?;
+        let region = scored.region(&map, w, h)?;
         for path in [self.overlay, self.mask, self.map].into_iter().flatten() {
             create_folder(path.parent().unwrap_or(Path::new(".")))?;
         }

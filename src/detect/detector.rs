@@ -103,10 +103,11 @@ impl Scored {
     /// anomalous one those whose map exceeds [`map_threshold`](Self::map_threshold) or, where none does, half of
     /// the way from what is common to the largest value, so that there is always a place to look at.
     ///
+    /// `map`: [`map`](Self::map) as [`AnomalyMap::resize`] makes it for the image.
+    ///
     /// # Errors
-    /// [`Error::Argument`] if a side is 0.
-    pub fn region(&self, width: usize, height: usize) -> Result<Mask> {
-        let map = self.map.resize(width, height)?;
+    /// [`Error::Shape`] if it has not as many values.
+    pub fn region(&self, map: &[f32], width: usize, height: usize) -> Result<Mask> {
         let largest = map.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let half = 0.5 * (self.map_range.0.min(largest) + largest);
         let threshold = if largest > self.map_threshold { self.map_threshold } else { half };

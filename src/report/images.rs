@@ -107,7 +107,7 @@ impl Pictures {
             &resized
         };
         let (w, h) = (width as usize, height as usize);
-        let found = scored.region(w, h)?;
+        let found = scored.region(&scored.map.resize(w, h)?, w, h)?;
         let inside = found.pixels().iter().filter(|inside| **inside).count();
         Ok(Self {
             width,

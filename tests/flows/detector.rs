@@ -874,12 +874,13 @@ fn region(score: f64, peak: f32) -> Vec<bool> {
     let is_anomalous = score >= threshold;
     let scored =
         Scored { score, threshold, is_anomalous, category, stats, map, map_threshold, map_range };
-    let region = scored.region(40, 24).unwrap();
+    let resized = scored.map.resize(40, 24).unwrap();
+    let region = scored.region(&resized, 40, 24).unwrap();
     assert_eq!((region.width(), region.height()), (40, 24));
-    for (inside, value) in region.pixels().iter().zip(scored.map.resize(40, 24).unwrap()) {
-        assert!(!is_anomalous || *inside || value <= 5.0);
+    for (inside, value) in region.pixels().iter().zip(&resized) {
+        assert!(!is_anomalous || *inside || *value <= 5.0);
     }
-    assert!(scored.region(0, 24).is_err());
+    assert!(scored.region(&resized, 39, 24).is_err());
     region.pixels().to_vec()
 }
 
