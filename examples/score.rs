@@ -55,7 +55,8 @@ struct Options {
     /// Images, folders of images, or patterns such as 'parts/**/*.png'
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<String>,
-    /// The category of the images, which calibrates their scores [default: all, pooled]
+    /// The category of the images, which calibrates their scores [default: for each image that which it
+    /// is likeliest of]
     #[arg(long, value_name = "CATEGORY")]
     category: Option<String>,
     #[command(flatten)]

@@ -63,7 +63,8 @@ struct Options {
     /// Address and port to listen on; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// The category of the images, which calibrates their scores [default: all, pooled]
+    /// The category of the images, which calibrates their scores [default: for each image that which it
+    /// is likeliest of]
     #[arg(long, value_name = "CATEGORY")]
     category: Option<String>,
     #[command(flatten)]

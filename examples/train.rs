@@ -61,11 +61,12 @@ struct Options {
     category: Vec<String>,
     /// How often the network is evaluated for an image: 1, or more for an inversion over all noise levels
     /// [default: the recipe's, whitened 1, paper 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true,
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
     evaluations: Option<u16>,
     /// The timestep of a single evaluation, which the network is then trained around; the higher, the
     /// coarser is what counts [default: 250, or 100 where synthetic defects stand out more]
-    #[arg(long, value_name = "T", conflicts_with = "evaluations")]
+    #[arg(long, value_name = "T", conflicts_with = "evaluations", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
     /// Optimiser steps [default: the recipe's]
@@ -191,6 +192,9 @@ fn train(options: Options) -> Result<ExitCode> {
 
     let recipe = match (options.evaluations, options.timestep) {
         (None, None) => options.recipe,
+        (Some(evaluations), None) if usize::from(evaluations) == options.recipe.inversion_steps => {
+            options.recipe
+        }
         (Some(evaluations @ 2..), _) => options.recipe.with_evaluations(evaluations.into()),
         (_, timestep) => {
             let own = options.recipe.single_timestep;

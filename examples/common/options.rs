@@ -47,15 +47,24 @@ pub struct Judging {
 struct Limit {
     /// Images are anomalous that are as rare among normal ones as a Gaussian's values X standard
     /// deviations above its mean; with few held-out images that takes a higher score [default: 3]
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = finite)]
     threshold: Option<f64>,
     /// Images are anomalous above the score that a share Q (0 to 1) of the held-out normal images
     /// does not exceed
-    #[arg(long, value_name = "Q")]
+    #[arg(long, value_name = "Q", allow_negative_numbers = true, value_parser = share)]
     quantile: Option<f64>,
     /// Images are anomalous from the score S
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = finite)]
     threshold_score: Option<f64>,
+}
+
+fn finite(text: &str) -> std::result::Result<f64, &'static str> {
+    text.parse().ok().filter(|value: &f64| value.is_finite()).ok_or("not a finite number")
+}
+
+fn share(text: &str) -> std::result::Result<f64, &'static str> {
+    let value = finite(text)?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err("not in 0..=1") }
 }
 
 #[derive(Clone, Copy, ValueEnum)]

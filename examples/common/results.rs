@@ -30,13 +30,12 @@ pub fn write_metrics(
     write_atomic(path, |file| file.write_all(&json))
 }
 
-/// Warns of thresholds that rest on too few images, for each of `categories` (none: all pooled).
+/// Warns of thresholds that rest on too few images, for each of `categories` (none: of no known one).
 pub fn warn_of_thresholds<'a>(
     detector: &Detector,
     categories: impl IntoIterator<Item = Option<&'a str>>,
 ) {
-    let mut doubts: Vec<String> =
-        categories.into_iter().filter_map(|c| detector.doubt(c)).collect();
+    let mut doubts: Vec<String> = categories.into_iter().flat_map(|c| detector.doubts(c)).collect();
     doubts.dedup();
     for doubt in doubts {
         log::warn!("{doubt}");

@@ -20,7 +20,7 @@ pub fn tables(evaluation: &Evaluation, baselines: Option<&Baselines>) -> String 
 
 /// How a detector does beside simpler methods on synthetic defects.
 pub fn comparison_table(comparison: &Comparison) -> String {
-    let Comparison { detector, baselines } = comparison;
+    let Comparison { images, detector, baselines } = comparison;
     let methods = [
         ("detector", detector),
         ("PaDiM", &baselines.padim),
@@ -29,7 +29,7 @@ pub fn comparison_table(comparison: &Comparison) -> String {
     let title = "synthetic defects, image AUROC / AU-PRO, %";
     let names = detector.categories.keys().map(|name| name.chars().count());
     let width = names.max().unwrap_or(0).max(title.chars().count());
-    let mut lines = vec![format!("{title:width$}")];
+    let mut lines = vec![format!("{title:width$}  {:>15}", "held-out images")];
     for (method, _) in methods {
         lines[0] += &format!("  {method:>17}");
     }
@@ -38,15 +38,15 @@ pub fn comparison_table(comparison: &Comparison) -> String {
             .map(|value| value.map_or("-".into(), |v| format!("{v:.1}")));
         format!("  {:>17}", format!("{image} / {pro}"))
     };
-    let mut row = |name: &str, of: &dyn Fn(&Evaluated) -> Metrics| {
+    let mut row = |name: &str, images: usize, of: &dyn Fn(&Evaluated) -> Metrics| {
         let cells: String = methods.iter().map(|(_, evaluated)| cell(&of(evaluated))).collect();
-        lines.push(format!("{name:width$}{cells}"));
+        lines.push(format!("{name:width$}  {images:>15}{cells}"));
     };
-    for name in detector.categories.keys() {
-        row(name, &|evaluated| evaluated.categories[name]);
+    for (name, &images) in images {
+        row(name, images, &|evaluated| evaluated.categories[name]);
     }
-    if detector.categories.len() > 1 {
-        row("mean", &|evaluated| evaluated.mean);
+    if images.len() > 1 {
+        row("mean", images.values().sum(), &|evaluated| evaluated.mean);
     }
     lines.join("\n")
 }

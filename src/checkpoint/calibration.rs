@@ -131,7 +131,7 @@ fn student(z: f64, freedom: f64) -> f64 {
 }
 
 /// Held-out images from which on a threshold can be relied on.
-const ENOUGH: usize = 8;
+pub(crate) const ENOUGH: usize = 8;
 
 /// The statistics of normal images, by category.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -155,7 +155,7 @@ impl Calibration {
     }
 
     /// Why the threshold of a category, or of all pooled, cannot be relied on, if so: it rests on
-    /// fewer than 8 held-out images, or on images that were trained on.
+    /// fewer than 8 held-out images, or on images that were trained on. Nothing of one that there is not.
     pub fn doubt(&self, category: Option<&str>) -> Option<String> {
         let held_out = self.images(category);
         let count = held_out.len();
@@ -166,11 +166,11 @@ impl Calibration {
                  on, which score far lower than others; it needs 16 good images"
             ));
         }
-        (count < ENOUGH).then(|| {
+        (1..ENOUGH).contains(&count).then(|| {
             let images = if count == 1 { "image" } else { "images" };
             format!(
-                "the threshold of {of} cannot be relied on: it rests on {count} held-out {images}; \
-                 it needs {ENOUGH}, which 16 good images leave"
+                "the threshold of {of} cannot be relied on: it rests on {count} held-out {images} \
+                 (copies count once); it needs {ENOUGH}, which 16 good images leave"
             )
         })
     }

@@ -1,5 +1,6 @@
 //! A trained detector.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use image::RgbImage;
@@ -66,7 +67,8 @@ impl Default for Threshold {
 /// How to score.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoreOptions {
-    /// The category whose held-out images calibrate the score; `None` pools all categories.
+    /// The category whose held-out images calibrate the score; `None` for each image that which it is
+    /// likeliest of, or without a [`Prior`] all of them pooled.
     pub category: Option<String>,
     /// Which number is the score.
     pub kind: ScoreKind,
@@ -233,29 +235,28 @@ impl Detector {
         &self.checkpoint.calibration
     }
 
-    /// What the user should know of the threshold of a category, or of all: that it cannot be relied on
-    /// ([`Calibration::doubt`]), or that with a prior it is higher, since scores drift along the order of the
-    /// held-out files ([`drift`]).
-    pub fn doubt(&self, category: Option<&str>) -> Option<String> {
+    /// What the user should know of the thresholds that images are judged by where
+    /// [`ScoreOptions::category`] is `category`: that one cannot be relied on ([`Calibration::doubt`]), or that
+    /// with a prior it is higher, since scores drift along the order of the held-out files ([`drift`]).
+    pub fn doubts(&self, category: Option<&str>) -> Vec<String> {
         let calibration = self.calibration();
-        let drifts = |name: &&String| {
-            let scores = calibration.categories[*name].iter().map(|s| f64::from(s.block));
-            drift(&scores.collect::<Vec<_>>()) > 0.0
+        if self.prior().is_none() {
+            return calibration.doubt(category).into_iter().collect();
+        }
+        let drifting = |name: &str, held_out: &[ImageStats]| {
+            let scores: Vec<_> = held_out.iter().map(|s| f64::from(s.block)).collect();
+            (drift(&scores) > 0.0).then(|| {
+                format!(
+                    "the held-out images of `{name}` drift: along the order of the files their scores change by \
+                     more than chance, so the threshold is higher; did the light, the camera or the parts change?"
+                )
+            })
         };
-        let names =
-            calibration.categories.keys().filter(|name| category.is_none_or(|c| c == *name));
-        let drifting = || match self.prior() {
-            Some(_) => names.filter(drifts).map(|name| format!("`{name}`")).collect::<Vec<_>>(),
-            None => Vec::new(),
-        };
-        calibration.doubt(category).or_else(|| match &drifting()[..] {
-            [] => None,
-            some => Some(format!(
-                "the held-out images of {} drift: along the order of the files their scores change by \
-                 more than chance, so the threshold is higher; did the light, the camera or the parts change?",
-                some.join(", ")
-            )),
-        })
+        let judged = calibration.categories.iter();
+        let judged = judged.filter(|(name, _)| category.is_none_or(|c| c == *name));
+        judged
+            .filter_map(|(name, of)| calibration.doubt(Some(name)).or_else(|| drifting(name, of)))
+            .collect()
     }
 
     /// What latents are held against, if they are.
@@ -343,7 +344,7 @@ impl Detector {
     /// Calibrates a category with normal images that took no part in training, `held_out`, and with
     /// those `trained` on, if any are at hand: how much scores vary is taken from both. Held against a
     /// prior that was learnt from them, images trained on vary too little: then leave them out, or see
-    /// [`Detector::calibrate_files`].
+    /// [`Detector::calibrate_files`]. Copies of an image count once.
     ///
     /// # Errors
     /// [`Error::Argument`] if no images are held out, or the detector was not trained on the category.
@@ -401,7 +402,8 @@ impl Detector {
         Ok(all)
     }
 
-    /// Calibrates a category with the statistics of held-out images and of those trained on.
+    /// Calibrates a category with the statistics of held-out images and of those trained on. Copies of an image
+    /// count once: they say nothing of how much images vary.
     pub(crate) fn set_calibration(
         &mut self,
         category: &str,
@@ -416,6 +418,7 @@ impl Detector {
         if held_out.is_empty() {
             return Err(Error::argument("calibrate", "held_out", "at least one image", 0));
         }
+        let [held_out, trained] = [held_out, trained].map(distinct);
         let calibration = &mut self.checkpoint.calibration;
         calibration.categories.insert(category.into(), held_out);
         calibration.trained.remove(category);
@@ -433,7 +436,7 @@ impl Detector {
         self.checkpoint.save(path)
     }
 
-    /// Scores images with the pooled calibration and the default threshold.
+    /// Scores images with the default options.
     ///
     /// # Errors
     /// As [`Detector::score_with`].
@@ -529,6 +532,13 @@ impl Detector {
         };
         Ok(Scales { names, all })
     }
+}
+
+/// Those of images that differ, as they come: told by what is of the latent alone, whatever it was held against.
+fn distinct(mut images: Vec<ImageStats>) -> Vec<ImageStats> {
+    let mut seen = HashSet::new();
+    images.retain(|of| seen.insert([of.abs, of.nll].map(f32::to_bits)));
+    images
 }
 
 /// How raw numbers become scores, by category where there is a prior.

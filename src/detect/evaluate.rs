@@ -60,7 +60,7 @@ pub struct ImageResult<'a> {
     pub loading: Duration,
 }
 
-/// Scores every test image with its category's calibration (pooled where the detector has none)
+/// Scores every test image with its category's calibration (as one of no known category where the detector has none)
 /// and compares with labels and masks. Pixel metrics are taken at 256 × 256 over the images that
 /// are good or have a mask.
 ///

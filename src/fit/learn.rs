@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use super::synthetic::Synthetic;
 use super::{Control, Event};
-use crate::data::Dataset;
 use crate::detect::{Detector, Evaluated, PIXELS, ScoreOptions};
 use crate::error::{Error, Result};
 use crate::train::Split;
@@ -41,7 +40,6 @@ impl Good<'_> {
 /// that they are painted into.
 pub(super) fn learn(
     detector: &mut Detector,
-    dataset: &Dataset,
     good: &[Good],
     synthetic: &[Synthetic],
     observe: &mut dyn FnMut(Event) -> Control,
@@ -66,7 +64,7 @@ pub(super) fn learn(
     for timestep in timesteps {
         set(detector, timestep)?;
         let first = best.is_none();
-        learn_apart(detector, dataset, good, |read| step(1, read.err().filter(|_| first)))?;
+        learn_apart(detector, good, |read| step(1, read.err().filter(|_| first)))?;
         let (score, told) = judge(detector, synthetic, |images| step(images, None))?;
         let better = |(most, _, best): &(f64, _, Evaluated)| {
             score > *most && told.mean.au_pro > best.mean.au_pro
@@ -89,7 +87,6 @@ fn set(detector: &mut Detector, timestep: Option<usize>) -> Result<()> {
 /// with what is wrong with a held-out one; others are known.
 fn learn_apart(
     detector: &mut Detector,
-    dataset: &Dataset,
     good: &[Good],
     mut each: impl FnMut(Result<()>),
 ) -> Result<()> {
@@ -101,17 +98,10 @@ fn learn_apart(
     for (of, stats) in good.iter().zip(stats) {
         let (category, held_out) = (of.category, of.held_out());
         let stats = stats.into_iter().flatten().collect();
-        let mut unreadable = 0;
-        let calibrated = detector.calibrate_files(category, &held_out, stats, |_, read| {
-            unreadable += usize::from(read.is_err());
+        detector.calibrate_files(category, &held_out, stats, |_, read| {
             each(read);
             Ok(())
-        });
-        if unreadable == held_out.len() {
-            let reason = format!("category `{category}`: no image to calibrate with can be read");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-        calibrated?;
+        })?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
-use crate::data::{Category, Dataset};
+use crate::data::{Category, Dataset, load_image};
 use crate::detect::Detector;
 use crate::error::{Error, Result};
 use crate::nn::{Backbone, Recompute};
@@ -195,7 +195,7 @@ pub fn fit(
         observe(Event::Unreadable(e));
     }
     if features.is_empty() {
-        return Err(Error::dataset(dataset.root(), "none of the good images can be read"));
+        return Err(Error::dataset(dataset.root(), "none of the images to train on can be read"));
     }
     let mut first = 0;
     for Good { category, split, .. } in &good {
@@ -205,6 +205,14 @@ pub fn fit(
             return Err(Error::dataset(dataset.root(), reason));
         }
         first = end;
+    }
+    for of in &good {
+        let held_out = of.held_out();
+        if !held_out.iter().any(|file| load_image(file).is_ok()) {
+            let category = of.category;
+            let reason = format!("category `{category}`: no image to calibrate with can be read");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
     }
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
@@ -251,7 +259,7 @@ pub fn fit(
     let painted =
         good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
-    let told = learn(&mut detector, dataset, &good, &painted, &mut observe)?;
+    let told = learn(&mut detector, &good, &painted, &mut observe)?;
     let comparison = Comparison::of(told, &good, &painted, &mut observe)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {

@@ -74,9 +74,9 @@ impl Report {
             ("Training", format!("{} recipe, {steps} steps, seed {seed}", recipe.name)),
             ("Features", backbone.name.clone()),
         ];
-        let warnings = evaluation.calibrated.categories.keys().filter_map(|name| {
+        let warnings = evaluation.calibrated.categories.keys().flat_map(|name| {
             let own = calibration.categories.contains_key(name).then_some(name.as_str());
-            detector.doubt(own)
+            detector.doubts(own)
         });
         let mut warnings: Vec<String> = warnings.collect();
         warnings.dedup();

@@ -411,7 +411,7 @@ fn a_single_held_out_image() {
         close(scored[0].map_threshold.into(), f64::from(cell as f32));
     }
     let doubt = detector.calibration().doubt(Some("dots")).unwrap();
-    assert!(doubt.contains("`dots`") && doubt.contains("1 held-out image;"), "{doubt}");
+    assert!(doubt.contains("`dots`") && doubt.contains("1 held-out image ("), "{doubt}");
 }
 
 #[test]
@@ -422,12 +422,41 @@ fn thresholds_that_cannot_be_relied_on() {
     detector.calibrate("dots", &images[..7], &[]).unwrap();
     detector.calibrate("stripes", &images[..2], &images[..2]).unwrap();
     let doubt = |category| detector.calibration().doubt(category);
-    assert!(doubt(Some("dots")).unwrap().contains("7 held-out images; it needs 8"));
+    assert!(
+        doubt(Some("dots")).unwrap().contains("7 held-out images (copies count once); it needs 8")
+    );
     assert!(doubt(Some("stripes")).unwrap().contains("images that were trained on"));
     assert_eq!(doubt(None), None);
     let mut detector = detector;
     detector.calibrate("dots", &images, &[]).unwrap();
     assert_eq!(detector.calibration().doubt(Some("dots")), None);
+    // With a prior any category may judge an image of which nobody says what it is.
+    let folder = tempdir().unwrap();
+    detector.learn_prior(&trained_on(folder.path()), |_, read| read).unwrap();
+    detector.calibrate("dots", &images, &[]).unwrap();
+    detector.calibrate("stripes", &pictures(Kind::Stripes, 0..2), &[]).unwrap();
+    let doubts = detector.doubts(None);
+    assert!(doubts.len() == 1 && doubts[0].contains("`stripes`"), "{doubts:?}");
+    assert!(detector.doubts(Some("dots")).is_empty());
+}
+
+/// They say nothing of how much good images vary: a threshold at what they score would be of no use.
+#[test]
+fn copies_count_once() {
+    let mut detector = with_prior();
+    let images = pictures(Kind::Dots, 0..2);
+    let copies = vec![images[0].clone(); 8];
+    detector.calibrate("dots", &[&copies[..], &images].concat(), &copies).unwrap();
+    let calibration = detector.calibration();
+    let [held_out, trained] = [&calibration.categories, &calibration.trained].map(|of| &of["dots"]);
+    assert_eq!([held_out.len(), trained.len()], [2, 1]);
+    detector.calibrate("dots", &copies, &copies).unwrap();
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let scored = &detector.score_with(&copies[..1], &options).unwrap()[0];
+    let least = scored.stats.top5 * (1.0 + 0.2 * 3.0 * 2f32.sqrt());
+    assert!(scored.score == 0.0 && scored.map_threshold >= 0.999 * least, "{scored:?}");
+    let doubts = detector.doubts(Some("dots"));
+    assert!(doubts.len() == 1 && doubts[0].contains("cannot be relied on"), "{doubts:?}");
 }
 
 /// Held-out images that change along their order raise the threshold, and the detector says so.
@@ -445,19 +474,22 @@ fn held_out_images_that_drift() {
     let mut judge = |held_out: &[RgbImage]| {
         detector.calibrate("dots", held_out, &[]).unwrap();
         let scored = &detector.score_with(&held_out[..1], &options).unwrap()[0];
-        (scored.map_threshold, detector.doubt(Some("dots")), detector.doubt(None))
+        (scored.map_threshold, detector.doubts(Some("dots")), detector.doubts(None))
     };
-    let (level, doubt, _) = judge(&in_turn);
-    assert_eq!(doubt, None);
-    let (higher, doubt, of_all) = judge(&before_and_after);
+    let (level, doubts, _) = judge(&in_turn);
+    assert!(doubts.is_empty());
+    let (higher, doubts, of_all) = judge(&before_and_after);
     assert!(higher > 1.1 * level, "{higher} {level}");
-    assert!(doubt.as_ref().unwrap().contains("held-out images of `dots` drift"), "{doubt:?}");
-    assert!(!doubt.as_ref().unwrap().contains("  "), "{doubt:?}");
-    assert_eq!(doubt, of_all);
+    assert!(
+        doubts.len() == 1 && doubts[0].contains("held-out images of `dots` drift"),
+        "{doubts:?}"
+    );
+    assert!(!doubts[0].contains("  "), "{doubts:?}");
+    assert_eq!(doubts, of_all);
 
     let mut detector = Detector::new(checkpoint(paper, 2)).unwrap();
     detector.calibrate("dots", &before_and_after, &[]).unwrap();
-    assert_eq!(detector.doubt(Some("dots")), None);
+    assert_eq!(detector.doubts(Some("dots")), [""; 0]);
 }
 
 #[test]

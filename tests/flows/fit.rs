@@ -166,7 +166,7 @@ fn images_that_cannot_be_read() {
     fs::remove_dir_all(folder.path().join("stripes")).unwrap();
     let (fitted, _) = run(&open(&folder), &options(None), u64::MAX);
     let error = fitted.err().unwrap().to_string();
-    assert!(error.ends_with("none of the good images can be read"), "{error}");
+    assert!(error.ends_with("none of the images to train on can be read"), "{error}");
 }
 
 #[test]
@@ -321,6 +321,7 @@ fn simpler_methods_beside_the_detector() {
         let score = |images: &[RgbImage]| -> Vec<f64> {
             detector.score_with(images, &options).unwrap().iter().map(|s| s.score).collect()
         };
+        assert_eq!(comparison.images[name], normal.len());
         let own = &comparison.detector.categories[name];
         near(own.image_auroc, auroc(&score(&normal), &score(&painted)));
         assert!(own.au_pro.is_some());
@@ -335,20 +336,22 @@ fn simpler_methods_beside_the_detector() {
     }
 
     // The user is told where the detector is behind, beyond chance.
-    let with = |better: f64| {
+    let with = |images, better: f64| {
         let mut comparison = comparison.clone();
         let of =
             |value| Metrics { image_auroc: Some(value), au_pro: Some(70.0), ..Default::default() };
         let all = |value| Evaluated::new([("nut".to_string(), of(value))].into());
+        comparison.images = [("nut".to_string(), images)].into();
         comparison.detector = all(80.0);
         comparison.baselines.padim = all(80.0 + better);
         comparison.baselines.nearest_neighbour = all(60.0);
         comparison.warnings()
     };
-    assert!(with(3.5).is_empty() && with(-9.0).is_empty());
-    let [warning] = &with(4.5)[..] else { panic!("a warning") };
-    let text = "`nut`: PaDiM finds synthetic defects better than the detector does \
-                (image AUROC 84.5 and AU-PRO 70.0 against 80.0 and 70.0)";
+    assert!(with(8, 3.5).is_empty() && with(8, -9.0).is_empty());
+    assert!(with(7, 4.5).is_empty(), "too few images to tell");
+    let [warning] = &with(8, 4.5)[..] else { panic!("a warning") };
+    let text = "`nut`: PaDiM finds synthetic defects better than the detector does, in the mean of image AUROC \
+                (84.5 against 80.0) and AU-PRO (70.0 against 70.0)";
     assert!(warning.contains(text), "{warning}");
 }
 
