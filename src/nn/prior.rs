@@ -1,6 +1,7 @@
 //! What latents of normal images are like at each position.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use nalgebra::{DMatrix, SymmetricEigen};
 use rayon::prelude::*;
@@ -72,28 +73,29 @@ impl Prior {
     /// finite.
     pub fn fit(latents: &[(String, Tensor)]) -> Result<(Self, Vec<Tensor>)> {
         let [positions, channels] = check(latents)?;
-        let categories = latents.len();
+        let all: Vec<_> = latents.iter().map(|(_, z)| Latents::of(z)).collect::<Result<_>>()?;
+        let scatters: Vec<_> = all.iter().map(Latents::scatter).collect();
+        let share = 1.0 / latents.len() as f64;
         let mut pooled = DMatrix::zeros(channels, channels);
-        for (_, z) in latents {
-            let latents = Latents::of(z)?;
-            let at = latents.means();
-            let own = (0..positions).into_par_iter().map(|p| {
-                let d = latents.deviations(p, &at[p]);
-                &d * d.transpose()
-            });
-            // Added in the order of positions, whatever the number of threads.
-            for own in own.collect::<Vec<_>>() {
-                pooled += own / (positions * categories) as f64;
-            }
-        }
-        let mut prior = Self::from_parts(common(pooled)?, BTreeMap::new())?;
+        scatters.iter().for_each(|own| pooled += own * share);
+        let mut prior = Self::from_parts(common(&pooled)?, BTreeMap::new())?;
         let mut maps = Vec::with_capacity(latents.len());
-        for (category, z) in latents {
-            let mut y = Tensor::zeros(z.shape(), DType::F32, Device::Cpu)?;
-            prior.turn(z, &mut y)?;
-            let turned = Latents::of(&y)?;
-            maps.push(turned.held_against_others()?);
-            prior.categories.insert(category.clone(), turned.gaussians()?);
+        for ((category, z), (of, scatter)) in latents.iter().zip(all.iter().zip(&scatters)) {
+            let y = prior.turned(z)?;
+            let mut of_category =
+                Tensor::zeros(&[of.images.len(), positions], DType::F32, Device::Cpu)?;
+            for fold in of.folds() {
+                let of_others = if of.beside > 0.0 {
+                    let pooled = &pooled + (of.without(&fold).scatter() - scatter) * share;
+                    Some(Self::from_parts(common(&pooled)?, BTreeMap::new())?.turned(z)?)
+                } else {
+                    None
+                };
+                let turned = Latents::of(of_others.as_ref().unwrap_or(&y))?;
+                turned.hold_against_others(fold, &mut of_category)?;
+            }
+            maps.push(of_category);
+            prior.categories.insert(category.clone(), Latents::of(&y)?.gaussians()?);
         }
         Ok((prior, maps))
     }
@@ -182,6 +184,12 @@ impl Prior {
         y: impl Into<TensorViewMut<'a>>,
     ) -> Result<()> {
         ops::linear(z, &self.packed, None, Activation::None, None, y)
+    }
+
+    fn turned(&self, z: &Tensor) -> Result<Tensor> {
+        let mut y = Tensor::zeros(z.shape(), DType::F32, Device::Cpu)?;
+        self.turn(z, &mut y)?;
+        Ok(y)
     }
 
     /// The maps of turned latents, as a category's images are judged. `y`: (B, …, C), as
@@ -322,27 +330,48 @@ impl<'a> Latents<'a> {
         })
     }
 
-    /// The maps (n, G²) of turned latents, a part of the images after the other, by Gaussians of the rest.
-    fn held_against_others(&self) -> Result<Tensor> {
-        let (n, positions) = (self.images.len(), self.positions());
-        let mut maps = Tensor::zeros(&[n, positions], DType::F32, Device::Cpu)?;
+    /// The mean of S_p over the positions.
+    fn scatter(&self) -> DMatrix<f64> {
+        let at = self.means();
+        let own = (0..self.positions()).into_par_iter().map(|p| {
+            let d = self.deviations(p, &at[p]);
+            &d * d.transpose()
+        });
+        // Added in the order of positions, whatever the number of threads.
+        let own: Vec<_> = own.collect();
+        let zero = DMatrix::zeros(self.channels, self.channels);
+        own.iter().fold(zero, |sum, own| sum + own) / own.len() as f64
+    }
+
+    /// Parts of the images, which follow each other.
+    fn folds(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n = self.images.len();
         let folds = FOLDS.min(n);
-        for (first, end) in (0..folds).map(|f| (f * n / folds, (f + 1) * n / folds)) {
-            let others = [&self.images[..first], &self.images[end..]].concat();
-            let images = if others.is_empty() { self.images.clone() } else { others };
-            let Gaussians { mean, vectors } = Latents { images, ..*self }.gaussians()?;
-            for (i, image) in self.images[first..end].iter().enumerate() {
-                let y = TensorView::from_slice(image, &[1, positions, self.channels])?;
-                let map = maps.view_mut().part((first + i) * positions, &[1, positions])?;
-                ops::mahalanobis(y, &mean, &vectors, map)?;
-            }
+        (0..folds).map(move |f| f * n / folds..(f + 1) * n / folds)
+    }
+
+    /// The others, or all if there are none.
+    fn without(&self, part: &Range<usize>) -> Self {
+        let others = [&self.images[..part.start], &self.images[part.end..]].concat();
+        let images = if others.is_empty() { self.images.clone() } else { others };
+        Self { images, ..*self }
+    }
+
+    /// Writes the maps of some of the turned latents, by Gaussians of the others. `maps`: (n, G²) of all.
+    fn hold_against_others(&self, part: Range<usize>, maps: &mut Tensor) -> Result<()> {
+        let positions = self.positions();
+        let Gaussians { mean, vectors } = self.without(&part).gaussians()?;
+        for i in part {
+            let y = TensorView::from_slice(self.images[i], &[1, positions, self.channels])?;
+            let map = maps.view_mut().part(i * positions, &[1, positions])?;
+            ops::mahalanobis(y, &mean, &vectors, map)?;
         }
-        Ok(maps)
+        Ok(())
     }
 }
 
 /// W from G: Λ^(−½)·Uᵀ of ½·G + 0.01·tr(G)/C·I = U·Λ·Uᵀ.
-fn common(pooled: DMatrix<f64>) -> Result<Tensor> {
+fn common(pooled: &DMatrix<f64>) -> Result<Tensor> {
     let channels = pooled.nrows();
     // Latents that do not differ at all are told from others all the same.
     let ridge = (SHRINKAGE * pooled.trace() / channels as f64).max(FLOOR);

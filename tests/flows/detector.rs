@@ -765,9 +765,9 @@ fn beside(category: &[&[f32]]) -> f64 {
     1.0 - category.len() as f64 / 16.0
 }
 
-/// What the covariances of all positions share.
-fn shared(categories: &[Vec<&[f32]>]) -> DMatrix<f64> {
-    let all = categories.iter().flat_map(|images| moments_of_positions(images, beside(images)));
+/// What the covariances of all positions share, of categories' images with the weight of a position one step away.
+fn shared(categories: &[(&[&[f32]], f64)]) -> DMatrix<f64> {
+    let all = categories.iter().flat_map(|(images, beside)| moments_of_positions(images, *beside));
     let pooled = all.map(|(_, s)| s).sum::<DMatrix<f64>>() / (256.0 * categories.len() as f64);
     0.5 * &pooled + DMatrix::identity(192, 192) * (0.01 * pooled.trace() / 192.0)
 }
@@ -850,8 +850,11 @@ fn latents_are_held_against_those_of_normal_images() {
 
     let [dots, stripes] =
         [0, 1].map(|i| normal[i].iter().map(Vec::as_slice).collect::<Vec<&[f32]>>());
-    let shared = shared(&[dots.clone(), stripes.clone()]);
-    let own = [&dots, &stripes].map(|of| gaussians(of, beside(of), &shared));
+    let with = |dots_alone: &[&[f32]]| {
+        shared(&[(dots_alone, beside(&dots)), (&stripes[..], beside(&stripes))])
+    };
+    let of_all = with(&dots);
+    let own = [&dots, &stripes].map(|of| gaussians(of, beside(of), &of_all));
     let near = |got: f64, want: f64| (got - want).abs() < 2e-3 * want.abs().max(1.0);
     for image in tested() {
         let z = by_hand(&image);
@@ -878,9 +881,11 @@ fn latents_are_held_against_those_of_normal_images() {
         }
     }
 
-    // Normal images are held against the others: the first of nine alone, the last with its neighbour.
+    // Normal images are held against the others: the first of nine alone, the last with its neighbour. Of so few
+    // what is shared is of the others too.
     for (i, others) in [(0, &dots[1..]), (8, &dots[..7])] {
-        let (_, mut map) = stands_out(dots[i], &gaussians(others, beside(&dots), &shared));
+        let of_others = gaussians(others, beside(&dots), &with(others));
+        let (_, mut map) = stands_out(dots[i], &of_others);
         let got = stats[0][i].unwrap();
         map.sort_by(|a, b| b.total_cmp(a));
         assert!(near(got.max.into(), map[0]), "{} for {}", got.max, map[0]);
