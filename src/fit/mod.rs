@@ -260,6 +260,12 @@ pub fn fit(
         good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
     let told = learn(&mut detector, &good, &painted, &mut observe)?;
+    // Of a category with few images it was said before the training.
+    for of in good.iter().filter(|of| !of.split.few) {
+        for doubt in detector.doubts(Some(of.category)) {
+            observe(Event::Warning(&doubt));
+        }
+    }
     let comparison = Comparison::of(told, &good, &painted, &mut observe)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {

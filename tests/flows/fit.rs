@@ -154,6 +154,12 @@ fn images_that_cannot_be_read() {
     assert_eq!(seen.features.len(), 14, "each file counts");
     let held_out = detector.calibration().categories["dots"].len();
     assert_eq!(detector.config().images + held_out, 14 + 8 - 3);
+    // Enough files, but too few images.
+    assert!(held_out < 8);
+    let doubt = format!(
+        "the threshold of category `dots` cannot be relied on: it rests on {held_out} held-out images"
+    );
+    assert!(seen.warnings.iter().any(|w| w.starts_with(&doubt)), "{:?}", seen.warnings);
 
     for file in fs::read_dir(&good).unwrap() {
         fs::write(file.unwrap().path(), "this is no image").unwrap();
