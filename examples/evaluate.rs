@@ -166,6 +166,9 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     images.commit()?;
     write_metrics(&out.join("metrics.json"), &evaluation, baselines.as_ref())?;
     say(tables(&evaluation, baselines.as_ref()));
+    for advice in evaluation.advice() {
+        log::warn!("{advice}");
+    }
 
     let shown = shown.into_inner().unwrap_or_else(|e| e.into_inner());
     let mut report = Report::new("Evaluation", &detector, evaluation, shown);

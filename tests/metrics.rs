@@ -241,6 +241,15 @@ fn image_metrics_follow_the_definitions() {
                 };
                 assert_eq!(false_alarm_rate(&scores, &labels, t).unwrap(), share(false), "{case}");
                 assert_eq!(recall(&scores, &labels, t).unwrap(), share(true), "{case}");
+                for limit in [0.0, 0.2, 1.0] {
+                    let anomalous = scores.iter().zip(&labels).filter(|(_, label)| **label);
+                    let within = anomalous.map(|(s, _)| *s).filter(|&t| {
+                        flagged(&scores, &labels, false, t) <= limit * count(&labels, false)
+                    });
+                    let least = within.fold(f64::INFINITY, f64::min);
+                    let got = threshold_within(&scores, &labels, limit).unwrap();
+                    assert_eq!(got.unwrap_or(f64::INFINITY), least, "{case}, limit {limit}");
+                }
             }
         }
     }

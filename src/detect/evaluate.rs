@@ -42,6 +42,59 @@ pub struct Evaluation {
     /// and NLL are of the latent as it is; maps are the detector's own, which the paper's recipe
     /// makes of the latent alone.
     pub paper: Evaluated,
+    /// Category → the threshold that would have been best.
+    pub thresholds: BTreeMap<String, BestThreshold>,
+}
+
+/// False alarms that [`BestThreshold`] allows, in percent.
+const FALSE_ALARMS: f64 = 5.0;
+/// By how many points of false alarms or recall a threshold has to be better to be worth a word.
+const WORTH: f64 = 20.0;
+
+/// The least score of a defective test image at which at most 5 % of the good ones are flagged. It is chosen on the test
+/// images, which a detector's own threshold has not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BestThreshold {
+    /// The score.
+    pub score: f64,
+    /// Good images flagged at it, in percent.
+    pub false_alarm_rate: f64,
+    /// Defective images flagged at it, in percent.
+    pub recall: f64,
+}
+
+impl BestThreshold {
+    fn of(scores: &[f64], labels: &[bool]) -> Result<Option<Self>> {
+        let Some(score) = metrics::threshold_within(scores, labels, FALSE_ALARMS / 100.0)? else {
+            return Ok(None);
+        };
+        let at = Metrics::from_images(scores, labels, Some(score))?;
+        let both = at.false_alarm_rate.zip(at.recall);
+        Ok(both.map(|(false_alarm_rate, recall)| Self { score, false_alarm_rate, recall }))
+    }
+}
+
+impl Evaluation {
+    /// What the user should know: each category whose defects another threshold would tell much better.
+    pub fn advice(&self) -> Vec<String> {
+        let advice = |(name, best): (&String, &BestThreshold)| {
+            let own = &self.calibrated.categories[name];
+            let (false_alarms, recall) = (own.false_alarm_rate?, own.recall?);
+            let better =
+                false_alarms > best.false_alarm_rate + WORTH || recall + WORTH < best.recall;
+            // Down, so that the image that has this score is flagged.
+            let score = (100.0 * best.score).floor() / 100.0;
+            better.then(|| {
+                format!(
+                    "category `{name}`: scores tell its defects better than the threshold does, at which {recall:.0} % \
+                     of them are found with {false_alarms:.0} % false alarms; with --threshold-score {score:.2} it \
+                     would be {:.0} % with {:.0} %, chosen on these images: try it on others",
+                    best.recall, best.false_alarm_rate
+                )
+            })
+        };
+        self.thresholds.iter().filter_map(advice).collect()
+    }
 }
 
 /// A test image and what the detector said of it.
@@ -78,6 +131,7 @@ pub fn evaluate<'d>(
 ) -> Result<Evaluation> {
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
+    let mut thresholds = BTreeMap::new();
     for category in dataset.categories() {
         let known = detector.calibration().categories.contains_key(&category.name);
         let mut options = options.clone();
@@ -103,8 +157,12 @@ pub fn evaluate<'d>(
         }
         calibrated.insert(name.clone(), tested.calibrated()?);
         paper.insert(name.clone(), tested.paper()?);
+        if let Some(best) = BestThreshold::of(&tested.scores, &tested.smoothed.labels)? {
+            thresholds.insert(name.clone(), best);
+        }
     }
-    Ok(Evaluation { calibrated: Evaluated::new(calibrated), paper: Evaluated::new(paper) })
+    let [calibrated, paper] = [calibrated, paper].map(Evaluated::new);
+    Ok(Evaluation { calibrated, paper, thresholds })
 }
 
 /// The test images of a category.

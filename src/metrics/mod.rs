@@ -10,7 +10,7 @@
 //! | AUROC, AP, F1-max | [`auroc`], [`average_precision`], [`f1_max`] | |
 //! | curves | [`roc_curve`], [`precision_recall_curve`] | |
 //! | AU-PRO | | [`au_pro`], [`pro_curve`], [`connected_components`] |
-//! | at one threshold | [`false_alarm_rate`], [`recall`] | |
+//! | at one threshold | [`false_alarm_rate`], [`recall`], [`threshold_within`] | |
 //!
 //! [`paper_scores`] combines two scores as published tables do.
 
@@ -31,4 +31,4 @@ pub use paper::paper_scores;
 pub use pixel::{AnnotatedMap, PixelMetrics, pixel_metrics};
 pub use pro::{FPR_LIMIT, au_pro, pro_curve};
 pub use summary::{COLUMNS, Column, Metrics};
-pub use threshold::{false_alarm_rate, recall};
+pub use threshold::{false_alarm_rate, recall, threshold_within};

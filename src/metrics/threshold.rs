@@ -28,6 +28,32 @@ pub fn recall<T: Score>(scores: &[T], labels: &[bool], threshold: T) -> Result<O
     flagged("recall", scores, labels, threshold, true)
 }
 
+/// The least score of an anomalous image at which at most a fraction `limit` of the normal is flagged. `None` if there
+/// is none.
+///
+/// `labels`: true for anomalous.
+///
+/// # Errors
+/// As [`false_alarm_rate`], of the limit.
+pub fn threshold_within<T: Score>(scores: &[T], labels: &[bool], limit: f64) -> Result<Option<T>> {
+    const OP: &str = "threshold_within";
+    check(OP, scores, labels)?;
+    if limit.is_nan() {
+        return Err(Error::argument(OP, "limit", "a number", "NaN"));
+    }
+    let of = |anomalous: bool| {
+        let some = scores.iter().zip(labels).filter(move |(_, label)| **label == anomalous);
+        some.map(|(score, _)| *score)
+    };
+    let within = |threshold: &T| {
+        of(false).filter(|score| score >= threshold).count() as f64
+            <= limit * of(false).count() as f64
+    };
+    let mut candidates: Vec<T> = of(true).collect();
+    candidates.sort_by(|a, b| (*a).into().total_cmp(&(*b).into()));
+    Ok(candidates.into_iter().find(within))
+}
+
 fn flagged<T: Score>(
     op: &'static str,
     scores: &[T],

@@ -80,6 +80,7 @@ impl Report {
         });
         let mut warnings: Vec<String> = warnings.collect();
         warnings.dedup();
+        warnings.extend(evaluation.advice());
         Self {
             title: title.into(),
             facts: facts.map(|(name, value)| (name.into(), value)).into(),

@@ -3,8 +3,8 @@ use std::path::Path;
 
 use image::{GrayImage, Luma, RgbImage};
 use invad::data::{Dataset, TestImage};
-use invad::detect::{self, Evaluation, ScoreOptions};
-use invad::metrics;
+use invad::detect::{self, BestThreshold, Evaluated, Evaluation, ScoreOptions};
+use invad::metrics::{self, Metrics};
 use invad::{Error, detect::ImageResult};
 use serde_json::Value;
 use tempfile::tempdir;
@@ -97,7 +97,7 @@ fn metrics_file() {
     assert!(unreadable.is_empty());
     assert_eq!(seen.len(), 12);
     let json = serde_json::to_value(&evaluation).unwrap();
-    assert_eq!(keys(&json), ["categories", "mean", "paper"]);
+    assert_eq!(keys(&json), ["categories", "mean", "paper", "thresholds"]);
     assert_eq!(keys(&json["paper"]), ["categories", "mean"]);
     for part in [&json, &json["paper"]] {
         assert_eq!(keys(&part["categories"]), ["dots", "stripes"]);
@@ -160,6 +160,16 @@ fn figures_follow_from_the_scores() {
             Some(100.0 * flagged as f64 / 3.0)
         };
         assert_eq!((got.false_alarm_rate, got.recall), (flagged(false), flagged(true)));
+        // Of three good images none may be flagged.
+        let most = of().filter(|s| !s.1).map(|s| s.2).fold(f64::NEG_INFINITY, f64::max);
+        let found: Vec<_> = of().filter(|s| s.1 && s.2 > most).map(|s| s.2).collect();
+        let best = evaluation.thresholds.get(name);
+        assert_eq!(best.is_some(), !found.is_empty());
+        if let Some(best) = best {
+            assert_eq!(best.score, found.iter().copied().fold(f64::INFINITY, f64::min));
+            assert_eq!(best.false_alarm_rate, 0.0);
+            assert_eq!(best.recall, 100.0 * found.len() as f64 / 3.0);
+        }
     }
     let mean = aurocs.iter().sum::<f64>() / 2.0;
     assert!((evaluation.calibrated.mean.image_auroc.unwrap() - mean).abs() < 1e-9);
@@ -167,6 +177,28 @@ fn figures_follow_from_the_scores() {
     let dots = &evaluation.calibrated.categories["dots"];
     assert_eq!(evaluation.calibrated.mean.au_pro, dots.au_pro);
     assert!(dots.pixel_auroc.unwrap() > 80.0, "{dots:?}");
+}
+
+/// A user is told of a threshold that would have been much better, and how it was found.
+#[test]
+fn advice_where_the_threshold_is_bad() {
+    let with = |false_alarms: f64, recall: f64| {
+        let own = Metrics {
+            false_alarm_rate: Some(false_alarms),
+            recall: Some(recall),
+            ..Metrics::default()
+        };
+        let evaluated = Evaluated::new([("nut".to_string(), own)].into());
+        let best = BestThreshold { score: 1.239, false_alarm_rate: 4.0, recall: 80.0 };
+        let thresholds = [("nut".to_string(), best)].into();
+        Evaluation { calibrated: evaluated.clone(), paper: evaluated, thresholds }.advice()
+    };
+    assert!(with(0.0, 61.0).is_empty() && with(23.0, 100.0).is_empty());
+    for (false_alarms, recall) in [(0.0, 59.0), (25.0, 90.0)] {
+        let [advice] = &with(false_alarms, recall)[..] else { panic!("one") };
+        let score = "--threshold-score 1.23 it would be 80 % with 4 %";
+        assert!(advice.contains("`nut`") && advice.contains(score), "{advice}");
+    }
 }
 
 #[test]

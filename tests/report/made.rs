@@ -101,7 +101,11 @@ pub fn report() -> Report {
         title: format!("Made up {HOSTILE}"),
         facts: vec![("Data".into(), HOSTILE.into()), ("Time".into(), "1 s".into())],
         warnings: vec![format!("The threshold of {HOSTILE} cannot be relied on.")],
-        evaluation: Evaluation { calibrated: evaluated.clone(), paper: evaluated.clone() },
+        evaluation: Evaluation {
+            calibrated: evaluated.clone(),
+            paper: evaluated.clone(),
+            thresholds: Default::default(),
+        },
         baselines: Some(invad::baselines::Baselines {
             padim: evaluated.clone(),
             nearest_neighbour: evaluated,
