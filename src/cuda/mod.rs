@@ -22,6 +22,7 @@ mod memory;
 pub(crate) mod ops;
 mod probe;
 mod queue;
+mod replay;
 mod transfer;
 
 pub use compile::{Compiled, Usage, compile};
@@ -32,6 +33,7 @@ pub use queue::{Element, Queue};
 
 pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
 pub(crate) use memory::{Memory, Slice, SliceMut};
+pub(crate) use replay::{Key, Replay};
 pub(crate) use transfer::{Download, Upload};
 
 /// A kernel's source.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
 use crate::cpu;
 #[cfg(feature = "cuda")]
-use crate::cuda::Graph;
+use crate::cuda::{Key, Replay};
 use crate::error::{Error, Result};
 use crate::nn::{Activations, Dit, PackedDit, stored};
 use crate::ops;
@@ -35,23 +35,14 @@ pub struct Workspace {
     map: Tensor,
     stats: Tensor,
     #[cfg(feature = "cuda")]
-    recorded: Option<Recorded>,
+    recorded: Replay<Work>,
 }
 
-/// Work as a GPU repeats it.
-#[cfg(feature = "cuda")]
-struct Recorded {
-    graph: Graph,
-    of: Work,
-}
-
-/// What makes recorded work another.
+/// What tells the recorded work of a workspace from all other.
 #[cfg(feature = "cuda")]
 #[derive(Clone, Copy, PartialEq)]
 struct Work {
     inverter: u64,
-    /// Where the features are.
-    x: u64,
     /// Whether it ends with the score.
     scored: bool,
 }
@@ -122,7 +113,7 @@ impl Inverter {
             map: zeros(&[batch, c.grid * c.grid], DType::F32)?,
             stats: zeros(&[batch, ops::SCORE_STATS], DType::F32)?,
             #[cfg(feature = "cuda")]
-            recorded: None,
+            recorded: Replay::default(),
         })
     }
 
@@ -186,23 +177,12 @@ impl Inverter {
         space: &mut Workspace,
         scored: bool,
     ) -> Result<()> {
-        let at = x.view().on_cuda().map_or(0, |slice| slice.address());
-        let of = Work { inverter: self.id, x: at, scored };
-        match &mut space.recorded {
-            Some(recorded) if recorded.of == of => {
-                ops::expect_shape("invert", "x", x.shape(), space.output.shape())?;
-                recorded.graph.run()
-            }
-            recorded => {
-                *recorded = None;
-                // SAFETY: the graph is run again only where all it uses is alive: this inverter, the
-                // buffers of this workspace, and an `x` of this shape at this place.
-                let record =
-                    unsafe { Graph::record(self.device, || self.steps(&mut x, space, scored)) };
-                space.recorded = Some(Recorded { graph: record?, of });
-                Ok(())
-            }
-        }
+        let key = Key::new(Work { inverter: self.id, scored }, x.view())?;
+        let mut recorded = std::mem::take(&mut space.recorded);
+        // SAFETY: this inverter, which the key names, and the buffers of this workspace are alive whenever it is run.
+        let ran = unsafe { recorded.run(self.device, key, || self.steps(&mut x, space, scored)) };
+        space.recorded = recorded;
+        ran
     }
 
     /// Step i of [`Inverter::invert`]: evaluates F at timestep i and moves `x` to the next noise
