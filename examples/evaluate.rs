@@ -14,7 +14,7 @@ use common::options::{Computing, Judging};
 use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Jsonl, Judged};
-use common::results::{warn_of_thresholds, write_metrics};
+use common::results::{unfamiliar_images, warn_of_thresholds, write_metrics};
 use common::table::tables;
 use common::{create_folder, note, say, unless_interrupted};
 use invad::baselines::{self, Baselines};
@@ -28,7 +28,8 @@ use serde::Serialize;
 /// The data set is in the layout of MVTec AD: CATEGORY/test/good/*, CATEGORY/test/DEFECT/* and
 /// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/report.html, a page of
 /// results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is
-/// calibrated with its own held-out images, or with those of all where the detector was not trained on it.
+/// calibrated with its own held-out images; where the detector was not trained on it, each image is judged as the
+/// category it is likeliest to be.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -121,7 +122,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     // First, since they end the program where a category has no images to be fitted to.
     let baselines = options.baselines.then(|| compare(&dataset, &detector)).transpose()?;
     let mut progress = Progress::new("evaluation", paths.len() as u64, "images");
-    let (mut done, mut unreadable) = (0, 0);
+    let (mut done, mut unreadable, mut unfamiliar) = (0, 0, 0);
     let scoring = options.judging.options(None);
     let shown = Mutex::new(Images::default());
     let evaluation = in_background(|background| {
@@ -134,6 +135,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
                     let own = result.scored.category.clone().or_else(known);
                     let size = result.image.dimensions();
                     let mut judged = Judged::new(&test.path, size, &result.scored, own);
+                    unfamiliar += usize::from(judged.unfamiliar && !judged.anomalous);
                     if options.overlays {
                         let name = &names[test.path.as_path()];
                         let overlay = with_suffix(&Path::new("overlays").join(name), "png");
@@ -169,6 +171,10 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     for advice in evaluation.advice() {
         log::warn!("{advice}");
     }
+    let unfamiliar = (unfamiliar > 0).then(|| unfamiliar_images(unfamiliar));
+    if let Some(warning) = &unfamiliar {
+        log::warn!("{warning}");
+    }
 
     let shown = shown.into_inner().unwrap_or_else(|e| e.into_inner());
     let mut report = Report::new("Evaluation", &detector, evaluation, shown);
@@ -176,6 +182,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     report.fact("Data", options.data.display());
     report.fact("Computed on", detector.device());
     report.fact("Time", format!("{:.1} s for {done} images", time.as_secs_f64()));
+    report.warnings.extend(unfamiliar);
     if unreadable > 0 {
         report.warnings.push(format!("{unreadable} images could not be read and are left out."));
     }

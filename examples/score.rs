@@ -13,9 +13,10 @@ use common::options::{Computing, Judging};
 use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Judged, Records};
-use common::results::warn_of_thresholds;
+use common::results::{unfamiliar_images, warn_of_thresholds};
 use common::{create_folder, note, say, unless_interrupted};
 use invad::data::collect_inputs;
+use invad::detect::Scored;
 use invad::{Error, Result};
 
 /// Scores images and shows where they differ from normal ones
@@ -24,7 +25,8 @@ use invad::{Error, Result};
 /// its own size, OUT/overlays/NAME.png (the map in colours over the image, with an outline of what is
 /// anomalous), OUT/masks/NAME.png (255 where anomalous, else 0) and OUT/maps/NAME.tiff (32-bit floats).
 /// NAME is the image's path below the folder that all images share. An image that cannot be read is
-/// recorded with an `error`, and the others are scored.
+/// recorded with an `error`, and the others are scored. One that is not anomalous, but as a whole unlike all good
+/// ones (another part, another view, no light), is called unfamiliar: its score says little.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +44,7 @@ Exit codes:
   0    all images are scored, and, with --fail-on-anomaly, normal
   1    failure
   2    wrong usage
-  3    with --fail-on-anomaly: an image is anomalous
+  3    with --fail-on-anomaly: an image is anomalous or unfamiliar
   4    an image could not be read, whatever the others are
   130  stopped by Ctrl-C; the records are not written")]
 struct Options {
@@ -61,7 +63,7 @@ struct Options {
     category: Option<String>,
     #[command(flatten)]
     judging: Judging,
-    /// Exit with code 3 if an image is anomalous
+    /// Exit with code 3 if an image is anomalous or unfamiliar
     #[arg(long)]
     fail_on_anomaly: bool,
     /// Write scores.jsonl and scores.csv only
@@ -85,7 +87,8 @@ fn score(options: Options) -> Result<ExitCode> {
     create_folder(out)?;
     let mut records = Records::create(out)?;
     common::catch_interrupts()?;
-    if options.category.is_none() && detector.config().categories.len() > 1 {
+    let several = detector.config().categories.len() > 1;
+    if options.category.is_none() && several {
         let known = detector.config().categories.join(", ");
         let how = match detector.prior() {
             Some(_) => "each image is judged as the category it is likeliest to be",
@@ -110,10 +113,17 @@ fn score(options: Options) -> Result<ExitCode> {
             match result {
                 Ok((image, scored)) => {
                     let category = scored.category.clone().or(options.category.clone());
-                    let mut judged = Judged::new(path, image.dimensions(), &scored, category);
-                    counts.count(judged.anomalous);
-                    let verdict = if judged.anomalous { "anomalous" } else { "normal" };
-                    say(format!("{verdict:9} {:8.2}  {}", judged.score, path.display()));
+                    let mut judged =
+                        Judged::new(path, image.dimensions(), &scored, category.clone());
+                    let verdict = counts.verdict(&scored);
+                    let as_which = category.filter(|_| options.category.is_none() && several);
+                    let as_which = as_which.map_or(String::new(), |name| format!(", {name}"));
+                    say(format!(
+                        "{verdict:10} {:7.2} (limit {:.2}{as_which})  {}",
+                        judged.score,
+                        judged.threshold,
+                        path.display()
+                    ));
                     if !options.no_pictures {
                         let [overlay, mask, map] =
                             [("overlays", "png"), ("masks", "png"), ("maps", "tiff")].map(
@@ -144,32 +154,42 @@ fn score(options: Options) -> Result<ExitCode> {
     })?;
     progress.finish();
     records.commit()?;
-    let Counts { normal, anomalous, unreadable } = counts;
+    let Counts { normal, anomalous, unfamiliar, unreadable } = counts;
+    if unfamiliar > 0 {
+        log::warn!("{}", unfamiliar_images(unfamiliar));
+    }
     say(format!(
-        "{normal} normal, {anomalous} anomalous, {unreadable} unreadable; see {}",
+        "{normal} normal, {anomalous} anomalous, {unfamiliar} unfamiliar, {unreadable} unreadable; see {}",
         out.display()
     ));
-    Ok(match (unreadable, anomalous) {
+    Ok(match (unreadable, anomalous + unfamiliar) {
         (1.., _) => ExitCode::from(common::UNREADABLE),
         (0, 1..) if options.fail_on_anomaly => ExitCode::from(ANOMALOUS),
         _ => ExitCode::SUCCESS,
     })
 }
 
-/// An image is anomalous.
+/// An image is anomalous, or unfamiliar.
 const ANOMALOUS: u8 = 3;
 
 #[derive(Default)]
 struct Counts {
     normal: usize,
     anomalous: usize,
+    unfamiliar: usize,
     unreadable: usize,
 }
 
 impl Counts {
-    fn count(&mut self, anomalous: bool) {
-        let one = if anomalous { &mut self.anomalous } else { &mut self.normal };
+    /// What an image is, which is counted.
+    fn verdict(&mut self, scored: &Scored) -> &'static str {
+        let (one, verdict) = match scored {
+            Scored { is_anomalous: true, .. } => (&mut self.anomalous, "anomalous"),
+            Scored { is_unfamiliar: true, .. } => (&mut self.unfamiliar, "unfamiliar"),
+            _ => (&mut self.normal, "normal"),
+        };
         *one += 1;
+        verdict
     }
 }
 

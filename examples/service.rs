@@ -33,8 +33,10 @@ use tokio::time::timeout;
 
 /// Scores images that are sent over HTTP
 ///
-/// POST /score with an image file as the body answers {"score", "threshold", "is_anomalous"}, and with
-/// ?map=true also {"map": {"side", "values"}}, the anomaly map row by row. GET /healthz answers 200 while
+/// POST /score with an image file as the body answers {"score", "threshold", "is_anomalous",
+/// "is_unfamiliar"}, and with ?map=true also {"map": {"side", "values"}}, the anomaly map row by row: how far
+/// each cell stands out, the mean of the image being 0. An image is unfamiliar that as a whole is unlike all good
+/// ones (another part, another view, no light): its score says little. GET /healthz answers 200 while
 /// images are scored. What is wrong with a request is answered as {"error"}: 400 what is no image, 408 a
 /// request that takes too long, 413 one that is too large, 503 with Retry-After while too many wait.
 /// Images that wait are scored together.
@@ -282,7 +284,12 @@ async fn score(
     let map = match request.uri().query() {
         None | Some("map=false") => false,
         Some("map=true") => true,
-        Some(_) => return Err(Failure::new(StatusCode::BAD_REQUEST, "there is ?map=true")),
+        Some(_) => {
+            return Err(Failure::new(
+                StatusCode::BAD_REQUEST,
+                "expected ?map=true, ?map=false or neither",
+            ));
+        }
     };
     let too_large = || {
         let reason = format!("the file has more than {} bytes", limits.bytes);
@@ -319,6 +326,7 @@ async fn score(
         "score": scored.score,
         "threshold": scored.threshold,
         "is_anomalous": scored.is_anomalous,
+        "is_unfamiliar": scored.is_unfamiliar,
     });
     if map {
         answer["map"] = json!({"side": scored.map.side(), "values": scored.map.values()});
@@ -393,5 +401,9 @@ fn decode(file: &[u8], max_pixels: u64) -> Result<image::RgbImage, Failure> {
         let reason = format!("{width}×{height} is more than {max_pixels} pixels");
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, reason));
     }
-    decode_image("image", file).map_err(|e| Failure::new(StatusCode::BAD_REQUEST, e.to_string()))
+    decode_image("image", file).map_err(|e| {
+        let how =
+            "the body should be the image file itself, as `curl --data-binary @part.png` sends it";
+        Failure::new(StatusCode::BAD_REQUEST, format!("{e}; {how}"))
+    })
 }

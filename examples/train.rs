@@ -238,11 +238,12 @@ fn train(options: Options) -> Result<ExitCode> {
             detector.save(&detector_path)?;
             let config = detector.config();
             say(format!(
-                "{}: trained on {} images of {} for {} steps{}",
+                "{}: trained on {} images of {} for {} steps, calibrated with {} more{}",
                 detector_path.display(),
                 config.images,
                 config.categories.join(", "),
                 config.steps,
+                detector.calibration().images(None).len(),
                 match config.recipe.inversion_steps {
                     1 => format!("; evaluated at timestep {}", config.recipe.single_timestep),
                     n => format!("; evaluated {n} times"),

@@ -604,6 +604,17 @@ mod datasets {
         assert_eq!(nuts.name, "nuts");
         assert_eq!(names(&nuts.train), ["a.jpeg", "b.PNG", "c.tif"]);
         assert!(nuts.test.is_empty());
+        fs::create_dir_all(folder.path().join("bolts/train")).unwrap();
+        fs::rename(folder.path().join("nuts/good"), folder.path().join("bolts/train/good"))
+            .unwrap();
+        for inside in ["bolts/train/good", "bolts/train"] {
+            let set = Dataset::open(folder.path().join(inside), &[]).unwrap();
+            let [bolts] = set.categories() else { panic!("{set:?}") };
+            assert_eq!(
+                (&bolts.name[..], names(&bolts.train)),
+                ("bolts", vec!["c.tif".to_string()])
+            );
+        }
         let wrong = folder.path().join("nuts");
         refused(
             Dataset::open(&wrong, &["bolts".into()]),

@@ -15,6 +15,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use env_logger::{Builder, Env, Target};
 use invad::{Error, Result};
@@ -65,16 +66,23 @@ fn one_line(text: impl Display) -> String {
 
 static INTERRUPT: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C has [`interrupted`] return true; pressed again, it ends the program at once.
+/// From now on Ctrl-C, or SIGTERM, has [`interrupted`] return true; pressed again, it ends the program at once. What
+/// comes within a second is the same press: some send it to a program and to its group.
 pub fn catch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            stop_now("aborted");
+    let mut first: Option<Instant> = None;
+    ctrlc::set_handler(move || match first {
+        None => {
+            first = Some(Instant::now());
+            INTERRUPT.store(true, Ordering::Relaxed);
+            note("stopping; press Ctrl-C again to abort");
         }
-        note("stopping; press Ctrl-C again to abort");
+        Some(first) if first.elapsed() < SAME_PRESS => {}
+        Some(_) => stop_now("aborted"),
     })
     .map_err(|e| Error::Unavailable { what: "Ctrl-C".into(), why: e.to_string() })
 }
+
+const SAME_PRESS: Duration = Duration::from_secs(1);
 
 /// Ends the program because Ctrl-C was pressed.
 pub fn stop_now(message: &str) -> ! {

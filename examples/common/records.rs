@@ -19,6 +19,8 @@ pub struct Judged {
     pub threshold: f64,
     /// Whether the score reaches it.
     pub anomalous: bool,
+    /// Whether the image is unlike all normal ones as a whole, so that its score says little.
+    pub unfamiliar: bool,
     /// Largest less smallest norm of the latent.
     pub abs: f32,
     /// Negative log-likelihood.
@@ -44,11 +46,12 @@ pub struct Judged {
 }
 
 /// The columns of a CSV file: the fields of [`Judged`], and what was wrong with the image.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 17] = [
     "path",
     "score",
     "threshold",
     "anomalous",
+    "unfamiliar",
     "abs",
     "nll",
     "block",
@@ -82,6 +85,7 @@ impl Judged {
             score: scored.score,
             threshold: scored.threshold,
             anomalous: scored.is_anomalous,
+            unfamiliar: scored.is_unfamiliar,
             abs: scored.stats.abs,
             nll: scored.stats.nll,
             block: scored.stats.block,

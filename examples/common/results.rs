@@ -30,6 +30,15 @@ pub fn write_metrics(
     write_atomic(path, |file| file.write_all(&json))
 }
 
+/// What to say of so many images that are unfamiliar and not anomalous.
+pub fn unfamiliar_images(count: usize) -> String {
+    let are = if count == 1 { "image is" } else { "images are" };
+    format!(
+        "{count} {are} unfamiliar, as a whole unlike all good ones (another part, view or light?), so that scores \
+         say little of them"
+    )
+}
+
 /// Warns of thresholds that rest on too few images, for each of `categories` (none: of no known one).
 pub fn warn_of_thresholds<'a>(
     detector: &Detector,

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 ///   `<category>/ground_truth/<defect>/<image>_mask.png` (or `<image>.png`);
 /// - one category of such a tree;
 /// - a folder of good images, directly inside or in its subfolder `good`: one category of the
-///   folder's name, without test images.
+///   folder's name, or of the one above it that is not `good` or `train`; without test images.
 ///
 /// Images are told by their extension (png, jpg, jpeg, bmp, tif, tiff, webp in any case); hidden
 /// files and `__MACOSX` are left out.
@@ -155,7 +155,11 @@ fn plain_folder(root: &Path) -> Result<Category> {
              train/good/* for a single one, or good images directly inside",
         ));
     }
-    Ok(Category { name: folder_name(root), train, test: Vec::new() })
+    let above = root.canonicalize().unwrap_or_else(|_| root.into());
+    let mut names = [root].into_iter().chain(above.ancestors().skip(1)).map(folder_name);
+    let name =
+        names.find(|name| name != "good" && name != "train").expect("the root has no such name");
+    Ok(Category { name, train, test: Vec::new() })
 }
 
 fn expect_categories(root: &Path, wanted: &[String], known: &[&String]) -> Result<()> {

@@ -28,6 +28,12 @@ pub(crate) const DEVIATIONS: f64 = 3.0;
 const LONE_SPREAD: f64 = 0.05;
 pub(crate) const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 
+/// From how many standard deviations above that of normal images on a negative log-likelihood is that of something
+/// else, and the least standard deviation, in parts of the mean: of good images of other days, of light a little
+/// different, it is up to 5 % higher, of other things from 15 % to several times.
+const UNFAMILIAR: f64 = 5.0;
+const LEAST_SPREAD_OF_NLL: f64 = 0.02;
+
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
@@ -85,6 +91,11 @@ pub struct Scored {
     pub threshold: f64,
     /// Whether the score reaches the threshold.
     pub is_anomalous: bool,
+    /// Whether the whole image is unlike all normal ones: no such part, another view, no light. With a [`Prior`]
+    /// the score is of what stands out within the image, and says little of such a one. Its latent's negative
+    /// log-likelihood lies more than 5 standard deviations above the mean of held-out images, each of at least
+    /// 2 % of it. Never without a prior.
+    pub is_unfamiliar: bool,
     /// The category whose normal images it was held against: that of the options, or the one that it
     /// likeliest is of. `None` of a detector without a [`Prior`].
     pub category: Option<String>,
@@ -564,6 +575,8 @@ struct Scale {
     top5: Moments,
     nll: Moments,
     threshold: f64,
+    /// The negative log-likelihood that no familiar image exceeds.
+    unfamiliar: f64,
     map_threshold: f32,
     map_range: (f32, f32),
 }
@@ -600,6 +613,7 @@ impl Scale {
             top5: moments(|s| s.top5),
             nll: moments(|s| s.nll),
             threshold: f64::NAN,
+            unfamiliar: f64::INFINITY,
             map_threshold: f32::NAN,
             map_range: (f32::NAN, f32::NAN),
         };
@@ -642,6 +656,10 @@ impl Scale {
             }
         };
         scale.map_threshold = map_threshold as f32;
+        if prior {
+            let Moments { mean, std, .. } = scale.nll;
+            scale.unfamiliar = mean + UNFAMILIAR * std.max(LEAST_SPREAD_OF_NLL * mean.abs());
+        }
         let Moments { mean, std, .. } = cells;
         // What stands out of an image, does so from 0.
         let low = if prior { 0.0 } else { mean - 0.5 * scale.abs.mean };
@@ -656,6 +674,7 @@ impl Scale {
             score,
             threshold: self.threshold,
             is_anomalous: score >= self.threshold,
+            is_unfamiliar: f64::from(stats.nll) > self.unfamiliar,
             category,
             stats,
             map,

@@ -121,7 +121,7 @@ pub struct ImageResult<'a> {
 /// with it, and ends the evaluation with an error of its own.
 ///
 /// # Errors
-/// [`Error::Dataset`] if a category has no readable test images; those of the detector and of
+/// [`Error::Dataset`] if a category has no test images, or none that can be read; those of the detector and of
 /// `each`.
 pub fn evaluate<'d>(
     detector: &Detector,
@@ -133,6 +133,13 @@ pub fn evaluate<'d>(
     let mut paper = BTreeMap::new();
     let mut thresholds = BTreeMap::new();
     for category in dataset.categories() {
+        if category.test.is_empty() {
+            let name = &category.name;
+            let reason = format!(
+                "category `{name}` has no test images; put some in test/good and test/DEFECT"
+            );
+            return Err(Error::dataset(dataset.root(), reason));
+        }
         let known = detector.calibration().categories.contains_key(&category.name);
         let mut options = options.clone();
         options.category = known.then(|| category.name.clone());

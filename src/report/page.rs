@@ -314,7 +314,7 @@ fn worth_a_look(images: &[&Image]) -> Markup {
     let mut slow = numbered;
     slow.sort_by_key(|i| std::cmp::Reverse(i.1.loading));
     slow.truncate(WORTH_A_LOOK);
-    let score = |i: &Image| format!("score {} of {}", two(i.score), two(i.threshold));
+    let score = |i: &Image| format!("score {}, limit {}", two(i.score), two(i.threshold));
     let time =
         |i: &Image| format!("{:.1} ms, {} × {}", 1e3 * i.loading.as_secs_f64(), i.size.0, i.size.1);
     html! {

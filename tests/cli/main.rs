@@ -479,6 +479,8 @@ mod training {
             assert!(child.try_wait().unwrap().is_none(), "it ended early");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
+        // As `timeout` does, which tells the program and its group.
+        interrupt(&child);
         interrupt(&child);
         let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
         assert!(ran.stderr.contains("stopping; press Ctrl-C again to abort"), "{}", ran.stderr);
@@ -552,8 +554,11 @@ mod scoring {
             assert_eq!(line["anomalous"], number("score") >= number("threshold"));
             assert!(number("max") >= number("top5") && number("block") > 0.0);
             assert!(number("nll").is_finite());
-            let verdict =
-                if number("score") >= number("threshold") { "anomalous" } else { "normal" };
+            let verdict = match (&line["anomalous"], &line["unfamiliar"]) {
+                (Value::Bool(true), _) => "anomalous",
+                (_, Value::Bool(true)) => "unfamiliar",
+                _ => "normal",
+            };
             let shown = ran.stdout.lines().find(|l| l.ends_with(&format!("{name}.png"))).unwrap();
             assert!(shown.starts_with(verdict), "{shown}");
 
@@ -893,7 +898,7 @@ mod evaluating {
         let keys = |value: &Value| -> Vec<String> {
             value.as_object().unwrap().keys().map(String::from).collect()
         };
-        assert_eq!(keys(&metrics), ["baselines", "categories", "mean", "paper"]);
+        assert_eq!(keys(&metrics), ["baselines", "categories", "mean", "paper", "thresholds"]);
         let baselines = &metrics["baselines"];
         assert_eq!(keys(baselines), ["nearest_neighbour", "padim"]);
         assert_eq!(keys(&metrics["paper"]), ["categories", "mean"]);
@@ -931,7 +936,7 @@ mod evaluating {
         evaluate(detector, data, plain.path()).run().expect(0);
         let metrics = fs::read(plain.path().join("metrics.json")).unwrap();
         let metrics: Value = serde_json::from_slice(&metrics).unwrap();
-        assert_eq!(keys(&metrics), ["categories", "mean", "paper"]);
+        assert_eq!(keys(&metrics), ["categories", "mean", "paper", "thresholds"]);
     }
 
     /// A data set of one category, `bolt`, which a test may spoil.
@@ -989,7 +994,7 @@ mod evaluating {
         evaluate(detector, &data, &out).run().refused(&["no images found"]);
         put(data.join("cog/train/good/0.png"), part(0));
         let ran = evaluate(detector, &data, &out).run();
-        ran.refused(&["category `cog` has no readable test images"]);
+        ran.refused(&["category `cog` has no test images; put some in test/good and test/DEFECT"]);
         fs::create_dir_all(data.join("cog/test/dent")).unwrap();
         fs::write(data.join("cog/test/dent/0.png"), b"x").unwrap();
         let ran = evaluate(detector, &data, &out).run();
@@ -1051,6 +1056,6 @@ mod quickstart {
         let data = shared().data.join("bolt/train/good");
         let mut command = program("quickstart");
         let ran = command.arg("--data").arg(&data).arg("--out").arg(out.path()).run();
-        ran.refused(&["category `good` has no test images; `train` and `score` do without"]);
+        ran.refused(&["category `bolt` has no test images; `train` and `score` do without"]);
     }
 }

@@ -129,12 +129,15 @@ fn scores_as_the_program_does() {
         let answer = service.post("/score", &fs::read(path).unwrap());
         assert_eq!(answer.status, 200);
         assert!(answer.head.contains("content-type: application/json"), "{}", answer.head);
-        for (ours, theirs) in
-            [("score", "score"), ("threshold", "threshold"), ("is_anomalous", "anomalous")]
-        {
+        for (ours, theirs) in [
+            ("score", "score"),
+            ("threshold", "threshold"),
+            ("is_anomalous", "anomalous"),
+            ("is_unfamiliar", "unfamiliar"),
+        ] {
             assert_eq!(answer.json[ours], line[theirs]);
         }
-        assert_eq!(answer.json.as_object().unwrap().len(), 3);
+        assert_eq!(answer.json.as_object().unwrap().len(), 4);
     }
     let answer = service.post("/score?map=true", &png(part(1)));
     assert_eq!(answer.json["map"]["side"], 16);
@@ -155,6 +158,7 @@ fn bad_requests_get_an_answer() {
     for (body, status, says) in [
         (&b""[..], 400, "the file is empty"),
         (b"not a picture", 400, "PNG, JPEG, BMP, TIFF and WebP are supported"),
+        (b"not a picture", 400, "the body should be the image file itself"),
         (&whole[..whole.len() / 2], 400, "damaged"),
         (&png(RgbImage::new(101, 100)), 413, "101×100 is more than 10000 pixels"),
         (&[0; 20_001], 413, "more than 20000 bytes"),
@@ -162,7 +166,7 @@ fn bad_requests_get_an_answer() {
         refused(service.post("/score", body), status, says);
         tried += 1;
     }
-    refused(service.post("/score?category=nut", &whole), 400, "there is ?map=true");
+    refused(service.post("/score?category=nut", &whole), 400, "expected ?map=true");
     refused(service.post("/", &whole), 404, "/score");
     for (request, status, says, header) in [
         ("GET /score HTTP/1.1\r\nHost: x\r\n\r\n", 405, "use POST", "allow: post"),

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::thread;
 
-use image::RgbImage;
+use image::{Rgb, RgbImage};
 use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe, drift};
 use invad::data::load_image;
 use invad::detect::{AnomalyMap, ScoreKind, ScoreOptions, Scored, Threshold};
@@ -438,6 +438,33 @@ fn thresholds_that_cannot_be_relied_on() {
     let doubts = detector.doubts(None);
     assert!(doubts.len() == 1 && doubts[0].contains("`stripes`"), "{doubts:?}");
     assert!(detector.doubts(Some("dots")).is_empty());
+}
+
+/// What stands out within an image says little of one that as a whole is of something else, or of nothing.
+#[test]
+fn unfamiliar_images() {
+    let detector = with_prior();
+    let held_out = &detector.calibration().categories["dots"];
+    let nll: Vec<f64> = held_out.iter().map(|s| f64::from(s.nll)).collect();
+    let mean = nll.iter().sum::<f64>() / nll.len() as f64;
+    let squares: f64 = nll.iter().map(|v| (v - mean).powi(2)).sum();
+    let std = (squares / (nll.len() - 1) as f64).sqrt();
+    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let black = RgbImage::new(48, 40);
+    let noise = RgbImage::from_fn(48, 40, |x, y| Rgb([x * 7919 + y * 104_729; 3].map(|v| v as u8)));
+    let images = [&pictures(Kind::Dots, 200..206)[..], &[black, noise]].concat();
+    let scored = detector.score_with(&images, &options).unwrap();
+    for (i, of) in scored.iter().enumerate() {
+        let limit = mean + 5.0 * std.max(0.02 * mean.abs());
+        assert_eq!(of.is_unfamiliar, f64::from(of.stats.nll) > limit, "{i}: {}", of.stats.nll);
+        assert_eq!(of.is_unfamiliar, i >= 6, "{i}: {} {limit}", of.stats.nll);
+    }
+
+    let [_, paper] = recipes();
+    let mut detector = Detector::new(checkpoint(paper, 2)).unwrap();
+    detector.calibrate("dots", &pictures(Kind::Dots, 0..8), &[]).unwrap();
+    let scored = detector.score_with(&images, &options).unwrap();
+    assert!(scored.iter().all(|of| !of.is_unfamiliar), "a score of the latent as it is");
 }
 
 /// They say nothing of how much good images vary: a threshold at what they score would be of no use.
@@ -908,9 +935,18 @@ fn region(score: f64, peak: f32) -> Vec<bool> {
     let map = AnomalyMap::new(4, values).unwrap();
     let stats = ImageStats { max: peak, abs: 0.0, block: peak, top5: peak, nll: 0.0 };
     let (threshold, map_threshold, map_range, category) = (3.0, 5.0, (0.0, 10.0), None);
-    let is_anomalous = score >= threshold;
-    let scored =
-        Scored { score, threshold, is_anomalous, category, stats, map, map_threshold, map_range };
+    let (is_anomalous, is_unfamiliar) = (score >= threshold, false);
+    let scored = Scored {
+        score,
+        threshold,
+        is_anomalous,
+        is_unfamiliar,
+        category,
+        stats,
+        map,
+        map_threshold,
+        map_range,
+    };
     let resized = scored.map.resize(40, 24).unwrap();
     let region = scored.region(&resized, 40, 24).unwrap();
     assert_eq!((region.width(), region.height()), (40, 24));

@@ -51,6 +51,7 @@ pub fn scored(score: f64, threshold: f64) -> Scored {
         score,
         threshold,
         is_anomalous: score >= threshold,
+        is_unfamiliar: false,
         category: None,
         stats: ImageStats { max: block, abs: block, block, top5: block, nll: block },
         map,
