@@ -121,6 +121,14 @@ fn evaluate(options: Options) -> Result<ExitCode> {
 
     // First, since they end the program where a category has no images to be fitted to.
     let baselines = options.baselines.then(|| compare(&dataset, &detector)).transpose()?;
+    let good: usize = dataset.categories().iter().map(|category| category.train.len()).sum();
+    let own = detector.config().images + detector.calibration().images(None).len();
+    if baselines.is_some() && good != own {
+        note(format!(
+            "simpler methods are fitted to {good} good images of {}, the detector to {own}",
+            options.data.display()
+        ));
+    }
     let mut progress = Progress::new("evaluation", paths.len() as u64, "images");
     let (mut done, mut unreadable, mut unfamiliar) = (0, 0, 0);
     let scoring = options.judging.options(None);

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut trainer = Trainer::new(config, features, Device::Cpu)?;
         trainer.step()?;
         trainer.state().save(states.join(name))?;
-        let mut checkpoint = trainer.into_checkpoint();
+        let mut checkpoint = trainer.into_checkpoint()?;
         let stats = ImageStats { max: 4.0, abs: 3.0, block: 3.5, top5: 3.7, nll: 9.0 };
         checkpoint.calibration.categories.insert("nut".into(), vec![stats; 2]);
         checkpoint.save(detectors.join(name))?;
