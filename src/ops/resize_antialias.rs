@@ -5,9 +5,9 @@ use crate::cpu;
 use crate::error::{Error, Result};
 
 /// Resizes an 8-bit RGB image, every output the mean of the inputs under a triangle as wide as two
-/// output pixels (two input pixels when enlarging). Rows first, rounded to 8 bits, then columns,
-/// with weights in 22-bit fixed point: bit for bit what `resize(…, BILINEAR)` gives in Pillow before 13
-/// (from 13 on, columns come first where the height shrinks much more than the width).
+/// output pixels (two input pixels when enlarging). Rows first, rounded to 8 bits, then columns, or
+/// the other way round where the height shrinks by more than twice as many pixels as the width; with weights in
+/// 22-bit fixed point: bit for bit what `resize(…, BILINEAR)` gives in Pillow 13 (before it, rows always came first).
 ///
 /// `src`: height × width × 3 with `from` = (height, width); `dst` likewise with `to`.
 ///
