@@ -13,9 +13,9 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use buffers::TimestepGradients;
 pub(crate) use buffers::stored;
-pub use buffers::{Activations, Gradients, TimestepActivations};
+pub use buffers::{Activations, Gradients};
+use buffers::{TimestepActivations, TimestepGradients};
 
 use crate::error::{Error, Result};
 use crate::ops::{
@@ -386,10 +386,7 @@ impl Dit {
     }
 
     /// The modulation vectors of timesteps `t` (B), as a table (B, (6·depth + 2)·D).
-    ///
-    /// # Errors
-    /// Those of the operations.
-    pub fn modulation_table<'a>(
+    fn modulation_table<'a>(
         &self,
         parameters: impl Into<Parameters<'a>>,
         t: impl Into<TensorView<'a>>,

@@ -9,7 +9,6 @@ mod whitening;
 pub(crate) use dit::stored;
 pub use dit::{
     Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, Parameters, Recompute,
-    TimestepActivations,
 };
 pub use features::Backbone;
 pub(crate) use prior::deviations;

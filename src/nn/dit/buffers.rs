@@ -7,7 +7,7 @@ use crate::tensor::{Allocate, DType, Device, Purpose, Tensor};
 
 /// Activations on the way from timesteps to modulation vectors.
 #[derive(Debug)]
-pub struct TimestepActivations<T = Tensor> {
+pub(super) struct TimestepActivations<T = Tensor> {
     pub(super) features: T,
     pub(super) hidden: T,
     pub(super) hidden_silu: T,
