@@ -1,6 +1,6 @@
 //! How normal images score, those that took no part in training above all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What an image's latent amounts to. `max`, `block` and `top5` are of the map
 /// ([`AnomalyMap`](crate::detect::AnomalyMap)); `abs` and `nll` are always of the latent as it is.
@@ -17,6 +17,14 @@ pub struct ImageStats {
     pub top5: f32,
     /// The negative log-likelihood under the prior, in nats.
     pub nll: f32,
+}
+
+impl ImageStats {
+    /// What tells the image from others, and copies from none: that which is of the latent alone, whatever it was
+    /// held against.
+    pub(crate) fn latent(&self) -> [u32; 2] {
+        [self.abs, self.nll].map(f32::to_bits)
+    }
 }
 
 /// Mean and standard deviation of some numbers.
@@ -160,10 +168,11 @@ impl Calibration {
         let held_out = self.images(category);
         let count = held_out.len();
         let of = category.map_or("all categories".into(), |name| format!("category `{name}`"));
-        if count > 0 && held_out == self.trained(category) {
+        let trained: HashSet<_> = self.trained(category).iter().map(ImageStats::latent).collect();
+        if count > 0 && held_out.iter().all(|image| trained.contains(&image.latent())) {
             return Some(format!(
                 "the threshold of {of} cannot be relied on: it rests on images that were trained \
-                 on, which score far lower than others; it needs 16 good images"
+                 on, or copies of them, which score far lower than others; it needs 16 good images that differ"
             ));
         }
         (1..ENOUGH).contains(&count).then(|| {

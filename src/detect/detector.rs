@@ -30,9 +30,10 @@ pub(crate) const LONE_SPREAD_STANDING_OUT: f64 = 0.2;
 
 /// From how many standard deviations above that of normal images on a negative log-likelihood is that of something
 /// else, and the least standard deviation, in parts of the mean: of good images of other days, of light a little
-/// different, it is up to 5 % higher, of other things from 15 % to several times.
+/// different, it is up to 5 % higher, of more noise, less contrast or a shift up to 14 %, of other things from 15 % to
+/// several times.
 const UNFAMILIAR: f64 = 5.0;
-const LEAST_SPREAD_OF_NLL: f64 = 0.02;
+const LEAST_SPREAD_OF_NLL: f64 = 0.03;
 
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +95,7 @@ pub struct Scored {
     /// Whether the whole image is unlike all normal ones: no such part, another view, no light. With a [`Prior`]
     /// the score is of what stands out within the image, and says little of such a one. Its latent's negative
     /// log-likelihood lies more than 5 standard deviations above the mean of held-out images, each of at least
-    /// 2 % of it. Never without a prior.
+    /// 3 % of it. Never without a prior, and not for being of another category that the network was trained on.
     pub is_unfamiliar: bool,
     /// The category whose normal images it was held against: that of the options, or the one that it
     /// likeliest is of. `None` of a detector without a [`Prior`].
@@ -414,7 +415,7 @@ impl Detector {
     }
 
     /// Calibrates a category with the statistics of held-out images and of those trained on. Copies of an image
-    /// count once: they say nothing of how much images vary.
+    /// count once, and as trained on if one was: they say nothing of how much images vary.
     pub(crate) fn set_calibration(
         &mut self,
         category: &str,
@@ -429,7 +430,10 @@ impl Detector {
         if held_out.is_empty() {
             return Err(Error::argument("calibrate", "held_out", "at least one image", 0));
         }
-        let [held_out, trained] = [held_out, trained].map(distinct);
+        let [held_out, trained] = [held_out, trained].map(|images| distinct(images, &[]));
+        // What was trained on in another file was not held out; where it all was, `Calibration::doubt` says so.
+        let others = distinct(held_out.clone(), &trained);
+        let held_out = if others.is_empty() { held_out } else { others };
         let calibration = &mut self.checkpoint.calibration;
         calibration.categories.insert(category.into(), held_out);
         calibration.trained.remove(category);
@@ -545,10 +549,10 @@ impl Detector {
     }
 }
 
-/// Those of images that differ, as they come: told by what is of the latent alone, whatever it was held against.
-fn distinct(mut images: Vec<ImageStats>) -> Vec<ImageStats> {
-    let mut seen = HashSet::new();
-    images.retain(|of| seen.insert([of.abs, of.nll].map(f32::to_bits)));
+/// Those of images that differ from each other and from `others`, as they come.
+fn distinct(mut images: Vec<ImageStats>, others: &[ImageStats]) -> Vec<ImageStats> {
+    let mut seen: HashSet<_> = others.iter().map(ImageStats::latent).collect();
+    images.retain(|of| seen.insert(of.latent()));
     images
 }
 
@@ -588,8 +592,8 @@ impl Scale {
         prior: bool,
         options: &ScoreOptions,
     ) -> Result<Self> {
-        let lone = if prior { LONE_SPREAD_STANDING_OUT } else { LONE_SPREAD };
-        let spread = |f: &dyn Fn(&ImageStats) -> f64| {
+        let standing_out = if prior { LONE_SPREAD_STANDING_OUT } else { LONE_SPREAD };
+        let spread_or = |lone: f64, f: &dyn Fn(&ImageStats) -> f64| {
             let of = |images: &[ImageStats]| Moments::of(images.iter().map(f));
             let moments = of(held_out);
             match held_out.len() {
@@ -601,17 +605,19 @@ impl Scale {
                 _ => moments.with_spread_of(of(trained)),
             }
         };
+        let spread = |f: &dyn Fn(&ImageStats) -> f64| spread_or(standing_out, f);
         let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));
+        let of_latents = |f: fn(&ImageStats) -> f32| spread_or(LONE_SPREAD, &|s| f64::from(f(s)));
         let kind = options.kind;
         // In units of the map's cells, as a norm is not.
         let cell: fn(&ImageStats) -> f32 = if prior { |s| s.top5 } else { |s| s.block };
         let cells = moments(cell);
         let mut scale = Self {
             kind,
-            abs: moments(|s| s.abs),
+            abs: of_latents(|s| s.abs),
             block: moments(|s| s.block),
             top5: moments(|s| s.top5),
-            nll: moments(|s| s.nll),
+            nll: of_latents(|s| s.nll),
             threshold: f64::NAN,
             unfamiliar: f64::INFINITY,
             map_threshold: f32::NAN,

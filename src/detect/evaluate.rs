@@ -43,13 +43,16 @@ pub struct Evaluation {
     /// makes of the latent alone.
     pub paper: Evaluated,
     /// Category → the threshold that would have been best.
+    #[serde(default)]
     pub thresholds: BTreeMap<String, BestThreshold>,
 }
 
 /// False alarms that [`BestThreshold`] allows, in percent.
 const FALSE_ALARMS: f64 = 5.0;
-/// By how many points of false alarms or recall a threshold has to be better to be worth a word.
+/// By how many points of recall less false alarms a threshold has to be better to be worth a word, and of how many
+/// good and defective images each.
 const WORTH: f64 = 20.0;
+const ENOUGH: usize = 8;
 
 /// The least score of a defective test image at which at most 5 % of the good ones are flagged. It is chosen on the test
 /// images, which a detector's own threshold has not seen.
@@ -61,6 +64,10 @@ pub struct BestThreshold {
     pub false_alarm_rate: f64,
     /// Defective images flagged at it, in percent.
     pub recall: f64,
+    /// Good images that it is chosen on.
+    pub good: usize,
+    /// Defective images that it is chosen on.
+    pub defective: usize,
 }
 
 impl BestThreshold {
@@ -69,8 +76,15 @@ impl BestThreshold {
             return Ok(None);
         };
         let at = Metrics::from_images(scores, labels, Some(score))?;
-        let both = at.false_alarm_rate.zip(at.recall);
-        Ok(both.map(|(false_alarm_rate, recall)| Self { score, false_alarm_rate, recall }))
+        let defective = labels.iter().filter(|label| **label).count();
+        let good = labels.len() - defective;
+        Ok(at.false_alarm_rate.zip(at.recall).map(|(false_alarm_rate, recall)| Self {
+            score,
+            false_alarm_rate,
+            recall,
+            good,
+            defective,
+        }))
     }
 }
 
@@ -80,15 +94,16 @@ impl Evaluation {
         let advice = |(name, best): (&String, &BestThreshold)| {
             let own = &self.calibrated.categories[name];
             let (false_alarms, recall) = (own.false_alarm_rate?, own.recall?);
-            let better =
-                false_alarms > best.false_alarm_rate + WORTH || recall + WORTH < best.recall;
+            let gain = (best.recall - best.false_alarm_rate) - (recall - false_alarms);
+            let better = gain > WORTH && best.good.min(best.defective) >= ENOUGH;
             // Down, so that the image that has this score is flagged.
             let score = (100.0 * best.score).floor() / 100.0;
             better.then(|| {
                 format!(
                     "category `{name}`: scores tell its defects better than the threshold does, at which {recall:.0} % \
-                     of them are found with {false_alarms:.0} % false alarms; with --threshold-score {score:.2} it \
-                     would be {:.0} % with {:.0} %, chosen on these images: try it on others",
+                     of them are found with {false_alarms:.0} % false alarms; with --category {name} \
+                     --threshold-score {score:.2} it would be {:.0} % with {:.0} %, chosen on these images: try it on \
+                     others",
                     best.recall, best.false_alarm_rate
                 )
             })

@@ -169,6 +169,7 @@ fn figures_follow_from_the_scores() {
             assert_eq!(best.score, found.iter().copied().fold(f64::INFINITY, f64::min));
             assert_eq!(best.false_alarm_rate, 0.0);
             assert_eq!(best.recall, 100.0 * found.len() as f64 / 3.0);
+            assert_eq!((best.good, best.defective), (3, 3));
         }
     }
     let mean = aurocs.iter().sum::<f64>() / 2.0;
@@ -182,21 +183,29 @@ fn figures_follow_from_the_scores() {
 /// A user is told of a threshold that would have been much better, and how it was found.
 #[test]
 fn advice_where_the_threshold_is_bad() {
-    let with = |false_alarms: f64, recall: f64| {
+    let with = |good: usize, false_alarms: f64, recall: f64| {
         let own = Metrics {
             false_alarm_rate: Some(false_alarms),
             recall: Some(recall),
             ..Metrics::default()
         };
         let evaluated = Evaluated::new([("nut".to_string(), own)].into());
-        let best = BestThreshold { score: 1.239, false_alarm_rate: 4.0, recall: 80.0 };
+        let best = BestThreshold {
+            score: 1.239,
+            false_alarm_rate: 4.0,
+            recall: 80.0,
+            good,
+            defective: 30,
+        };
         let thresholds = [("nut".to_string(), best)].into();
         Evaluation { calibrated: evaluated.clone(), paper: evaluated, thresholds }.advice()
     };
-    assert!(with(0.0, 61.0).is_empty() && with(23.0, 100.0).is_empty());
-    for (false_alarms, recall) in [(0.0, 59.0), (25.0, 90.0)] {
-        let [advice] = &with(false_alarms, recall)[..] else { panic!("one") };
-        let score = "--threshold-score 1.23 it would be 80 % with 4 %";
+    assert!(with(8, 0.0, 57.0).is_empty() && with(8, 43.0, 100.0).is_empty());
+    assert!(with(7, 0.0, 55.0).is_empty(), "too few images to tell");
+    assert!(with(8, 50.0, 55.0).len() == 1 && with(8, 5.0, 62.0).is_empty());
+    for (false_alarms, recall) in [(0.0, 55.0), (45.0, 100.0)] {
+        let [advice] = &with(8, false_alarms, recall)[..] else { panic!("one") };
+        let score = "--category nut --threshold-score 1.23 it would be 80 % with 4 %";
         assert!(advice.contains("`nut`") && advice.contains(score), "{advice}");
     }
 }
