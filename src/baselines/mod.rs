@@ -2,7 +2,7 @@
 //!
 //! | | a cell's value | an image's score |
 //! |---|---|---|
-//! | [`Padim`] | Mahalanobis distance to the Gaussian of its position | maximum of the map at 256 × 256, smoothed |
+//! | [`Padim`] | Mahalanobis distance to the Gaussian of its position | maximum of the map at 256 × 256 |
 //! | [`NearestNeighbour`] | distance to the nearest normal patch | maximum over the cells |
 //!
 //! Each is fitted to the normal images of one category, and has a threshold by a detector's default rule,

@@ -22,7 +22,7 @@ const FLOOR: f64 = 1e-12;
 /// At each position p, with S_p the covariance over images (of n − 1) and G the mean of S_p over
 /// positions, Σ_p = ½·S_p + ½·G + 0.01·tr(G)/C·I: distance √((x − μ_p)ᵀ·Σ_p⁻¹·(x − μ_p)). After
 /// PaDiM (Defard et al., 2020), whose covariances are the positions' own; pooling makes up for few
-/// images. An image's score is the maximum of its map at 256 × 256, smoothed. Holds G²·C² f64.
+/// images. An image's score is the maximum of its map at 256 × 256. Holds G²·C² f64.
 pub struct Padim {
     grid: usize,
     channels: usize,

@@ -34,11 +34,11 @@ impl Evaluated {
 /// The metrics of a data set, in percent: what `metrics.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// With calibrated scores and smoothed maps.
+    /// With calibrated scores and maps as [`AnomalyMap::resize`] makes them.
     #[serde(flatten)]
     pub calibrated: Evaluated,
     /// Under the protocol of the method's paper: m(Abs) + m(NLL), m the range of a category's test
-    /// images scaled to 0..1, and maps without smoothing. For tables only: it needs the test set. Abs
+    /// images scaled to 0..1, and maps interpolated bilinearly. For tables only: it needs the test set. Abs
     /// and NLL are of the latent as it is; maps are the detector's own, which the paper's recipe
     /// makes of the latent alone.
     pub paper: Evaluated,
@@ -179,7 +179,7 @@ pub fn evaluate<'d>(
         }
         calibrated.insert(name.clone(), tested.calibrated()?);
         paper.insert(name.clone(), tested.paper()?);
-        if let Some(best) = BestThreshold::of(&tested.scores, &tested.smoothed.labels)? {
+        if let Some(best) = BestThreshold::of(&tested.scores, &tested.cubic.labels)? {
             thresholds.insert(name.clone(), best);
         }
     }
@@ -194,8 +194,8 @@ struct Tested {
     abs: Vec<f64>,
     nll: Vec<f64>,
     threshold: f64,
-    smoothed: Compared,
-    plain: Compared,
+    cubic: Compared,
+    bilinear: Compared,
 }
 
 impl Tested {
@@ -206,16 +206,16 @@ impl Tested {
         self.threshold = scored.threshold;
         let map = &scored.map;
         let defective = test.defect.is_some();
-        self.smoothed.add(defective, mask, || map.resize(PIXELS, PIXELS))?;
-        self.plain.add(defective, mask, || map.resize_plain(PIXELS, PIXELS))
+        self.cubic.add(defective, mask, || map.resize(PIXELS, PIXELS))?;
+        self.bilinear.add(defective, mask, || map.resize_bilinear(PIXELS, PIXELS))
     }
 
     fn calibrated(&self) -> Result<Metrics> {
-        self.smoothed.metrics(&self.scores, Some(self.threshold))
+        self.cubic.metrics(&self.scores, Some(self.threshold))
     }
 
     fn paper(&self) -> Result<Metrics> {
-        self.plain.metrics(&metrics::paper_scores(&self.abs, &self.nll)?, None)
+        self.bilinear.metrics(&metrics::paper_scores(&self.abs, &self.nll)?, None)
     }
 }
 

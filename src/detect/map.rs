@@ -2,12 +2,6 @@
 
 use crate::cpu;
 use crate::error::{Error, Result};
-use crate::ops;
-use crate::tensor::{TensorView, TensorViewMut};
-
-/// Standard deviation of the smoothing, in pixels of a map 256 pixels wide.
-const SIGMA: f64 = 4.0;
-const SIGMA_WIDTH: f64 = 256.0;
 
 /// How far an image is from normal at each cell of a detector's grid; larger is less normal.
 ///
@@ -71,15 +65,14 @@ impl AnomalyMap {
         (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
     }
 
-    /// The map for an image of `width` × `height` pixels: interpolated bilinearly, then smoothed
-    /// by a Gaussian whose standard deviation is 4 pixels of 256.
+    /// The map for an image of `width` × `height` pixels, with the cubic filter of Mitchell and Netravali
+    /// (1988), which shows no cells.
     ///
     /// # Errors
     /// [`Error::Argument`] if a side is 0.
     pub fn resize(&self, width: usize, height: usize) -> Result<Vec<f32>> {
-        let mut out = self.resize_plain(width, height)?;
-        let sigma = |size: usize| SIGMA * size as f64 / SIGMA_WIDTH;
-        cpu::gaussian_blur(&mut out, width, height, sigma(width), sigma(height));
+        let mut out = pixels(width, height)?;
+        cpu::resize_cubic([self.side; 2], [height, width], &self.values, &mut out);
         Ok(out)
     }
 
@@ -87,15 +80,17 @@ impl AnomalyMap {
     ///
     /// # Errors
     /// [`Error::Argument`] if a side is 0.
-    pub fn resize_plain(&self, width: usize, height: usize) -> Result<Vec<f32>> {
-        if width == 0 || height == 0 {
-            let got = format!("{width}×{height}");
-            return Err(Error::argument("AnomalyMap::resize", "size", "at least 1×1", got));
-        }
-        let mut out = vec![0.0; width * height];
-        let cells = TensorView::from_slice(&self.values, &[1, self.side, self.side, 1])?;
-        let pixels = TensorViewMut::from_slice(&mut out, &[1, height, width, 1])?;
-        ops::resize_bilinear(cells, pixels)?;
+    pub fn resize_bilinear(&self, width: usize, height: usize) -> Result<Vec<f32>> {
+        let mut out = pixels(width, height)?;
+        cpu::resize_bilinear([self.side; 2], [height, width], 1, &self.values, &mut out);
         Ok(out)
     }
+}
+
+fn pixels(width: usize, height: usize) -> Result<Vec<f32>> {
+    if width == 0 || height == 0 {
+        let got = format!("{width}×{height}");
+        return Err(Error::argument("AnomalyMap::resize", "size", "at least 1×1", got));
+    }
+    Ok(vec![0.0; width * height])
 }

@@ -146,7 +146,7 @@ fn metrics(report: &Report) -> Markup {
             details {
                 summary { "Under the protocol of published tables" }
                 p {
-                    "Scores scaled by the range of the test set and maps without smoothing. For "
+                    "Scores scaled by the range of the test set and maps interpolated bilinearly. For "
                     "comparison with tables only: no single image can be scored like this, and there is no "
                     "threshold."
                 }

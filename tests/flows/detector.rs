@@ -718,7 +718,9 @@ fn pictures_of_any_shape() {
         assert!(scored.score.is_finite());
         let map = scored.map.resize(width as usize, height as usize).unwrap();
         assert_eq!(map.len(), (width * height) as usize);
-        assert!(map.iter().all(|v| (0.0..=stats.max).contains(v)), "{width}×{height}");
+        // The filter's lobes may go beyond the cells a little.
+        let reach = -0.1 * stats.max..=1.1 * stats.max;
+        assert!(map.iter().all(|v| reach.contains(v)), "{width}×{height}");
     }
     for (width, height) in [(0, 5), (5, 0), (0, 0)] {
         let images = [picture(Kind::Dots, 1, 9, 9), RgbImage::new(width, height)];
