@@ -705,7 +705,7 @@ mod datasets {
 
     #[cfg(unix)]
     #[test]
-    fn links_that_lead_back_are_left_out() {
+    fn links_are_followed_but_not_back() {
         let folder = tree(&["a/train/good/0.png", "elsewhere/1.png"]);
         let good = folder.path().join("a/train/good");
         std::os::unix::fs::symlink(folder.path().join("a"), good.join("back")).unwrap();
@@ -718,7 +718,19 @@ mod datasets {
 
         let dangling = good.join("2.png");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        refused(Dataset::open(folder.path(), &["a".into()]), &dangling, "No such file");
+        let set = Dataset::open(folder.path(), &["a".into()]).unwrap();
+        assert_eq!(names(&set.categories()[0].train), ["0.png", "2.png", "1.png"]);
+        refused(load_image(&dangling), &dangling, "No such file");
+    }
+
+    #[test]
+    fn folders_of_images_beside_categories_are_told() {
+        let folder = tree(&["a/train/good/0.png", "more/1.png", "notes/readme.txt"]);
+        let set = Dataset::open(folder.path(), &[]).unwrap();
+        assert_eq!(set.categories().len(), 1);
+        let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
+        assert!(warning.contains("more: ignored"), "{warning}");
+        assert!(Dataset::open(folder.path(), &["a".into()]).unwrap().warnings().is_empty());
     }
 }
 

@@ -64,14 +64,15 @@ impl Dataset {
             return Err(Error::dataset(root, format!("{what}; expected the folder of a data set")));
         }
         let mut folders = BTreeMap::new();
+        let mut ignored: Vec<PathBuf> = Vec::new();
         if root.join("train/good").is_dir() {
             folders.insert(folder_name(root), root.to_path_buf());
         } else {
-            for folder in folders_in(root)? {
-                if folder.join("train").is_dir() || folder.join("test").is_dir() {
-                    folders.insert(folder_name(&folder), folder);
-                }
-            }
+            let is_category =
+                |folder: &PathBuf| folder.join("train").is_dir() || folder.join("test").is_dir();
+            let (found, others): (Vec<_>, _) = folders_in(root)?.into_iter().partition(is_category);
+            folders.extend(found.into_iter().map(|folder| (folder_name(&folder), folder)));
+            ignored = others;
         }
         if folders.is_empty() {
             let category = plain_folder(root)?;
@@ -89,6 +90,16 @@ impl Dataset {
         }
         let mut dataset =
             Dataset { root: root.into(), categories: Vec::new(), warnings: Vec::new() };
+        if categories.is_empty() {
+            for folder in ignored {
+                if !images_in(&folder, usize::MAX)?.is_empty() {
+                    let path = folder.display();
+                    let warning =
+                        format!("{path}: ignored, there is neither train/ nor test/ in it");
+                    warn(&mut dataset.warnings, warning);
+                }
+            }
+        }
         for (name, folder) in folders {
             let category = scan_category(name, &folder, &mut dataset.warnings)?;
             dataset.categories.push(category);
@@ -106,7 +117,8 @@ impl Dataset {
         &self.categories
     }
 
-    /// What was found but could not be used, one line each (also logged): masks without an image.
+    /// What was found but could not be used, one line each (also logged): masks without an image, folders
+    /// of images that are no category.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -242,12 +254,15 @@ impl MaskFolder {
             })
             .collect();
         for mask in self.0.values().flatten().filter(|mask| !used.contains(*mask)) {
-            let warning = format!("{}: no image belongs to this mask", mask.display());
-            log::warn!("{warning}");
-            warnings.push(warning);
+            warn(warnings, format!("{}: no image belongs to this mask", mask.display()));
         }
         paired
     }
+}
+
+fn warn(warnings: &mut Vec<String>, warning: String) {
+    log::warn!("{warning}");
+    warnings.push(warning);
 }
 
 fn stem(path: &Path, folder: &Path) -> PathBuf {

@@ -72,7 +72,7 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// The images in `folder`, at most `depth` levels down (1: directly inside), sorted. Symbolic links
-/// are followed, but no folder is looked through twice.
+/// are followed, those to a missing file too, but no folder is looked through twice.
 pub(super) fn images_in(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     let mut seen = HashSet::new();
@@ -92,9 +92,12 @@ pub(super) fn images_in(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
                 images.push(entry.into_path());
             }
             Ok(_) => {}
-            // Links that lead back up, or nowhere and are no image.
+            // A link back up.
             Err(e) if e.loop_ancestor().is_some() => {}
-            Err(e) if e.path().is_some_and(|p| p.is_symlink() && !is_image(p)) => {}
+            // A link that leads nowhere is an image that cannot be read, which ends nothing.
+            Err(e) if e.path().is_some_and(Path::is_symlink) => {
+                images.extend(e.path().filter(|path| is_image(path)).map(Path::to_path_buf));
+            }
             Err(e) => {
                 let path = e.path().unwrap_or(folder).to_path_buf();
                 return Err(Error::io(
