@@ -14,7 +14,7 @@
 //
 // KERNEL_SIZE       K, 3 or 5.
 // STRIDE            1 or 2.
-// ACTIVATION        0: none; 1: ReLU6; 2: swish, v·σ(v).
+// ACTIVATION        0: none; 1: ReLU6; 2: SiLU, v·σ(v).
 // INPUT_ACTIVATION  the same for x, so that the product before can leave its activation to this kernel; where x
 //                   has passed ReLU6 already, it may as well pass it again.
 // Limits: C a multiple of 8; all pointers aligned to 16 bytes; H' and B at most 65535; W·C below 2³¹.

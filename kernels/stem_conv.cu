@@ -13,7 +13,7 @@
 // Grid (⌈⌈W'/4⌉·(O/8)/128⌉, H', B), block 128, dynamic shared memory 112·O bytes.
 // Accumulates in f32. y is written.
 //
-// ACTIVATION  0: none; 1: ReLU6; 2: swish, v·σ(v).
+// ACTIVATION  0: none; 1: ReLU6; 2: SiLU, v·σ(v).
 // Limits: O a multiple of 8 up to 256; weight, bias and y aligned to 16 bytes; H' and B at most 65535.
 //
 // A thread computes 8 channels of 4 neighbouring pixels.

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use multiversion::multiversion;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::conv2d::{Window, add_columns};
+use super::conv2d::Window;
 use super::gemm::Activation;
 
 /// A depthwise convolution of one image: y = activation(conv(x) + bias).
@@ -198,91 +197,4 @@ pub(crate) fn depthwise_conv2d(conv: &DepthwiseConv, x: &[f32], y: &mut [f32]) {
             conv.rows(x, 0, start..start + y.len() / row, strip, y);
         });
     });
-}
-
-/// Gradients of y = conv(x) + bias: `dx` is written, `dweight` and `dbias` are added to.
-pub(crate) fn depthwise_conv2d_backward(
-    conv: &DepthwiseConv,
-    x: &[f32],
-    dy: &[f32],
-    dx: &mut [f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
-) {
-    let (w, c) = (&conv.window, conv.channels);
-    let (image, out_image) = (w.input[0] * w.input[1] * c, w.output[0] * w.output[1] * c);
-    if image == 0 || out_image == 0 {
-        return dx.fill(0.0);
-    }
-    dx.par_chunks_mut(w.input[1] * c).enumerate().for_each(|(i, dx)| {
-        let (b, iy) = (i / w.input[0], i % w.input[0]);
-        input_row_gradient(conv, &dy[b * out_image..][..out_image], iy, dx);
-    });
-    dweight.par_chunks_mut(c).enumerate().for_each_init(
-        || vec![0.0; c],
-        |row_sum, (tap, dweight)| {
-            for (x, dy) in x.chunks_exact(image).zip(dy.chunks_exact(out_image)) {
-                weight_gradient(conv, x, dy, tap, row_sum, dweight);
-            }
-        },
-    );
-    add_columns(dy, w.output[1] * c, dbias);
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn input_row_gradient(conv: &DepthwiseConv, dy: &[f32], iy: usize, dx: &mut [f32]) {
-    let (w, c) = (&conv.window, conv.channels);
-    dx.fill(0.0);
-    for ky in 0..w.kernel[0] {
-        let Some(above) = (iy + w.top).checked_sub(ky) else { continue };
-        let oy = above / w.stride;
-        if above % w.stride != 0 || oy >= w.output[0] {
-            continue;
-        }
-        for kx in 0..w.kernel[1] {
-            let weight = &conv.weight[(ky * w.kernel[1] + kx) * c..][..c];
-            let dy = dy[oy * w.output[1] * c..][..w.output[1] * c].chunks_exact(c);
-            for (ox, dy) in dy.enumerate() {
-                let Some(ix) = column(w, ox, kx) else { continue };
-                let dx = &mut dx[ix * c..][..c];
-                for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(weight) {
-                    *dx += dy * weight;
-                }
-            }
-        }
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f+avx512dq", "x86_64+avx2", "aarch64+neon"))]
-fn weight_gradient(
-    conv: &DepthwiseConv,
-    x: &[f32],
-    dy: &[f32],
-    tap: usize,
-    row_sum: &mut [f32],
-    dweight: &mut [f32],
-) {
-    let (w, c) = (&conv.window, conv.channels);
-    let (ky, kx) = (tap / w.kernel[1], tap % w.kernel[1]);
-    for (oy, dy) in dy.chunks_exact(w.output[1] * c).enumerate() {
-        let Some(iy) = w.input_row(oy, ky) else { continue };
-        let x = &x[iy * w.input[1] * c..][..w.input[1] * c];
-        row_sum.fill(0.0);
-        for (ox, dy) in dy.chunks_exact(c).enumerate() {
-            let Some(ix) = column(w, ox, kx) else { continue };
-            let x = &x[ix * c..][..c];
-            for ((sum, &dy), &x) in row_sum.iter_mut().zip(dy).zip(x) {
-                *sum += dy * x;
-            }
-        }
-        for (d, sum) in dweight.iter_mut().zip(&*row_sum) {
-            *d += sum;
-        }
-    }
-}
-
-/// The input column under kernel column `kx` at output column `ox`, if there is one.
-#[inline(always)]
-fn column(w: &Window, ox: usize, kx: usize) -> Option<usize> {
-    (ox * w.stride + kx).checked_sub(w.left).filter(|&x| x < w.input[1])
 }

@@ -83,8 +83,7 @@ pub fn conv2d<'a>(
 /// dweight\[k, l, c, o\] += Σ x·dy and dbias\[o\] += Σ dy over b, i and j.
 ///
 /// Shapes as in [`conv2d`]; a gradient has the shape of what it is of. `dx` is written, `dweight`
-/// and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it
-/// (see [`relu6_backward`](super::relu6_backward)).
+/// and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it.
 ///
 /// # Errors
 /// As for [`conv2d`].

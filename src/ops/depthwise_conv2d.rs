@@ -46,52 +46,6 @@ pub fn depthwise_conv2d<'a>(
     Ok(())
 }
 
-/// The gradients of [`depthwise_conv2d`] without its activation:
-/// dx[b, p, q, c] = Σ dy[b, i, j, c]·weight[k, l, c] over the k, l, i, j that meet at (p, q);
-/// dweight\[k, l, c\] += Σ x·dy and dbias\[c\] += Σ dy over b, i and j.
-///
-/// Shapes as in [`depthwise_conv2d`]; a gradient has the shape of what it is of. `dx` is written,
-/// `dweight` and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it
-/// (see [`relu6_backward`](super::relu6_backward)).
-///
-/// # Errors
-/// As for [`depthwise_conv2d`].
-#[allow(clippy::too_many_arguments)]
-pub fn depthwise_conv2d_backward<'a>(
-    x: impl Into<TensorView<'a>>,
-    weight: impl Into<TensorView<'a>>,
-    dy: impl Into<TensorView<'a>>,
-    convolution: Convolution,
-    dx: impl Into<TensorViewMut<'a>>,
-    dweight: impl Into<TensorViewMut<'a>>,
-    dbias: impl Into<TensorViewMut<'a>>,
-) -> Result<()> {
-    const OP: &str = "depthwise_conv2d_backward";
-    let (x, weight, dy) = (x.into(), weight.into(), dy.into());
-    let (dx, dweight, dbias) = (dx.into(), dweight.into(), dbias.into());
-    let (window, y_shape) = shapes(OP, x.shape(), weight.shape(), convolution)?;
-    expect_shape(OP, "dy", dy.shape(), &y_shape)?;
-    expect_shape(OP, "dx", dx.shape(), x.shape())?;
-    expect_shape(OP, "dweight", dweight.shape(), weight.shape())?;
-    expect_shape(OP, "dbias", dbias.shape(), &y_shape[3..])?;
-    let conv = DepthwiseConv {
-        window,
-        channels: y_shape[3],
-        weight: weight.f32s(OP, "weight")?,
-        bias: &[],
-        activation: convolution.activation,
-    };
-    crate::cpu::depthwise_conv2d_backward(
-        &conv,
-        x.f32s(OP, "x")?,
-        dy.f32s(OP, "dy")?,
-        dx.into_f32s(OP, "dx")?,
-        dweight.into_f32s(OP, "dweight")?,
-        dbias.into_f32s(OP, "dbias")?,
-    );
-    Ok(())
-}
-
 /// How the kernel moves, and the shape of the output.
 fn shapes(
     op: &'static str,

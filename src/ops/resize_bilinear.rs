@@ -24,24 +24,6 @@ pub fn resize_bilinear<'a>(
     Ok(())
 }
 
-/// dx: each element of `dy` given back to the pixels that [`resize_bilinear`] read for it, by the
-/// same weights.
-///
-/// `dy`: (B, H', W', C). `dx`: (B, H, W, C), written.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes do not agree or `dx` has no pixels.
-pub fn resize_bilinear_backward<'a>(
-    dy: impl Into<TensorView<'a>>,
-    dx: impl Into<TensorViewMut<'a>>,
-) -> Result<()> {
-    const OP: &str = "resize_bilinear_backward";
-    let (dy, dx) = (dy.into(), dx.into());
-    let [input, output, [_, c]] = shapes(OP, ["dx", "dy"], dx.shape(), dy.shape())?;
-    cpu::resize_bilinear_backward(input, output, c, dy.f32s(OP, "dy")?, dx.into_f32s(OP, "dx")?);
-    Ok(())
-}
-
 /// [H, W], [H', W'] and [B, C].
 fn shapes(
     op: &'static str,

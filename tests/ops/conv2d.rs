@@ -45,6 +45,7 @@ impl Naive {
         match self.convolution.activation {
             Activation::None => {}
             Activation::Relu6 => y.iter_mut().for_each(|v| *v = v.clamp(0.0, 6.0)),
+            Activation::Silu => y.iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp()),
             Activation::Gelu => y.iter_mut().for_each(|v| {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (*v + 0.044715 * v.powi(3));
                 *v = 0.5 * *v * (1.0 + inner.tanh());

@@ -27,6 +27,7 @@ fn activated(activation: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + inner.tanh())
         }
         Activation::Relu6 => x.clamp(0.0, 6.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
     }
 }
 
@@ -45,7 +46,9 @@ fn forward() {
                 let bias = f64s(&bias);
                 pre.iter_mut().enumerate().for_each(|(i, y)| *y += bias[i % n]);
             }
-            for activation in [Activation::None, Activation::Gelu, Activation::Relu6] {
+            for activation in
+                [Activation::None, Activation::Gelu, Activation::Relu6, Activation::Silu]
+            {
                 let want: Vec<f64> = pre.iter().map(|&x| activated(activation, x)).collect();
                 for variant in 0..6 {
                     let (way, keep) =

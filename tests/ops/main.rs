@@ -28,7 +28,6 @@ mod mahalanobis;
 mod normalise;
 mod patchify;
 mod random;
-mod relu6;
 mod resize_antialias;
 mod resize_bilinear;
 mod rgb_to_luma;

@@ -78,27 +78,23 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         7 => case!(depthwise_conv2d, [x Read [b, n, c, d], weight Read [kernel, kernel, d],
             bias Read [d], y Write [b, deep[0], deep[1], d]],
             depthwise_conv2d(&*x, &*weight, &*bias, convolution, y)),
-        8 => case!(depthwise_conv2d_backward, [x Read [b, n, c, d],
-            weight Read [kernel, kernel, d], dy Read [b, deep[0], deep[1], d],
-            dx Write [b, n, c, d], dweight Update [kernel, kernel, d], dbias Update [d]],
-            depthwise_conv2d_backward(&*x, &*weight, &*dy, convolution, dx, dweight, dbias)),
-        9 => case!(ema, [parameters Read [n, c], average Update [n, c]],
+        8 => case!(ema, [parameters Read [n, c], average Update [n, c]],
             ema(0.5, &*parameters, average)),
-        10 => case!(inversion_step, [x Update [b, n, c], output Read [b, n, c]],
+        9 => case!(inversion_step, [x Update [b, n, c], output Read [b, n, c]],
             inversion_step(x, &*output, 0.5, 0.25)),
-        11 => case!(linear, [x Read [b, n, c], weight Read [d, c], bias Read [d],
+        10 => case!(linear, [x Read [b, n, c], weight Read [d, c], bias Read [d],
             before_activation Write [b, n, d], y Write [b, n, d]],
             linear(&*x, &*weight, Some(bias.view()), Activation::Gelu,
                 Some(before_activation.view_mut()), y)),
-        12 => case!(linear, [x Read [b, n, c], weight Read [d, c], y Write [b, n, d]],
+        11 => case!(linear, [x Read [b, n, c], weight Read [d, c], y Write [b, n, d]],
             linear(&*x, &PackedWeight::new(&*weight)?, None, Activation::None, None, y)),
-        13 => case!(linear_backward_input, [dy Read [b, n, d], weight Read [d, c],
+        12 => case!(linear_backward_input, [dy Read [b, n, d], weight Read [d, c],
             gelu_input Read [b, n, c], dx Write [b, n, c]],
             linear_backward_input(&*dy, &*weight, Some(gelu_input.view()), dx)),
-        14 => case!(linear_backward_weight, [dy Read [b, n, d], x Read [b, n, c],
+        13 => case!(linear_backward_weight, [dy Read [b, n, d], x Read [b, n, c],
             dweight Update [d, c], dbias Update [d]],
             linear_backward_weight(&*dy, &*x, dweight, Some(dbias.view_mut()))),
-        15 => case!(denoising_loss, [prediction Read [b, n, c], x0 Read [b, n, c],
+        14 => case!(denoising_loss, [prediction Read [b, n, c], x0 Read [b, n, c],
         noise Read [b, n, c], signal_scale Read [b], noise_scale Read [b], weight Read [b],
         slope Read [b], loss Write [b], dprediction Write [b, n, c]],
         {
@@ -111,30 +107,25 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             let gradient = Some(dprediction.view_mut());
             denoising_loss(&*prediction, target, &*weight, &*slope, loss, gradient)
         }),
-        16 => case!(global_norm, [gradient Read [b, n, c], numbers Read [AdamW::NUMBERS],
+        15 => case!(global_norm, [gradient Read [b, n, c], numbers Read [AdamW::NUMBERS],
             norm Write [2]], global_norm(&*gradient, 1.0, &*numbers, norm)),
-        17 => {
+        16 => {
             case!(patchify, [grid Read [b, n * p, n * p, c], patches Write [b, n * n, c * p * p]],
             patchify(&*grid, patches, p, PatchOrder::ChannelsFirst))
         }
-        18 => case!(unpatchify, [patches Read [b, n * n, c * p * p],
+        17 => case!(unpatchify, [patches Read [b, n * n, c * p * p],
             grid Write [b, n * p, n * p, c]],
             unpatchify(&*patches, grid, p, PatchOrder::ChannelsLast)),
-        19 => case!(relu6, [x Read [b, n], y Write [b, n]], relu6(&*x, y)),
-        20 => case!(relu6_backward, [y Read [b, n], dy Read [b, n], dx Write [b, n]],
-            relu6_backward(&*y, &*dy, dx)),
-        21 => case!(resize_bilinear, [x Read [b, n, c, d], y Write [b, h, p, d]],
+        18 => case!(resize_bilinear, [x Read [b, n, c, d], y Write [b, h, p, d]],
             resize_bilinear(&*x, y)),
-        22 => case!(resize_bilinear_backward, [dy Read [b, h, p, d], dx Write [b, n, c, d]],
-            resize_bilinear_backward(&*dy, dx)),
-        23 => case!(score, [latent Read [b, n, c], map Write [b, n], stats Write [b, SCORE_STATS]],
+        19 => case!(score, [latent Read [b, n, c], map Write [b, n], stats Write [b, SCORE_STATS]],
             score(&*latent, map, stats)),
-        24 => case!(silu, [x Read [b, n], y Write [b, n]], silu(&*x, y)),
-        25 => case!(silu_backward, [x Read [b, n], dy Read [b, n], dx Write [b, n]],
+        20 => case!(silu, [x Read [b, n], y Write [b, n]], silu(&*x, y)),
+        21 => case!(silu_backward, [x Read [b, n], dy Read [b, n], dx Write [b, n]],
             silu_backward(&*x, &*dy, dx)),
-        26 => case!(timestep_embedding, [t Read [b], out Write [b, TIMESTEP_FEATURES]],
+        22 => case!(timestep_embedding, [t Read [b], out Write [b, TIMESTEP_FEATURES]],
             timestep_embedding(&*t, out)),
-        27 => case!(adamw, [gradient Read [n, c], numbers Read [AdamW::NUMBERS], norm Read [2],
+        23 => case!(adamw, [gradient Read [n, c], numbers Read [AdamW::NUMBERS], norm Read [2],
         parameters Update [n, c], m Update [n, c], v Update [n, c], average Update [n, c]],
         {
             let moved = Moved {
@@ -146,7 +137,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             };
             adamw(&*gradient, &*numbers, &*norm, 0, moved)
         }),
-        28 => case!(adaln_zero, [x Read [b, n, d], y Read [b, n, d], table Read [b, 3 * d],
+        24 => case!(adaln_zero, [x Read [b, n, d], y Read [b, n, d], table Read [b, 3 * d],
         x_out Write [b, n, d], out Write [b, n, d], stats Write [b, n, 2]],
         {
             let chunk = |index| Chunk { table: table.view(), index };
@@ -154,7 +145,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             let (x_out, stats) = (x_out.view_mut(), stats.view_mut());
             adaln_zero(&*x, Some(residual), chunk(0), chunk(1), Some(x_out), out, Some(stats))
         }),
-        29 => case!(adaln_zero_backward, [x Read [b, n, d], stats Read [b, n, 2],
+        25 => case!(adaln_zero_backward, [x Read [b, n, d], stats Read [b, n, 2],
         table Read [b, 3 * d], dout Read [b, n, d], dx Update [b, n, d], y Read [b, n, d],
         dy Write [b, n, d], dtable Update [b, 3 * d]],
         {
@@ -164,18 +155,18 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             let shift = 0;
             adaln_zero_backward(&*x, &*stats, shift, chunk(1), &*dout, dx, residual, dtable)
         }),
-        30 => case!(channel_mean, [x Read [b, n, c, d], mean Write [b, d]],
+        26 => case!(channel_mean, [x Read [b, n, c, d], mean Write [b, d]],
             channel_mean(&*x, mean)),
-        31 => case!(channel_gate, [x Update [b, n, c, d], gate Read [b, d]],
+        27 => case!(channel_gate, [x Update [b, n, c, d], gate Read [b, d]],
             channel_gate(x, &*gate)),
-        32 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
-        33 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
+        28 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
+        29 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
             map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 34;
+const OPERATIONS: usize = 30;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]
@@ -256,7 +247,7 @@ fn operations() {
                     "add_position_backward" => *name == "dx",
                     "adaln_zero" | "adaln_zero_backward" => name.ends_with("table"),
                     "conv2d" | "depthwise_conv2d" => ["x", "weight"].contains(name),
-                    "resize_bilinear" | "resize_bilinear_backward" => true,
+                    "resize_bilinear" => true,
                     "channel_gate" | "channel_mean" => *name == "x",
                     "global_norm" => *name == "gradient",
                     "mahalanobis" => *name == "vectors",

@@ -66,6 +66,8 @@ pub enum Activation {
     Gelu,
     /// min(max(x, 0), 6).
     Relu6,
+    /// x·σ(x), also called swish.
+    Silu,
 }
 
 impl Activation {
@@ -81,6 +83,7 @@ impl Activation {
             Activation::None => {}
             Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
             Activation::Relu6 => x.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
+            Activation::Silu => x.iter_mut().for_each(|x| *x *= sigmoid::<FMA>(*x)),
         }
     }
 }

@@ -8,9 +8,10 @@ use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 pub(super) fn defines() -> Vec<Vec<Define>> {
-    let mut sets = vec![constants(3, 1, 0, 0).into(), constants(3, 1, 1, 0).into()];
+    // The first block of a network, whose input has passed its activation, has a kernel of 3.
+    let mut sets: Vec<_> = [0, 1, 2].map(|after| constants(3, 1, after, 0).into()).into();
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-        // As networks use them: ReLU6 or swish on both sides.
+        // As networks use them: ReLU6 or SiLU on both sides.
         for activation in [1, 2] {
             sets.push(constants(kernel, stride, activation, activation).into());
         }
@@ -45,15 +46,8 @@ pub(crate) fn depthwise_conv2d(
         let expected = "(B, H, W, C) with C a multiple of 8 on a GPU";
         return Err(Error::shape(OP, "x", expected, x.shape()));
     }
-    let kind = |activation| match activation {
-        Activation::None => Ok(0),
-        Activation::Relu6 => Ok(1),
-        other => {
-            let expected = "with no activation or ReLU6 on a GPU";
-            Err(Error::argument(OP, "convolution", expected, format!("{other:?}")))
-        }
-    };
-    let [before, after] = [kind(before)?, kind(after)?];
+    let [before, after] =
+        [op.activation("convolution", before)?, op.activation("convolution", after)?];
     let [out_height, out_width] = window.output;
     op.int("x", width * channels)?;
     let int = |value| op.int("x", value);

@@ -7,6 +7,7 @@ use super::context::Context;
 use super::launch::{Arg, Define, Launch};
 use super::memory::Slice;
 use crate::error::{Error, Result};
+use crate::ops::Activation;
 use crate::tensor::{DType, Device, TensorView, TensorViewMut};
 
 mod adaln_zero;
@@ -148,6 +149,19 @@ impl<'a> Op<'a> {
     fn int(&self, arg: &'static str, value: usize) -> Result<i32> {
         let expected = "small enough to be counted in 32 bits on a GPU; lower the batch size";
         i32::try_from(value).map_err(|_| Error::argument(self.name, arg, expected, value))
+    }
+
+    /// An activation as kernels of convolutions are told.
+    fn activation(&self, arg: &'static str, activation: Activation) -> Result<i64> {
+        match activation {
+            Activation::None => Ok(0),
+            Activation::Relu6 => Ok(1),
+            Activation::Silu => Ok(2),
+            Activation::Gelu => {
+                let expected = "no activation, ReLU6 or SiLU on a GPU";
+                Err(Error::argument(self.name, arg, expected, format!("{activation:?}")))
+            }
+        }
     }
 
     /// Queues a kernel.

@@ -5,10 +5,11 @@ use crate::cpu::conv2d::Window;
 use crate::cuda::launch::{Launch, args};
 use crate::cuda::memory::Bytes;
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// The first convolution of a network, 3 × 3 at stride 2, of RGB images of bytes, normalised on the
-/// way, with ReLU6: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
+/// way, and then activated: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
 /// f32, O a multiple of 8 up to 256.
 pub(crate) fn stem_conv(
     rgb: &Bytes,
@@ -16,6 +17,7 @@ pub(crate) fn stem_conv(
     weight: TensorView,
     bias: TensorView,
     window: Window,
+    activation: Activation,
     y: TensorViewMut,
 ) -> Result<()> {
     let op = Op::new("stem_conv", "normalise", normalise.on_cuda())?;
@@ -34,7 +36,8 @@ pub(crate) fn stem_conv(
     let across = (columns.div_ceil(4) * (channels / 8)).div_ceil(128);
     let shared = 112 * channels as u32;
     let launch = Launch { grid: [across, rows, images], block: 128, shared };
+    let defines = [("ACTIVATION", op.activation("activation", activation)?)];
     let args = args![rgb.address(), normalise, weight, bias, y, h, w, out_h, out_w, o, top, left];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
-    unsafe { op.launch("stem_conv", &[("ACTIVATION", 1)], launch, &args) }
+    unsafe { op.launch("stem_conv", &defines, launch, &args) }
 }

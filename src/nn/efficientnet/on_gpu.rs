@@ -31,6 +31,7 @@ struct Convolution {
     window: Window,
     weight: Tensor,
     bias: Tensor,
+    activation: Activation,
 }
 
 /// The memory of a forward pass.
@@ -55,11 +56,18 @@ impl Convolution {
             window: conv.window,
             weight: weight.copied_to(device, DType::F16)?,
             bias: bias.copied_to(device, DType::F16)?,
+            activation: conv.activation,
         })
     }
 
     /// Another convolution: weight and bias in f32.
-    fn direct(window: Window, weight: &[f32], bias: &[f32], device: Device) -> Result<Self> {
+    fn direct(
+        window: Window,
+        weight: &[f32],
+        bias: &[f32],
+        activation: Activation,
+        device: Device,
+    ) -> Result<Self> {
         let channels = bias.len();
         let [kh, kw] = window.kernel;
         let shape = [kh, kw, weight.len() / (kh * kw * channels) * channels];
@@ -67,6 +75,7 @@ impl Convolution {
             window,
             weight: TensorView::from_slice(weight, &shape)?.copied_to(device, DType::F32)?,
             bias: TensorView::from_slice(bias, &[channels])?.copied_to(device, DType::F32)?,
+            activation,
         })
     }
 
@@ -80,7 +89,7 @@ impl Convolution {
         [images, height, width, self.outputs()]
     }
 
-    /// A pointwise convolution, and `skip` added.
+    /// A pointwise convolution without its activation, and `skip` added.
     fn apply(&self, x: TensorView, skip: Option<TensorView>, y: TensorViewMut) -> Result<()> {
         let [outputs, inputs] = *self.weight.shape() else { unreachable!("weights have two axes") };
         let sizes = (x.len() / inputs, inputs, outputs);
@@ -102,7 +111,13 @@ impl EfficientNetOnGpu {
         Ok(Self {
             ordinal,
             normalise: TensorView::from_slice(&normalise, &[6])?.copied_to(device, DType::F32)?,
-            stem: Convolution::direct(stem.window, &stem.weight, &stem.bias, device)?,
+            stem: Convolution::direct(
+                stem.window,
+                &stem.weight,
+                &stem.bias,
+                stem.activation,
+                device,
+            )?,
             blocks: blocks
                 .iter()
                 .enumerate()
@@ -111,7 +126,13 @@ impl EfficientNetOnGpu {
                     let d = &block.depthwise;
                     Ok(Block {
                         expand: expand.transpose()?,
-                        depthwise: Convolution::direct(d.window, &d.weight, &d.bias, device)?,
+                        depthwise: Convolution::direct(
+                            d.window,
+                            &d.weight,
+                            &d.bias,
+                            d.activation,
+                            device,
+                        )?,
                         project: Convolution::pointwise(&block.project, device)?,
                         skip: block.skip,
                         tap: block.tap,
@@ -155,9 +176,10 @@ impl EfficientNetOnGpu {
         }
         let stem = &self.stem;
         let y = expanded.view_mut().part(0, &stem.output(images))?;
-        let (normalise, weight) = (self.normalise.view(), stem.weight.view());
+        let [normalise, weight, bias] =
+            [&self.normalise, &stem.weight, &stem.bias].map(Tensor::view);
         rgb.read(|rgb| {
-            cuda::ops::stem_conv(rgb, normalise, weight, stem.bias.view(), stem.window, y)
+            cuda::ops::stem_conv(rgb, normalise, weight, bias, stem.window, stem.activation, y)
         })?;
         let (mut input, mut output) = (input, output);
         let mut expanded_shape = stem.output(images);
@@ -169,7 +191,7 @@ impl EfficientNetOnGpu {
                 expanded_shape = expand.output(images);
                 let x = input.view().part(0, &x_shape)?;
                 expand.apply(x, None, expanded.view_mut().part(0, &expanded_shape)?)?;
-                before = Activation::Relu6;
+                before = expand.activation;
             }
             let (conv, shape) = (&block.depthwise, block.depthwise.output(images));
             cuda::ops::depthwise_conv2d(
@@ -177,7 +199,7 @@ impl EfficientNetOnGpu {
                 conv.weight.view(),
                 conv.bias.view(),
                 conv.window,
-                [before, Activation::Relu6],
+                [before, conv.activation],
                 filtered.view_mut().part(0, &shape)?,
             )?;
             let y_shape = block.project.output(images);
