@@ -14,9 +14,9 @@ use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
 use invad::checkpoint::{Preset, Recipe, TrainingState};
 use invad::data::Dataset;
+use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
 use invad::nn::{Backbone, Recompute};
-use invad::tensor::Plan;
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
 

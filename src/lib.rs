@@ -11,6 +11,7 @@ pub mod cuda;
 mod cuda;
 pub mod data;
 pub mod detect;
+pub mod device;
 pub mod diffusion;
 mod error;
 pub mod files;
@@ -21,6 +22,7 @@ pub mod ops;
 pub mod report;
 pub mod tensor;
 pub mod train;
+mod types;
 
 pub use detect::Detector;
 pub use error::{Error, Result};

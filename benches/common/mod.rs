@@ -128,8 +128,7 @@ pub fn measure(
     {
         let mut recorded = None;
         let run = |iterations: u64| {
-            // SAFETY: `call` holds the tensors it works on, and lives longer than the recording.
-            let graph = recorded.get_or_insert_with(|| unsafe {
+            let graph = recorded.get_or_insert_with(|| {
                 invad::cuda::Graph::record(device(), || {
                     (0..RECORDED).for_each(|_| call());
                     Ok(())

@@ -1,8 +1,7 @@
 //! A GPU ready to compute: context, stream, limits, and what was made for it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::result::{DriverError, mem_get_info, memcpy_htod_async};
@@ -11,10 +10,10 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr};
 
 use super::gemm::Gemm;
 use super::launch::Kernels;
-use super::memory::allocate;
+use super::memory::{Allocation, allocate};
 use super::probe::probe;
 use crate::error::{Error, Result};
-use crate::tensor::Device;
+use crate::types::Device;
 
 /// A GPU, its stream, and what was made for it. All work is queued on the one stream, so that it
 /// runs in the order of the calls.
@@ -68,16 +67,21 @@ pub(crate) fn reserve_scratch(ordinal: usize, bytes: usize) -> Result<()> {
     context(ordinal)?.scratch(bytes).map(drop)
 }
 
-/// Bytes that a training takes on a GPU once in a process, beside its tensors and scratch memory; those
-/// of an RTX 4090 where there is no such GPU.
+/// Bytes that matrix products take on a GPU once in a process; those of an RTX 4090 where there is no such GPU.
 pub(crate) fn workspace_bytes(ordinal: usize) -> usize {
     let arch = context(ordinal).map_or(89, |context| context.limits.arch);
-    Gemm::workspace_bytes(arch) + super::ops::TIMESTEP_TABLE_BYTES
+    Gemm::workspace_bytes(arch)
 }
 
 thread_local! {
-    /// The stream that records this thread's work in place of the context's.
-    static RECORDING: Cell<CUstream> = const { Cell::new(ptr::null_mut()) };
+    /// What this thread's work is recorded by in place of being run.
+    static RECORDING: RefCell<Option<Recording>> = const { RefCell::new(None) };
+}
+
+struct Recording {
+    stream: CUstream,
+    /// The memory that the work uses.
+    kept: Vec<Allocation>,
 }
 
 impl Context {
@@ -134,25 +138,39 @@ impl Context {
 
     /// The stream that takes this thread's work now: the context's, or the one that records it.
     pub fn stream(&self) -> CUstream {
-        let recording = RECORDING.get();
-        if recording.is_null() { self.stream.cu_stream() } else { recording }
+        let recording = RECORDING.with_borrow(|recording| recording.as_ref().map(|r| r.stream));
+        recording.unwrap_or(self.stream.cu_stream())
     }
 
     /// Whether this thread's work is being recorded and not run.
     pub fn is_recording(&self) -> bool {
-        !RECORDING.get().is_null()
+        RECORDING.with_borrow(Option::is_some)
     }
 
-    /// Has `stream` take the work that `f` queues from this thread.
-    pub fn recording<T>(&self, stream: &CudaStream, f: impl FnOnce() -> T) -> T {
-        struct Restore(CUstream);
+    /// Has `stream` take the work that `f` queues from this thread; returned with what `f` returns is the
+    /// memory that the work uses.
+    pub fn recording<T>(&self, stream: &CudaStream, f: impl FnOnce() -> T) -> (T, Vec<Allocation>) {
+        struct Restore(Option<Recording>);
         impl Drop for Restore {
             fn drop(&mut self) {
-                RECORDING.set(self.0);
+                RECORDING.set(self.0.take());
             }
         }
-        let _restore = Restore(RECORDING.replace(stream.cu_stream()));
-        f()
+        let recording = Recording { stream: stream.cu_stream(), kept: Vec::new() };
+        let _restore = Restore(RECORDING.replace(Some(recording)));
+        let done = f();
+        (done, RECORDING.take().map_or(Vec::new(), |recording| recording.kept))
+    }
+
+    /// Has the recording of this thread's work, if there is one, keep memory that the work uses.
+    pub fn keep(&self, memory: &Allocation) {
+        RECORDING.with_borrow_mut(|recording| {
+            if let Some(Recording { kept, .. }) = recording
+                && !kept.iter().any(|other| Arc::ptr_eq(other, memory))
+            {
+                kept.push(memory.clone());
+            }
+        });
     }
 
     /// Has the driver's next calls of this thread mean this GPU.

@@ -5,18 +5,20 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 
 use super::context::{Context, context};
+use super::memory::Allocation;
 use crate::error::{Error, Result};
-use crate::tensor::Device;
+use crate::types::Device;
 
 /// What the driver says of a recording that another thread has spoilt.
 const SPOILT: CUresult = CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 /// Times that a recording is tried.
 const ATTEMPTS: u32 = 10;
 
-/// Recorded work of a GPU.
+/// Recorded work of a GPU, which keeps the memory that it uses.
 pub struct Graph {
     graph: CudaGraph,
     context: &'static Context,
+    _memory: Vec<Allocation>,
 }
 
 // SAFETY: a graph is run through `&mut self`, by one thread at a time.
@@ -27,18 +29,14 @@ impl Graph {
     /// compiled and algorithms chosen, and once recorded; again if another thread spoils the recording
     /// by waiting for the whole GPU (`cuCtxSynchronize`), which the driver refuses meanwhile.
     ///
-    /// Recorded work has the addresses of the tensors it was given: the caller keeps them, and
-    /// nothing that `f` reads or writes may be made in `f`. Numbers cannot be copied between host
-    /// and GPU in it.
-    ///
-    /// # Safety
-    /// Every tensor that the work reads or writes lives, unmoved on the device, as long as the
-    /// graph is run.
+    /// Recorded work has the addresses of the tensors it was given, whose memory lives as long as the recording
+    /// does. Numbers cannot be copied between host and GPU in it, and memory of a [`Queue`](super::Queue) cannot take
+    /// part.
     ///
     /// # Errors
     /// What `f` returns; [`Error::Argument`] if the device is not a GPU; [`Error::Cuda`] if the work
     /// cannot be recorded.
-    pub unsafe fn record(device: Device, mut f: impl FnMut() -> Result<()>) -> Result<Self> {
+    pub fn record(device: Device, mut f: impl FnMut() -> Result<()>) -> Result<Self> {
         let Device::Cuda(ordinal) = device else {
             return Err(Error::argument("Graph::record", "device", "a GPU", device));
         };
@@ -49,21 +47,21 @@ impl Graph {
         let stream = context.check("recording", context.main_stream().context().new_stream())?;
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let mut attempts = 0;
-        let graph = loop {
+        let (graph, memory) = loop {
             context.check("recording", stream.begin_capture(mode))?;
-            let recorded = context.recording(&stream, &mut f);
+            let (recorded, memory) = context.recording(&stream, &mut f);
             let graph = stream.end_capture(CUgraphInstantiate_flags(0));
             attempts += 1;
             let is_spoilt = matches!(graph, Err(DriverError(SPOILT)));
             if !is_spoilt || attempts == ATTEMPTS {
                 recorded?;
-                break graph;
+                break (graph, memory);
             }
         };
         let graph = context.check("recording", graph)?;
         let graph = graph.ok_or_else(|| context.error("recording", "no work was recorded"))?;
         context.check("recording", graph.upload())?;
-        Ok(Self { graph, context })
+        Ok(Self { graph, context, _memory: memory })
     }
 
     /// Queues the recorded work.
@@ -73,7 +71,7 @@ impl Graph {
     pub fn run(&mut self) -> Result<()> {
         self.context.bind()?;
         let _queueing = self.context.queueing();
-        // SAFETY: the graph is alive; whoever recorded it vouches for the memory it uses.
+        // SAFETY: the graph and the memory that it uses are alive.
         let queued = unsafe {
             result::graph::launch(
                 self.graph.cu_graph_exec(),

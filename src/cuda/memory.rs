@@ -1,13 +1,14 @@
 //! Memory of a GPU.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
-use cudarc::driver::{CudaSlice, result};
+use cudarc::driver::{CudaSlice, DevicePtr, result};
 use half::{bf16, f16};
 
 use super::context::{Context, context};
 use crate::error::Result;
-use crate::tensor::{DType, Device};
+use crate::types::{DType, Device};
 
 /// Numbers on a GPU, owned.
 pub(crate) struct Memory {
@@ -15,15 +16,18 @@ pub(crate) struct Memory {
     dtype: DType,
     len: usize,
     /// None where there are no elements, which the driver cannot allocate.
-    data: Option<CudaSlice<u8>>,
+    data: Option<Allocation>,
 }
 
 /// Bytes on a GPU, owned: images on their way to a network.
 pub(crate) struct Bytes {
     context: &'static Context,
-    data: Option<CudaSlice<u8>>,
+    data: Option<Allocation>,
     len: usize,
 }
+
+/// Memory that is freed when neither its owner nor recorded work needs it any longer.
+pub(super) type Allocation = Arc<CudaSlice<u8>>;
 
 /// Numbers on a GPU, to read.
 #[derive(Clone, Copy)]
@@ -32,7 +36,8 @@ pub(crate) struct Slice<'a> {
     dtype: DType,
     address: u64,
     len: usize,
-    borrow: PhantomData<&'a ()>,
+    /// None where there are no elements, and where the memory is the caller's.
+    owner: Option<&'a Allocation>,
 }
 
 /// Numbers on a GPU, to write: the only way to them while it lives.
@@ -42,7 +47,7 @@ impl Memory {
     /// Memory for `len` numbers, which are zero.
     pub fn zeros(ordinal: usize, dtype: DType, len: usize) -> Result<Self> {
         let context = context(ordinal)?;
-        let data = allocate(context, len * dtype.size())?;
+        let data = allocate(context, len * dtype.size())?.map(Arc::new);
         let mut memory = Self { context, dtype, len, data };
         memory.slice_mut().fill(0.0)?;
         Ok(memory)
@@ -51,7 +56,7 @@ impl Memory {
     /// Memory with these numbers.
     pub fn from_f32(ordinal: usize, data: &[f32]) -> Result<Self> {
         let context = context(ordinal)?;
-        let memory = allocate(context, size_of_val(data))?;
+        let memory = allocate(context, size_of_val(data))?.map(Arc::new);
         let mut memory = Self { context, dtype: DType::F32, len: data.len(), data: memory };
         memory.slice_mut().write(data)?;
         Ok(memory)
@@ -60,22 +65,25 @@ impl Memory {
     /// A copy in memory of its own.
     pub fn try_clone(&self) -> Result<Self> {
         let bytes = self.len * self.dtype.size();
-        let data = allocate(self.context, bytes)?;
+        let data = allocate(self.context, bytes)?.map(Arc::new);
         let mut copy = Self { context: self.context, dtype: self.dtype, len: self.len, data };
         copy.slice_mut().copy_from(self.slice())?;
         Ok(copy)
     }
 
     pub fn slice(&self) -> Slice<'_> {
-        use cudarc::driver::DevicePtr;
-        let stream = self.context.main_stream();
-        let address = self.data.as_ref().map_or(0, |data| data.device_ptr(stream).0);
-        Slice::new(self.context, self.dtype, address, self.len)
+        let Self { context, dtype, len, ref data } = *self;
+        let address = data.as_ref().map_or(0, |data| address(context, data));
+        Slice { context, dtype, address, len, owner: data.as_ref() }
     }
 
     pub fn slice_mut(&mut self) -> SliceMut<'_> {
         SliceMut::new(self.slice())
     }
+}
+
+fn address(context: &Context, data: &Allocation) -> u64 {
+    data.device_ptr(context.main_stream()).0
 }
 
 /// Memory whose content is undefined.
@@ -93,12 +101,15 @@ impl Bytes {
     /// Room for `len` bytes, of undefined content.
     pub fn new(ordinal: usize, len: usize) -> Result<Self> {
         let context = context(ordinal)?;
-        Ok(Self { context, data: allocate(context, len)?, len })
+        Ok(Self { context, data: allocate(context, len)?.map(Arc::new), len })
     }
 
+    /// Where they are, for work that is queued now.
     pub fn address(&self) -> u64 {
-        use cudarc::driver::DevicePtr;
-        self.data.as_ref().map_or(0, |data| data.device_ptr(self.context.main_stream()).0)
+        self.data.as_ref().map_or(0, |data| {
+            self.context.keep(data);
+            address(self.context, data)
+        })
     }
 
     pub fn device(&self) -> Device {
@@ -117,8 +128,9 @@ impl std::fmt::Debug for Bytes {
 }
 
 impl<'a> Slice<'a> {
-    pub fn new(context: &'a Context, dtype: DType, address: u64, len: usize) -> Self {
-        Self { context, dtype, address, len, borrow: PhantomData }
+    /// Memory of the caller's.
+    pub fn foreign(context: &'a Context, dtype: DType, address: u64, len: usize) -> Self {
+        Self { context, dtype, address, len, owner: None }
     }
 
     pub fn dtype(&self) -> DType {
@@ -133,8 +145,23 @@ impl<'a> Slice<'a> {
         self.context
     }
 
+    /// Where the numbers are.
     pub fn address(&self) -> u64 {
         self.address
+    }
+
+    /// Where the numbers are, for work that is queued now. Where that is recorded, the recording keeps the memory
+    /// as long as it lives.
+    pub fn address_of_work(&self) -> Result<u64> {
+        match self.owner {
+            Some(owner) => self.context.keep(owner),
+            None if self.len > 0 && self.context.is_recording() => {
+                let why = "memory of the caller's cannot be part of a recording";
+                return Err(self.context.error("recording", why));
+            }
+            None => {}
+        }
+        Ok(self.address)
     }
 
     pub fn len(&self) -> usize {
@@ -248,20 +275,20 @@ impl<'a> SliceMut<'a> {
             return Ok(());
         }
         context.bind()?;
+        let (to, from) = (self.0.address_of_work()?, from.address_of_work()?);
         // SAFETY: both places have as many bytes.
-        let copy = unsafe {
-            result::memcpy_dtod_async(self.0.address, from.address, bytes, context.stream())
-        };
+        let copy = unsafe { result::memcpy_dtod_async(to, from, bytes, context.stream()) };
         context.check("copying on the GPU", copy)
     }
 
     /// Sets every element.
     pub fn fill(&mut self, value: f32) -> Result<()> {
-        let Slice { context, dtype, address, len, .. } = self.0;
+        let Slice { context, dtype, len, .. } = self.0;
         if len == 0 {
             return Ok(());
         }
         context.bind()?;
+        let address = self.0.address_of_work()?;
         use cudarc::driver::sys::{cuMemsetD16Async, cuMemsetD32Async};
         // SAFETY: there are as many elements of this size, aligned to it.
         let set = unsafe {

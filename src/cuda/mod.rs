@@ -10,8 +10,6 @@
 //! | `INVAD_KERNEL_CACHE` | folder of compiled kernels in place of the user's cache folder; empty: none are kept |
 //! | `CUDA_PATH`, `VIRTUAL_ENV` | where libraries are looked for, after the loader's own path |
 
-use std::fmt;
-
 mod cache;
 mod compile;
 mod context;
@@ -22,18 +20,17 @@ mod memory;
 pub(crate) mod ops;
 mod probe;
 mod queue;
-mod replay;
 mod transfer;
 
 pub use compile::{Compiled, Usage, compile};
 pub use cudarc;
 pub use graph::Graph;
+pub use ops::{Variant, variants};
 pub use probe::{Gpu, Library, Probe, probe};
 pub use queue::{Element, Queue};
 
 pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
 pub(crate) use memory::{Memory, Slice, SliceMut};
-pub(crate) use replay::{Key, Replay};
 pub(crate) use transfer::{Download, Upload};
 
 /// A kernel's source.
@@ -57,27 +54,4 @@ pub fn source(kernel: &str) -> Option<&'static str> {
 
 fn find(kernel: &str) -> Option<&'static Source> {
     SOURCES.iter().find(|source| source.name == kernel)
-}
-
-/// A kernel with one set of the constants it can be compiled with.
-#[derive(Clone, Debug)]
-pub struct Variant {
-    /// The kernel.
-    pub kernel: &'static str,
-    /// The constants and their values.
-    pub defines: Vec<(&'static str, i64)>,
-}
-
-/// Every kernel in the variants that the operations use; of the widths of `adaln_zero` a choice.
-pub fn variants() -> Vec<Variant> {
-    let with =
-        |kernel| ops::defines(kernel).into_iter().map(move |defines| Variant { kernel, defines });
-    kernels().flat_map(with).collect()
-}
-
-impl fmt::Display for Variant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.kernel)?;
-        self.defines.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
-    }
 }

@@ -104,7 +104,7 @@ impl Queue {
     }
 
     fn slice(&self, dtype: DType, address: u64, len: usize) -> Slice<'_> {
-        Slice::new(&self.context, dtype, address, len)
+        Slice::foreign(&self.context, dtype, address, len)
     }
 }
 

@@ -10,7 +10,7 @@ use cudarc::driver::{CudaEvent, CudaStream, result};
 use super::context::{Context, context};
 use super::memory::{Bytes, Slice, SliceMut};
 use crate::error::Result;
-use crate::tensor::{DType, Device, TensorViewMut};
+use crate::types::{DType, Device};
 
 /// Bytes on their way to a GPU. They are copied on a stream of their own, while the GPU computes.
 pub(crate) struct Upload {
@@ -134,16 +134,12 @@ impl Upload {
 
 impl Upload {
     /// Queues a copy of what was sent last to memory of its GPU, all of it.
-    pub fn copy_to(&mut self, to: TensorViewMut) -> Result<()> {
+    pub fn copy_to(&mut self, to: &mut SliceMut) -> Result<()> {
         let context = self.host.context;
-        let (len, dtype, device) = (to.len(), to.dtype(), to.device());
+        let (len, dtype, device) =
+            (to.as_slice().len(), to.as_slice().dtype(), to.as_slice().device());
         assert!(device == context.device() && len * dtype.size() <= self.host.len);
-        self.read(|bytes| match to.into_cuda() {
-            Some(to) => {
-                SliceMut::new(to).copy_from(Slice::new(context, dtype, bytes.address(), len))
-            }
-            None => Ok(()),
-        })
+        self.read(|bytes| to.copy_from(Slice::foreign(context, dtype, bytes.address(), len)))
     }
 }
 

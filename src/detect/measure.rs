@@ -11,12 +11,13 @@ use rayon::prelude::*;
 
 use super::AnomalyMap;
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
+use crate::device::Readback;
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::nn::features::{self, Inputs};
 use crate::nn::{Backbone, Dit, Prior, Whitening, stored};
 use crate::ops;
-use crate::tensor::{DType, Device, Readback, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// The order of the norm of blocks that an image's score is, where there is a prior.
 const ORDER: f64 = 4.0;

@@ -1,12 +1,9 @@
 //! From features to the latent they are inverted to.
 
-#[cfg(feature = "cuda")]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
-use crate::cpu;
-#[cfg(feature = "cuda")]
-use crate::cuda::{Key, Replay};
+use crate::device::{Key, Replay};
 use crate::error::{Error, Result};
 use crate::nn::{Activations, Dit, PackedDit, stored};
 use crate::ops;
@@ -21,11 +18,9 @@ pub struct Inverter {
     /// √ᾱ_t by which the features are scaled first, where the inversion is a single evaluation.
     single: Option<f64>,
     /// What tells it from all others.
-    #[cfg(feature = "cuda")]
     id: u64,
 }
 
-#[cfg(feature = "cuda")]
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The buffers of an inversion of a fixed number of images.
@@ -34,12 +29,10 @@ pub struct Workspace {
     output: Tensor,
     map: Tensor,
     stats: Tensor,
-    #[cfg(feature = "cuda")]
     recorded: Replay<Work>,
 }
 
 /// What tells the recorded work of a workspace from all other.
-#[cfg(feature = "cuda")]
 #[derive(Clone, Copy, PartialEq)]
 struct Work {
     inverter: u64,
@@ -76,17 +69,8 @@ impl Inverter {
             (schedule.respaced(steps)?, None)
         };
         let network = PackedDit::new(dit, parameters, &respaced.timesteps, device)?;
-        #[cfg(feature = "cuda")]
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            network,
-            respaced,
-            parameterisation,
-            device,
-            single,
-            #[cfg(feature = "cuda")]
-            id,
-        })
+        Ok(Self { network, respaced, parameterisation, device, single, id })
     }
 
     /// Where it computes.
@@ -112,7 +96,6 @@ impl Inverter {
             output: zeros(&[batch, c.grid, c.grid, c.channels], stored(self.device))?,
             map: zeros(&[batch, c.grid * c.grid], DType::F32)?,
             stats: zeros(&[batch, ops::SCORE_STATS], DType::F32)?,
-            #[cfg(feature = "cuda")]
             recorded: Replay::default(),
         })
     }
@@ -147,11 +130,11 @@ impl Inverter {
     }
 
     fn run(&self, mut x: TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
-        #[cfg(feature = "cuda")]
-        if self.device != Device::Cpu {
-            return self.run_recorded(x, space, scored);
-        }
-        cpu::in_pool(|| self.steps(&mut x, space, scored))
+        let key = Key::new(Work { inverter: self.id, scored }, x.view())?;
+        let mut recorded = std::mem::take(&mut space.recorded);
+        let ran = recorded.run(self.device, key, || self.steps(&mut x, space, scored));
+        space.recorded = recorded;
+        ran
     }
 
     fn steps(&self, x: &mut TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
@@ -168,21 +151,6 @@ impl Inverter {
         let tokens = [images, grid * grid, channels];
         let (x, output) = (x.reborrow().part(0, &tokens)?, output.view().part(0, &tokens)?);
         ops::score_step(x, output, factors, map, stats)
-    }
-
-    #[cfg(feature = "cuda")]
-    fn run_recorded(
-        &self,
-        mut x: TensorViewMut,
-        space: &mut Workspace,
-        scored: bool,
-    ) -> Result<()> {
-        let key = Key::new(Work { inverter: self.id, scored }, x.view())?;
-        let mut recorded = std::mem::take(&mut space.recorded);
-        // SAFETY: this inverter, which the key names, and the buffers of this workspace are alive whenever it is run.
-        let ran = unsafe { recorded.run(self.device, key, || self.steps(&mut x, space, scored)) };
-        space.recorded = recorded;
-        ran
     }
 
     /// Step i of [`Inverter::invert`]: evaluates F at timestep i and moves `x` to the next noise

@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
 use crate::data::{Category, Dataset, load_image};
 use crate::detect::Detector;
+use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::nn::{Backbone, Recompute};
-use crate::tensor::Plan;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
 pub use compare::Comparison;

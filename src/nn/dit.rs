@@ -18,6 +18,7 @@ pub use buffers::{Activations, Gradients};
 use buffers::{TimestepActivations, TimestepGradients};
 
 use crate::error::{Error, Result};
+use crate::ops::kernels::{LARGEST_HEAD, MOST_TOKENS, WIDEST, WIDEST_BACKWARD};
 use crate::ops::{
     self, Activation, Chunk, PackedWeight, PatchOrder, Random, Residual, ResidualBackward, Stream,
     TIMESTEP_FEATURES, Weight,
@@ -70,9 +71,7 @@ impl DitConfig {
     /// are multiples of 8 up to 256, and up to 4096 tokens.
     pub fn require(&self, device: Device) -> Result<()> {
         device.require()?;
-        #[cfg(feature = "cuda")]
         if device != Device::Cpu {
-            use crate::cuda::ops::{LARGEST_HEAD, MOST_TOKENS, WIDEST};
             for (arg, got, multiple, most) in [
                 ("width", self.width, 8, WIDEST),
                 ("head size", self.width / self.heads, 8, LARGEST_HEAD),
@@ -94,13 +93,9 @@ impl DitConfig {
     /// above 4096, of which there are no gradients.
     pub fn require_training(&self, device: Device) -> Result<()> {
         self.require(device)?;
-        #[cfg(feature = "cuda")]
-        {
-            let most = crate::cuda::ops::WIDEST_BACKWARD;
-            if device != Device::Cpu && self.width > most {
-                let expected = format!("up to {most} for training on a GPU");
-                return Err(Error::argument("Dit", "width", expected, self.width));
-            }
+        if device != Device::Cpu && self.width > WIDEST_BACKWARD {
+            let expected = format!("up to {WIDEST_BACKWARD} for training on a GPU");
+            return Err(Error::argument("Dit", "width", expected, self.width));
         }
         Ok(())
     }
@@ -656,9 +651,8 @@ impl Dit {
 
 impl Dit {
     /// Bytes that the kernels of a training over `batch` images at once leave to each other on a GPU.
-    #[cfg(feature = "cuda")]
     pub(crate) fn scratch_bytes(&self, batch: usize) -> usize {
-        use crate::cuda::ops as gpu;
+        use crate::ops::kernels as gpu;
         let c = &self.config;
         let (n, d) = (c.tokens(), c.width);
         let rows = batch * n;
@@ -680,11 +674,6 @@ impl Dit {
         .into_iter()
         .max()
         .unwrap_or(0)
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    pub(crate) fn scratch_bytes(&self, _: usize) -> usize {
-        0
     }
 }
 

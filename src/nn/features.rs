@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::efficientnet::{self, EfficientNet, LITE0_WEIGHTS};
 use crate::cpu;
-use crate::cuda;
+use crate::device::Upload;
 use crate::error::{Error, Result};
 use crate::ops::expect_shape;
 use crate::tensor::{Device, TensorView, TensorViewMut};
@@ -41,14 +41,8 @@ pub struct Workspace {
 /// Images of the size that the network takes, in bytes: what it computes features of.
 #[derive(Debug)]
 pub(crate) struct Inputs {
-    rgb: Rgb,
+    rgb: Upload,
     kept: Vec<cpu::Resize>,
-}
-
-#[derive(Debug)]
-enum Rgb {
-    Host(Vec<u8>),
-    Gpu(cuda::Upload),
 }
 
 /// Where an image goes among [`Inputs`].
@@ -195,11 +189,7 @@ impl Backbone {
 
     /// Room for so many images on their way to a device.
     pub(crate) fn inputs(&self, images: usize, device: Device) -> Result<Inputs> {
-        let len = images * self.input_len();
-        let rgb = match device {
-            Device::Cpu => Rgb::Host(vec![0; len]),
-            Device::Cuda(ordinal) => Rgb::Gpu(cuda::Upload::new(ordinal, len)?),
-        };
+        let rgb = Upload::new(images * self.input_len(), device)?;
         let kept = std::iter::repeat_with(Default::default).take(images).collect();
         Ok(Inputs { rgb, kept })
     }
@@ -207,12 +197,8 @@ impl Backbone {
     /// Where images go, in order; they may be put there by several threads.
     pub(crate) fn places<'a>(&self, inputs: &'a mut Inputs) -> Result<Vec<Place<'a>>> {
         let Inputs { rgb, kept } = inputs;
-        let rgb = match rgb {
-            Rgb::Host(rgb) => rgb,
-            Rgb::Gpu(upload) => upload.bytes()?,
-        };
         let side = self.image_size();
-        let places = rgb.chunks_exact_mut(self.input_len()).zip(kept);
+        let places = rgb.bytes()?.chunks_exact_mut(self.input_len()).zip(kept);
         Ok(places.map(|(rgb, kept)| Place { side, rgb, kept }).collect())
     }
 
@@ -227,21 +213,16 @@ impl Backbone {
         workspace: &mut Workspace,
     ) -> Result<()> {
         let (images, x_len) = (features.shape()[0], self.input_len());
-        let rgb = match &mut inputs.rgb {
-            Rgb::Host(rgb) => &rgb[..images * x_len],
-            Rgb::Gpu(upload) => {
-                upload.send(images * x_len)?;
-                #[cfg(feature = "cuda")]
-                if let Some(network) = &self.on_gpu {
-                    let space = match &mut workspace.on_gpu {
-                        Some((size, space)) if *size == images => space,
-                        other => &mut other.insert((images, network.workspace(images)?)).1,
-                    };
-                    network.forward(upload, features, space)?;
-                }
-                return Ok(());
-            }
-        };
+        inputs.rgb.send(images * x_len)?;
+        #[cfg(feature = "cuda")]
+        if let (Some(rgb), Some(network)) = (inputs.rgb.pinned(), &self.on_gpu) {
+            let space = match &mut workspace.on_gpu {
+                Some((size, space)) if *size == images => space,
+                other => &mut other.insert((images, network.workspace(images)?)).1,
+            };
+            return network.forward(rgb, features, space);
+        }
+        let rgb = &inputs.rgb.bytes()?[..images * x_len];
         let [side, grid, channels] = [self.image_size(), self.grid(), self.channels()];
         let y = features.into_f32s(EXTRACT, "features")?;
         // Groups that keep every thread busy without holding the inputs of a long list at once.
@@ -271,10 +252,6 @@ impl Backbone {
 impl Inputs {
     /// Whether there is room for so many images on their way to a device.
     fn fit(&self, images: usize, device: Device) -> bool {
-        let there = match &self.rgb {
-            Rgb::Host(_) => Device::Cpu,
-            Rgb::Gpu(upload) => upload.device(),
-        };
-        there == device && images <= self.kept.len()
+        self.rgb.device() == device && images <= self.kept.len()
     }
 }

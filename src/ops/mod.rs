@@ -72,6 +72,15 @@ pub use score::{SCORE_STATS, score, score_step};
 pub use silu::{silu, silu_backward};
 pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
 
+/// What a GPU's kernels are there for, and what they need beside their operands.
+pub(crate) mod kernels {
+    pub(crate) use crate::cuda::ops::{
+        LARGEST_HEAD, MOST_TOKENS, TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD,
+        adaln_zero_backward_scratch, attention_backward_scratch, global_norm_scratch,
+        linear_backward_scratch,
+    };
+}
+
 /// Checks that `got` is `expected`; `axes` names the expected axes in the error.
 pub(crate) fn expect_shape(
     op: &'static str,

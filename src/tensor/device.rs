@@ -1,19 +1,9 @@
-//! Where tensors live.
+//! What devices can be used, and their names.
 
-use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-
-/// A place that holds tensors and computes with them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Device {
-    /// The host's processor.
-    #[default]
-    Cpu,
-    /// The CUDA GPU with this ordinal.
-    Cuda(usize),
-}
+use crate::types::Device;
 
 impl Device {
     /// The fastest device that this machine and this version can use; never panics. Why a GPU was
@@ -37,15 +27,6 @@ impl Device {
         match self {
             Device::Cpu => Ok(()),
             Device::Cuda(ordinal) => crate::cuda::context(ordinal).map(drop),
-        }
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Cpu => write!(f, "cpu"),
-            Device::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
         }
     }
 }

@@ -5,15 +5,10 @@
 //! all parameters of a model and still be used part by part.
 
 mod device;
-mod plan;
-mod readback;
 mod shape;
 mod view;
 
-pub use device::Device;
-pub(crate) use plan::Allocate;
-pub use plan::{Plan, Purpose};
-pub(crate) use readback::Readback;
+pub use crate::types::{DType, Device};
 pub use shape::{MAX_RANK, Shape};
 pub use view::{TensorView, TensorViewMut};
 
@@ -21,28 +16,6 @@ use half::{bf16, f16};
 
 use crate::cuda;
 use crate::error::{Error, Result};
-
-/// The type of a tensor's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DType {
-    /// 32-bit IEEE float.
-    F32,
-    /// 16-bit IEEE float.
-    F16,
-    /// The upper half of a 32-bit IEEE float.
-    BF16,
-}
-
-impl DType {
-    /// Bytes of one element.
-    pub fn size(self) -> usize {
-        match self {
-            DType::F32 => 4,
-            DType::F16 | DType::BF16 => 2,
-        }
-    }
-}
 
 #[derive(Debug)]
 enum Storage {

@@ -1,9 +1,9 @@
 //! Borrowed parts of tensors.
 
 use half::{bf16, f16};
+use rayon::prelude::*;
 
 use super::{DType, Device, Shape, Tensor};
-use crate::cpu;
 use crate::cuda;
 use crate::error::{Error, Result};
 
@@ -178,8 +178,17 @@ impl<'a> TensorView<'a> {
         }
     }
 
+    /// The bytes of the elements on the host.
+    pub(crate) fn bytes(&self, op: &'static str, arg: &'static str) -> Result<&'a [u8]> {
+        match self.data {
+            Data::CpuF32(v) => Ok(bytemuck::cast_slice(v)),
+            Data::CpuF16(v) => Ok(bytemuck::cast_slice(v)),
+            Data::CpuBf16(v) => Ok(bytemuck::cast_slice(v)),
+            Data::Cuda(v) => Err(not_on_the_host(op, arg, v.device())),
+        }
+    }
+
     /// The elements on a GPU, if they are there.
-    #[cfg(feature = "cuda")]
     pub(crate) fn on_cuda(&self) -> Option<cuda::Slice<'a>> {
         match self.data {
             Data::Cuda(v) => Some(v),
@@ -321,13 +330,29 @@ impl<'a> TensorViewMut<'a> {
         Ok(())
     }
 
+    /// Copies from the bytes of as many numbers of the same type, on the host.
+    pub(crate) fn copy_from_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        let to: &mut [u8] = match &mut self.data {
+            DataMut::CpuF32(v) => bytemuck::cast_slice_mut(v),
+            DataMut::CpuF16(v) => bytemuck::cast_slice_mut(v),
+            DataMut::CpuBf16(v) => bytemuck::cast_slice_mut(v),
+            DataMut::Cuda(v) => {
+                return Err(not_on_the_host("copy_from_bytes", "self", v.as_slice().device()));
+            }
+        };
+        to.copy_from_slice(&bytes[..to.len()]);
+        Ok(())
+    }
+
     /// Sets every element.
     ///
     /// # Errors
     /// [`Error::Cuda`] if a GPU fails.
     pub fn fill(&mut self, value: f32) -> Result<()> {
+        /// Elements that are not worth splitting over threads.
+        const PART: usize = 1 << 14;
         match &mut self.data {
-            DataMut::CpuF32(v) => cpu::fill(v, value),
+            DataMut::CpuF32(v) => v.par_chunks_mut(PART).for_each(|part| part.fill(value)),
             DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
             DataMut::CpuBf16(v) => v.fill(bf16::from_f32(value)),
             DataMut::Cuda(v) => v.fill(value)?,
@@ -356,10 +381,9 @@ impl<'a> TensorViewMut<'a> {
     }
 
     /// The elements on a GPU, if they are there.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn into_cuda(self) -> Option<cuda::Slice<'a>> {
+    pub(crate) fn into_cuda(self) -> Option<cuda::SliceMut<'a>> {
         match self.data {
-            DataMut::Cuda(v) => Some(v.into_slice()),
+            DataMut::Cuda(v) => Some(v),
             _ => None,
         }
     }

@@ -1,8 +1,6 @@
 //! The batches of a training, drawn from its features and brought to its device.
 
-use half::f16;
-
-use crate::cuda::Upload;
+use crate::device::Upload;
 use crate::error::{Error, Result};
 use crate::nn::{Whitening, stored};
 use crate::ops::{Random, Stream};
@@ -12,21 +10,14 @@ use crate::tensor::{DType, Device, Tensor};
 const CHUNK: usize = 64;
 
 /// The features of all images as the network sees them, drawn from in the order of a permutation of
-/// each epoch. They stay in the host's memory, in f16 for a GPU.
+/// each epoch. They stay in the host's memory, of the type that the device stores.
 pub(super) struct Batches {
     order: Order,
     image_len: usize,
-    features: Features,
-}
-
-enum Features {
-    Host(Vec<f32>),
-    Gpu {
-        features: Vec<f16>,
-        upload: Upload,
-        /// The step whose batch is on its way.
-        sent: Option<u64>,
-    },
+    features: Tensor,
+    upload: Upload,
+    /// The step whose batch is on its way.
+    sent: Option<u64>,
 }
 
 /// Which images a step's batch consists of.
@@ -47,39 +38,27 @@ impl Batches {
     ) -> Result<Self> {
         let images = features.shape()[0];
         let image_len = features.len() / images;
-        let kept = match device {
-            Device::Cpu => {
-                let mut kept = Vec::with_capacity(features.len());
-                whitened(&features, whitening, |part| {
-                    kept.extend_from_slice(part);
-                    Ok(())
-                })?;
-                Features::Host(kept)
+        let mut kept = Tensor::zeros(features.shape(), stored(device), Device::Cpu)?;
+        let mut first = 0;
+        whitened(&features, whitening, |part| {
+            // What was not finite before, the loss will tell.
+            let too_large = part.iter().find(|x| x.is_finite() && x.abs() >= 65520.0);
+            if let Some(x) = too_large.filter(|_| stored(device) == DType::F16) {
+                let expected = "within ±65504, as f16 holds them on a GPU";
+                return Err(Error::argument("Trainer", "features", expected, x));
             }
-            Device::Cuda(ordinal) => {
-                let mut kept = Vec::with_capacity(features.len());
-                whitened(&features, whitening, |part| {
-                    kept.extend(part.iter().map(|&x| f16::from_f32(x)));
-                    // What was not finite before, the loss will tell.
-                    let too_large = part.iter().find(|x| x.is_finite() && x.abs() >= 65520.0);
-                    too_large.map_or(Ok(()), |x| {
-                        let expected = "within ±65504, as f16 holds them on a GPU";
-                        Err(Error::argument("Trainer", "features", expected, x))
-                    })
-                })?;
-                let upload = Upload::new(ordinal, Self::bytes_on(device, batch * image_len))?;
-                Features::Gpu { features: kept, upload, sent: None }
-            }
-        };
-        Ok(Self { order: Order { seed, images, epoch: None }, image_len, features: kept })
+            kept.view_mut().part(first, &[part.len()])?.copy_from_slice(part)?;
+            first += part.len();
+            Ok(())
+        })?;
+        let upload = Upload::new(batch * image_len * stored(device).size(), device)?;
+        let order = Order { seed, images, epoch: None };
+        Ok(Self { order, image_len, features: kept, upload, sent: None })
     }
 
     /// The bytes that are taken on a device for batches of `elements` numbers.
     pub fn bytes_on(device: Device, elements: usize) -> usize {
-        match device {
-            Device::Cpu => 0,
-            Device::Cuda(_) => elements * stored(device).size(),
-        }
+        Upload::bytes_on(device, elements * stored(device).size())
     }
 
     /// The number of images.
@@ -89,32 +68,24 @@ impl Batches {
 
     /// Writes the batch of a step to `x0`, (B, G, G, C).
     pub fn load(&mut self, step: u64, x0: &mut Tensor) -> Result<()> {
-        let (batch, len) = (x0.shape()[0], self.image_len);
-        self.send(step, batch)?;
-        match &mut self.features {
-            Features::Gpu { upload, .. } => upload.copy_to(x0.view_mut()),
-            Features::Host(features) => {
-                self.order.batch(step, batch).enumerate().try_for_each(|(j, image)| {
-                    let from = &features[image * len..][..len];
-                    x0.view_mut().part(j * len, &[len])?.copy_from_slice(from)
-                })
-            }
-        }
+        self.send(step, x0.shape()[0])?;
+        self.upload.copy_to(x0.view_mut())
     }
 
-    /// Has the batch of a step copied to the GPU, if there is one, while it computes.
+    /// Has the batch of a step brought to the device while it computes.
     pub fn send(&mut self, step: u64, batch: usize) -> Result<()> {
-        let Features::Gpu { features, upload, sent } = &mut self.features else { return Ok(()) };
-        if *sent == Some(step) {
+        if self.sent == Some(step) {
             return Ok(());
         }
-        let (len, bytes) = (self.image_len, size_of::<f16>() * self.image_len);
-        let places = upload.bytes()?.chunks_exact_mut(bytes);
+        let bytes = self.features.dtype().size() * self.image_len;
+        let from = self.features.view();
+        let from = from.bytes("Trainer", "features")?;
+        let places = self.upload.bytes()?.chunks_exact_mut(bytes);
         for (image, to) in self.order.batch(step, batch).zip(places) {
-            to.copy_from_slice(bytemuck::cast_slice(&features[image * len..][..len]));
+            to.copy_from_slice(&from[image * bytes..][..bytes]);
         }
-        upload.send(batch * bytes)?;
-        *sent = Some(step);
+        self.upload.send(batch * bytes)?;
+        self.sent = Some(step);
         Ok(())
     }
 }

@@ -2,9 +2,10 @@
 
 use super::batches::Batches;
 use super::space::{Moved, Space};
+use crate::device::{Plan, Purpose, free_memory, workspace_bytes};
 use crate::error::{Error, Result};
 use crate::nn::{Dit, DitConfig, Recompute};
-use crate::tensor::{DType, Device, Plan, Purpose};
+use crate::tensor::{DType, Device};
 
 /// Where a training computes, and how it fits there.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -115,12 +116,12 @@ impl Resources {
         let mut plan = Plan::new(self.device);
         Moved::new(&mut plan, dit, self)?;
         Space::new(&mut plan, dit, batch, self.micro_batch(batch), recompute)?;
-        if let Device::Cuda(ordinal) = self.device {
+        let c = dit.config();
+        let elements = batch * c.grid * c.grid * c.channels;
+        plan.add(Purpose::Batch, Batches::bytes_on(self.device, elements));
+        if self.device != Device::Cpu {
             let scratch = dit.scratch_bytes(self.micro_batch(batch));
-            let c = dit.config();
-            let elements = batch * c.grid * c.grid * c.channels;
-            plan.add(Purpose::Batch, Batches::bytes_on(self.device, elements));
-            plan.add(Purpose::Workspace, crate::cuda::workspace_bytes(ordinal) + scratch);
+            plan.add(Purpose::Workspace, workspace_bytes(self.device) + scratch);
         }
         Ok(plan)
     }
@@ -128,10 +129,7 @@ impl Resources {
     /// What is to be computed again, and the memory that is needed then.
     pub(super) fn choose(&self, dit: &Dit, batch: usize) -> Result<(Recompute, Plan)> {
         self.check(batch)?;
-        let free = match self.device {
-            Device::Cpu => usize::MAX,
-            Device::Cuda(ordinal) => crate::cuda::free_memory(ordinal)?,
-        };
+        let free = free_memory(self.device)?;
         let (limit, ways) = match &self.memory {
             Memory::Free => (free, &Recompute::ALL[..]),
             Memory::Limit(bytes) => (free.min(*bytes), &Recompute::ALL[..]),

@@ -1,10 +1,11 @@
 //! The memory of a training on its device: described here for planning it and for taking it.
 
 use super::{Average, Resources};
+use crate::device::{Allocate, Purpose};
 use crate::error::Result;
 use crate::nn::{Activations, Dit, Gradients, Recompute, stored};
 use crate::ops::AdamW;
-use crate::tensor::{Allocate, DType, Purpose, Tensor, TensorView};
+use crate::tensor::{DType, Tensor, TensorView};
 
 /// What the optimiser moves.
 pub(super) struct Moved<T = Tensor> {

@@ -9,13 +9,12 @@ use crate::checkpoint::{
     Calibration, Checkpoint, CheckpointConfig, LossScale, TrainingConfig, TrainingState,
 };
 use crate::cpu;
-#[cfg(feature = "cuda")]
-use crate::cuda::Graph;
+use crate::device::{Key, Plan, Replay, reserve_scratch};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
 use crate::nn::{Dit, Parameters, Recompute, Whitening};
 use crate::ops::{self, AdamW, Random, Stream, Target};
-use crate::tensor::{DType, Device, Plan, Tensor, TensorView};
+use crate::tensor::{DType, Device, Tensor, TensorView};
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,9 +43,8 @@ pub struct StepReport {
 /// On a GPU activations and their gradients are f16, all that is summed over steps f32; a step in
 /// which a gradient overflows is skipped, and the loss scaled down.
 pub struct Trainer {
-    /// The work of a step on a GPU, which uses the tensors below.
-    #[cfg(feature = "cuda")]
-    recorded: Option<Graph>,
+    /// The work of a step.
+    recorded: Replay<()>,
     state: TrainingState,
     /// The parameters in f16, on a GPU.
     half: Option<Tensor>,
@@ -154,9 +152,7 @@ impl Trainer {
             let moved = Moved::new(&mut device, &dit, &resources)?;
             let micro = resources.micro_batch(batch);
             let space = Space::new(&mut device, &dit, batch, micro, recompute)?;
-            if let Device::Cuda(ordinal) = device {
-                crate::cuda::reserve_scratch(ordinal, dit.scratch_bytes(micro))?;
-            }
+            reserve_scratch(device, dit.scratch_bytes(micro))?;
             Ok((batches, moved, space))
         });
         let (batches, mut moved, space) = taken.map_err(|e| match e {
@@ -182,8 +178,7 @@ impl Trainer {
             whitening,
         };
         Ok(Self {
-            #[cfg(feature = "cuda")]
-            recorded: None,
+            recorded: Replay::default(),
             state,
             half,
             resources,
@@ -328,29 +323,18 @@ impl Trainer {
         }
     }
 
-    /// The whole step: the first time for real and recorded, then with one call to the driver.
-    #[cfg(feature = "cuda")]
+    /// The whole step: recorded the first time, then one call to the driver.
     fn compute_on_gpu(&mut self) -> Result<()> {
-        if let Some(recorded) = &mut self.recorded {
-            return recorded.run();
-        }
+        let mut recorded = std::mem::take(&mut self.recorded);
+        let key = Key::new((), self.space.x0.view())?;
         let device = self.resources.device;
         let mut work = self.work();
-        // SAFETY: all that the work uses belongs to this trainer, lives as long as the graph, and
-        // is never replaced.
-        let graph = unsafe {
-            Graph::record(device, || {
-                work.gradients()?;
-                work.optimise()
-            })
-        }?;
-        self.recorded = Some(graph);
-        Ok(())
-    }
-
-    #[cfg(not(feature = "cuda"))]
-    fn compute_on_gpu(&mut self) -> Result<()> {
-        unreachable!("there is no GPU without the feature")
+        let ran = recorded.run(device, key, || {
+            work.gradients()?;
+            work.optimise()
+        });
+        self.recorded = recorded;
+        ran
     }
 
     fn work(&mut self) -> Work<'_> {

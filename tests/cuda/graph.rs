@@ -1,5 +1,5 @@
-use invad::cuda::Graph;
 use invad::cuda::cudarc::driver::CudaContext;
+use invad::cuda::{Graph, Queue};
 use invad::{DType, Device, Tensor, ops};
 
 use crate::alone::passes_alone;
@@ -15,8 +15,7 @@ fn recorded_work_runs_again_and_again() {
         ops::inversion_step(&mut x, &output, 2.0, 0.0)?;
         ops::inversion_step(&mut x, &output, 1.0, 1.0)
     };
-    // SAFETY: x and output outlive the graph.
-    let mut graph = unsafe { Graph::record(gpu, work) }.unwrap();
+    let mut graph = Graph::record(gpu, work).unwrap();
     // Once for real.
     assert_eq!(x.to_vec_f32(), [3.0; 3000]);
     x.view_mut().fill(0.0).unwrap();
@@ -44,8 +43,7 @@ fn other_threads_work_is_not_recorded() {
             scope.spawn(|| ops::inversion_step(&mut y, &other, 3.0, 0.0)).join().unwrap()
         })
     };
-    // SAFETY: x and output outlive the graph.
-    let mut graph = unsafe { Graph::record(gpu, work) }.unwrap();
+    let mut graph = Graph::record(gpu, work).unwrap();
     graph.run().unwrap();
     graph.run().unwrap();
     assert_eq!(x.to_vec_f32(), [8.0; 100]);
@@ -82,8 +80,7 @@ fn a_spoilt_recording() {
         }
         ops::inversion_step(&mut x, &output, 1.0, 1.0)
     };
-    // SAFETY: x and output outlive the graph.
-    let graph = unsafe { Graph::record(gpu, work) };
+    let graph = Graph::record(gpu, work);
     println!("\nrecorded {} times", calls - 1);
     match graph {
         Ok(mut graph) => {
@@ -97,18 +94,50 @@ fn a_spoilt_recording() {
     }
 }
 
+/// What was freed is there as long as the work that uses it.
+#[test]
+fn a_recording_keeps_its_memory() {
+    let Some(gpu) = gpu() else { return };
+    let mut x = Tensor::from_f32(vec![1.0; 3000], &[3000], gpu).unwrap();
+    let mut output = Tensor::zeros(&[3000], DType::F16, gpu).unwrap();
+    output.view_mut().fill(1.0).unwrap();
+    let mut graph = Graph::record(gpu, || ops::inversion_step(&mut x, &output, 1.0, 1.0)).unwrap();
+    drop(output);
+    let other = Tensor::from_f32(vec![7.0; 1500], &[1500], gpu).unwrap();
+    graph.run().unwrap();
+    assert_eq!(x.to_vec_f32(), [3.0; 3000]);
+    assert_eq!(other.to_vec_f32(), [7.0; 1500]);
+}
+
+#[test]
+fn memory_of_the_callers_is_not_recorded() {
+    if gpu().is_none() {
+        return;
+    }
+    let stream = CudaContext::new(0).unwrap().new_stream().unwrap();
+    let queue = Queue::new(&stream).unwrap();
+    let mut x = stream.clone_htod(&[1.0f32; 8]).unwrap();
+    let output = stream.clone_htod(&[half::f16::ONE; 8]).unwrap();
+    let mut step = || {
+        let output = queue.view(&output, &[8])?;
+        ops::inversion_step(queue.view_mut(&mut x, &[8])?, output, 1.0, 1.0)
+    };
+    let refused = Graph::record(Device::Cuda(0), &mut step).unwrap_err().to_string();
+    assert!(refused.contains("memory of the caller's"), "{refused}");
+    step().unwrap();
+    assert_eq!(stream.clone_dtoh(&x).unwrap(), [3.0; 8]);
+}
+
 #[test]
 fn what_cannot_be_recorded_is_refused() {
     let Some(gpu) = gpu() else { return };
     let mut x = Tensor::zeros(&[100], DType::F32, gpu).unwrap();
-    // SAFETY: x outlives the graph.
-    let refused = unsafe { Graph::record(gpu, || x.view_mut().copy_from_slice(&[1.0; 100])) };
+    let refused = Graph::record(gpu, || x.view_mut().copy_from_slice(&[1.0; 100]));
     assert_eq!(
         refused.unwrap_err().to_string(),
         "cuda:0: writing: numbers on the host cannot be recorded"
     );
-    // SAFETY: nothing is recorded.
-    let refused = unsafe { Graph::record(Device::Cpu, || Ok(())) };
+    let refused = Graph::record(Device::Cpu, || Ok(()));
     assert_eq!(
         refused.unwrap_err().to_string(),
         "Graph::record: `device` should be a GPU, got cpu"

@@ -1,8 +1,8 @@
 //! What a training may use changes its memory, and its numbers no more than it must.
 
 use invad::checkpoint::{Ema, Recipe, TrainingConfig, TrainingState};
+use invad::device::Purpose;
 use invad::nn::{DitConfig, Recompute};
-use invad::tensor::Purpose;
 use invad::train::{Average, Memory, Resources};
 use invad::{DType, Device, Error, Trainer};
 use tempfile::tempdir;
@@ -168,7 +168,7 @@ fn settings_that_make_a_plan_smaller() {
         let device = Device::Cuda(0);
         Resources { device, ..resources }.plan(gigant, 8, way).unwrap()
     };
-    let bytes = |plan: &invad::tensor::Plan, purpose| {
+    let bytes = |plan: &invad::device::Plan, purpose| {
         plan.bytes().find(|(p, _)| *p == purpose).map_or(0, |(_, bytes)| bytes)
     };
     let fast = on_gpu(Resources::default(), Recompute::Nothing);

@@ -1,6 +1,7 @@
 //! `kernels/channel_gate.cu`.
 
 use super::Op;
+use crate::cuda::SliceMut;
 use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -15,7 +16,7 @@ pub(crate) fn channel_gate(x: TensorViewMut, gate: TensorView) -> Result<()> {
         let expected = "(B, H, W, C) with C a multiple of 8 on a GPU";
         return Err(Error::shape(OP, "x", expected, x.shape()));
     }
-    let x = x.into_cuda();
+    let x = x.into_cuda().map(SliceMut::into_slice);
     let op = Op::new(OP, "x", x)?;
     let count = height * width * channels;
     op.int("x", count)?;

@@ -1,6 +1,7 @@
 //! `kernels/inversion_step.cu`.
 
 use super::Op;
+use crate::cuda::SliceMut;
 use crate::cuda::launch::{Launch, args};
 use crate::error::Result;
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -8,7 +9,7 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 /// x ← a·x + b·output; x is f32, output f16.
 pub(crate) fn inversion_step(x: TensorViewMut, output: TensorView, a: f32, b: f32) -> Result<()> {
     let count = x.len();
-    let x = x.into_cuda();
+    let x = x.into_cuda().map(SliceMut::into_slice);
     let op = Op::new("inversion_step", "x", x)?;
     let output = op.aligned("output", op.read("output", output, DType::F16)?)?;
     let x = op.aligned("x", op.address("x", x, DType::F32)?)?;

@@ -5,7 +5,7 @@ use std::sync::MutexGuard;
 
 use super::context::Context;
 use super::launch::{Arg, Define, Launch};
-use super::memory::Slice;
+use super::memory::{Slice, SliceMut};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, Device, TensorView, TensorViewMut};
@@ -32,6 +32,7 @@ mod score;
 mod silu;
 mod stem_conv;
 mod timestep_embedding;
+mod variants;
 
 pub(crate) use adaln_zero::{
     WIDEST, WIDEST_BACKWARD, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch,
@@ -60,9 +61,10 @@ pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
 pub(crate) use stem_conv::stem_conv;
 pub(crate) use timestep_embedding::{TIMESTEP_TABLE_BYTES, timestep_embedding};
+pub use variants::{Variant, variants};
 
 /// The sets of constants that the operations compile a kernel with.
-pub(super) fn defines(kernel: &str) -> Vec<Vec<Define>> {
+fn defines(kernel: &str) -> Vec<Vec<Define>> {
     let flag = |name| vec![vec![(name, 0)], vec![(name, 1)]];
     match kernel {
         "adaln_zero" => adaln_zero::defines(),
@@ -110,7 +112,7 @@ impl<'a> Op<'a> {
 
     /// The address of an output that must hold this type.
     fn write(&self, arg: &'static str, view: TensorViewMut, dtype: DType) -> Result<u64> {
-        self.address(arg, view.into_cuda(), dtype)
+        self.address(arg, view.into_cuda().map(SliceMut::into_slice), dtype)
     }
 
     fn address(&self, arg: &'static str, slice: Option<Slice>, dtype: DType) -> Result<u64> {
@@ -123,7 +125,7 @@ impl<'a> Op<'a> {
                     let expected = "on the stream of the other arguments";
                     Err(Error::argument(op, arg, expected, "memory of another stream"))
                 }
-                _ => Ok(slice.address()),
+                _ => slice.address_of_work(),
             },
             _ => {
                 let got = slice.map_or(Device::Cpu, |slice| slice.device());

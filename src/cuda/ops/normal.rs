@@ -1,6 +1,7 @@
 //! `kernels/normal.cu`.
 
 use super::Op;
+use crate::cuda::SliceMut;
 use crate::cuda::launch::{Launch, args};
 use crate::error::Result;
 use crate::ops::Random;
@@ -9,7 +10,7 @@ use crate::tensor::{DType, TensorViewMut};
 /// Normal numbers in f32, those of the host.
 pub(crate) fn normal(random: Random, out: TensorViewMut) -> Result<()> {
     let count = out.len();
-    let out = out.into_cuda();
+    let out = out.into_cuda().map(SliceMut::into_slice);
     let op = Op::new("normal", "out", out)?;
     let out = op.address("out", out, DType::F32)?;
     let n = op.int("out", count)?;

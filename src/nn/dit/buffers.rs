@@ -1,9 +1,10 @@
 //! What a pass through the network keeps, and where the backward pass puts its results.
 
 use super::{Dit, DitConfig, MLP_RATIO, Recompute};
+use crate::device::{Allocate, Purpose};
 use crate::error::Result;
 use crate::ops::TIMESTEP_FEATURES;
-use crate::tensor::{Allocate, DType, Device, Purpose, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// Activations on the way from timesteps to modulation vectors.
 #[derive(Debug)]

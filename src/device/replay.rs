@@ -1,11 +1,12 @@
-//! Work that is recorded when it is first run, and run again with one call.
+//! Work that a GPU records when it first runs, and runs again with one call.
 
-use super::Graph;
+use crate::cpu;
+use crate::cuda::Graph;
 use crate::error::Result;
 use crate::tensor::{DType, Device, Shape, TensorView};
 
-/// What recorded work depends on, beside what lives as long as the recording: which work it is, and the tensor
-/// that it is given. Another tensor may lie where one was freed, of another dtype or shape.
+/// What recorded work depends on: which work it is, and the tensor that it is given. Another view of the same
+/// memory may be of another dtype or shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Key<W> {
     work: W,
@@ -15,11 +16,11 @@ pub struct Key<W> {
 }
 
 impl<W> Key<W> {
-    /// The key of work on a tensor of a GPU.
+    /// The key of work on a tensor.
     pub fn new(work: W, tensor: TensorView) -> Result<Self> {
         Ok(Self {
             work,
-            // Work on what is on the host fails where it is recorded.
+            // Work on the host is not recorded.
             address: tensor.on_cuda().map_or(0, |slice| slice.address()),
             dtype: tensor.dtype(),
             shape: Shape::new("Key", tensor.shape())?,
@@ -27,7 +28,7 @@ impl<W> Key<W> {
     }
 }
 
-/// The last work that was recorded.
+/// The last work that was recorded, if it was on a GPU. The recording keeps the memory that the work uses.
 pub struct Replay<W>(Option<(Key<W>, Graph)>);
 
 impl<W> Default for Replay<W> {
@@ -37,28 +38,25 @@ impl<W> Default for Replay<W> {
 }
 
 impl<W: PartialEq> Replay<W> {
-    /// Runs `work`: as it was recorded, if that was under the same key, or for real, to be recorded.
-    ///
-    /// # Safety
-    /// All that `work` reads or writes but the key's tensor lives, unmoved on the device, as long as this. The
-    /// key's work tells it from all other work that this is given.
+    /// Runs `work`: on a GPU as it was recorded, if that was under the same key, or for real, to be recorded; on
+    /// the host on a thread of the pool. The key's work tells it from all other work that this is given.
     ///
     /// # Errors
     /// What `work` returns; those of [`Graph::record`].
-    pub unsafe fn run(
+    pub fn run(
         &mut self,
         device: Device,
         key: Key<W>,
-        work: impl FnMut() -> Result<()>,
+        work: impl FnMut() -> Result<()> + Send,
     ) -> Result<()> {
+        if device == Device::Cpu {
+            return cpu::in_pool(work);
+        }
         if let Some((_, graph)) = self.0.as_mut().filter(|(of, _)| *of == key) {
             return graph.run();
         }
         self.0 = None;
-        // SAFETY: it is run under the same key alone, whose tensor is there whenever that is made; all else
-        // lives as long, as the caller vouches.
-        let graph = unsafe { Graph::record(device, work) }?;
-        self.0 = Some((key, graph));
+        self.0 = Some((key, Graph::record(device, work)?));
         Ok(())
     }
 }

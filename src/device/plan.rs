@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{DType, Device, Tensor};
 use crate::error::Result;
+use crate::tensor::{DType, Device, Tensor};
 
 /// What memory of a training is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,13 @@
+//! What differs between the host and a GPU above single operations: how work is run again ([`Replay`]), how numbers
+//! come and go ([`Upload`], [`Readback`]), and how much memory there is and is taken ([`Plan`]).
+
+mod memory;
+mod plan;
+mod replay;
+mod staging;
+
+pub(crate) use memory::{free_memory, reserve_scratch, workspace_bytes};
+pub(crate) use plan::Allocate;
+pub use plan::{Plan, Purpose};
+pub(crate) use replay::{Key, Replay};
+pub(crate) use staging::{Readback, Upload};
