@@ -19,7 +19,7 @@ pub use evaluate::{Baselines, evaluate};
 pub use nearest_neighbour::NearestNeighbour;
 pub use padim::Padim;
 
-use crate::checkpoint::Moments;
+use crate::detect::Moments;
 use crate::detect::{AnomalyMap, DEVIATIONS, LONE_SPREAD_STANDING_OUT};
 use crate::error::{Error, Result};
 use crate::ops::expect_shape;

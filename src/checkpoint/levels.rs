@@ -13,7 +13,7 @@ pub struct Levels {
     mean: Vec<f32>,
     std: Vec<f32>,
     /// μ̄ and σ̄.
-    all: [f32; 2],
+    pub(crate) all: [f32; 2],
 }
 
 impl Levels {
@@ -41,22 +41,6 @@ impl Levels {
     pub fn parts(&self) -> [&[f32]; 2] {
         [&self.mean, &self.std]
     }
-
-    /// Levels a map in place.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if it has another number of cells.
-    pub fn apply(&self, map: &mut [f32]) -> Result<()> {
-        if map.len() != self.mean.len() {
-            let expected = format!("[{}]", self.mean.len());
-            return Err(Error::shape("Levels::apply", "map", expected, &[map.len()]));
-        }
-        let [mean, std] = self.all;
-        for ((m, mu), sigma) in map.iter_mut().zip(&self.mean).zip(&self.std) {
-            *m = mean + std * (*m - mu) / sigma;
-        }
-        Ok(())
-    }
 }
 
 fn average(values: &[f32]) -> f64 {
@@ -66,14 +50,6 @@ fn average(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cell_counts_by_how_it_varies() {
-        let levels = Levels::from_parts(vec![10.0, 20.0], vec![1.0, 3.0]).unwrap();
-        let mut map = vec![12.0, 26.0];
-        levels.apply(&mut map).unwrap();
-        assert_eq!(map, [15.0 + 2.0 * 2.0, 15.0 + 2.0 * 2.0]);
-    }
 
     #[test]
     fn what_does_not_fit_is_refused() {
@@ -91,8 +67,5 @@ mod tests {
             assert_eq!(message(Levels::from_parts(vec![1.0, 2.0], std)), want);
         }
         assert!(Levels::from_parts(vec![], vec![]).is_err());
-        let levels = Levels::from_parts(vec![1.0, 2.0], vec![1.0, 1.0]).unwrap();
-        let error = levels.apply(&mut [0.0; 3]).unwrap_err().to_string();
-        assert_eq!(error, "Levels::apply: `map` should have shape [2], got [3]");
     }
 }

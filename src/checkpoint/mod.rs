@@ -8,8 +8,7 @@ mod loss_scale;
 mod recipe;
 mod training;
 
-pub(crate) use calibration::ENOUGH;
-pub use calibration::{Calibration, ImageStats, Moments, drift};
+pub use calibration::{Calibration, ImageStats};
 pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
 pub use levels::Levels;
 pub use loss_scale::LossScale;

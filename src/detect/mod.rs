@@ -1,14 +1,21 @@
 //! images → features → inversion → score.
 
+mod calibration;
 mod detector;
 mod evaluate;
+mod levels;
 mod map;
 mod measure;
+mod moments;
 pub mod overlay;
 pub mod panel;
+mod scale;
 
-pub(crate) use detector::{DEVIATIONS, LONE_SPREAD_STANDING_OUT};
-pub use detector::{Detector, ScoreKind, ScoreOptions, Scored, Threshold};
+pub(crate) use calibration::ENOUGH;
+pub use detector::{Detector, Scored};
 pub use evaluate::{BestThreshold, Evaluated, Evaluation, ImageResult, evaluate};
 pub(crate) use evaluate::{Compared, PIXELS};
 pub use map::AnomalyMap;
+pub use moments::{Moments, drift};
+pub(crate) use scale::{DEVIATIONS, LONE_SPREAD_STANDING_OUT};
+pub use scale::{ScoreKind, ScoreOptions, Threshold};

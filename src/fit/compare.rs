@@ -6,7 +6,7 @@ use super::learn::Good;
 use super::synthetic::Synthetic;
 use super::{Control, Event};
 use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
-use crate::checkpoint::ENOUGH;
+use crate::detect::ENOUGH;
 use crate::detect::{Evaluated, PIXELS};
 use crate::error::Result;
 use crate::metrics::Metrics;

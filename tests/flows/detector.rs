@@ -3,9 +3,9 @@ use std::sync::Mutex;
 use std::thread;
 
 use image::{Rgb, RgbImage};
-use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe, drift};
+use invad::checkpoint::{Checkpoint, ImageStats, Levels, Recipe};
 use invad::data::load_image;
-use invad::detect::{AnomalyMap, ScoreKind, ScoreOptions, Scored, Threshold};
+use invad::detect::{AnomalyMap, Moments, ScoreKind, ScoreOptions, Scored, Threshold, drift};
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
 use invad::{Detector, Device, Error, Tensor, ops};
