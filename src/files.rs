@@ -29,6 +29,7 @@ pub fn write_atomic(
 
 /// A file that is written piece by piece and only appears with [`AtomicFile::commit`]; one that is
 /// dropped before leaves nothing behind. See [`write_atomic`].
+#[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
     writer: BufWriter<File>,
@@ -98,6 +99,7 @@ fn temporary_prefix(path: &Path) -> OsString {
 /// however it ends. Others are kept out only if they ask for it too.
 ///
 /// It is a lock of the operating system on the file `.lock` in the folder, which stays there.
+#[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
     _file: File,

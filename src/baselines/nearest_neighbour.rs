@@ -1,5 +1,7 @@
 //! The nearest patch of all normal images.
 
+use std::fmt;
+
 use rayon::prelude::*;
 
 use super::index::Index;
@@ -22,6 +24,15 @@ pub struct NearestNeighbour {
     /// What each channel is multiplied by.
     scale: Vec<f32>,
     patches: Index,
+}
+
+impl fmt::Debug for NearestNeighbour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NearestNeighbour")
+            .field("grid", &self.grid)
+            .field("channels", &self.channels)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Baseline for NearestNeighbour {

@@ -1,5 +1,7 @@
 //! A Gaussian for each position.
 
+use std::fmt;
+
 use nalgebra::{Cholesky, DMatrix, Dyn};
 use rayon::prelude::*;
 
@@ -28,6 +30,15 @@ pub struct Padim {
     channels: usize,
     means: Vec<Vec<f64>>,
     covariances: Vec<Cholesky<f64, Dyn>>,
+}
+
+impl fmt::Debug for Padim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Padim")
+            .field("grid", &self.grid)
+            .field("channels", &self.channels)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Baseline for Padim {

@@ -55,6 +55,7 @@ pub struct CheckpointConfig {
 }
 
 /// A detector as it is kept in a file. Whoever trains makes one; whoever detects loads one.
+#[derive(Debug)]
 pub struct Checkpoint {
     /// Everything that is not an array.
     pub config: CheckpointConfig,

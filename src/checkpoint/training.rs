@@ -47,6 +47,7 @@ impl TrainingConfig {
 
 /// A training run between two steps. The random streams are addressed by the step, so that it is
 /// their position as well.
+#[derive(Debug)]
 pub struct TrainingState {
     /// What decides the run.
     pub config: TrainingConfig,

@@ -56,6 +56,7 @@ pub(crate) mod ops {
     }
 }
 
+#[derive(Debug)]
 pub(crate) enum Graph {}
 
 impl Graph {

@@ -1,6 +1,7 @@
 //! A trained detector.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::Path;
 
 use image::RgbImage;
@@ -82,6 +83,15 @@ impl Scored {
 pub struct Detector {
     checkpoint: Checkpoint,
     measurer: Measurer,
+}
+
+impl fmt::Debug for Detector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Detector")
+            .field("config", &self.checkpoint.config)
+            .field("device", &self.device())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Detector {

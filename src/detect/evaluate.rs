@@ -1,6 +1,7 @@
 //! A detector's scores and maps against a data set's labels and masks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use image::RgbImage;
@@ -126,6 +127,16 @@ pub struct ImageResult<'a> {
     pub scored: Scored,
     /// How long reading and decoding took; the rest takes as long for every image.
     pub loading: Duration,
+}
+
+impl fmt::Debug for ImageResult<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImageResult")
+            .field("category", &self.category)
+            .field("test", &self.test)
+            .field("scored", &self.scored)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Scores every test image with its category's calibration (as one of no known category where the detector has none)

@@ -29,6 +29,7 @@ impl<W> Key<W> {
 }
 
 /// The last work that was recorded, if it was on a GPU. The recording keeps the memory that the work uses.
+#[derive(Debug)]
 pub struct Replay<W>(Option<(Key<W>, Graph)>);
 
 impl<W> Default for Replay<W> {

@@ -1,5 +1,6 @@
 //! From features to the latent they are inverted to.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
@@ -21,9 +22,20 @@ pub struct Inverter {
     id: u64,
 }
 
+impl fmt::Debug for Inverter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inverter")
+            .field("timesteps", &self.timesteps())
+            .field("parameterisation", &self.parameterisation)
+            .field("device", &self.device)
+            .finish_non_exhaustive()
+    }
+}
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The buffers of an inversion of a fixed number of images.
+#[derive(Debug)]
 pub struct Workspace {
     acts: Activations,
     output: Tensor,
@@ -33,7 +45,7 @@ pub struct Workspace {
 }
 
 /// What tells the recorded work of a workspace from all other.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Work {
     inverter: u64,
     /// Whether it ends with the score.

@@ -114,6 +114,7 @@ pub enum Control {
 }
 
 /// How [`fit`] ended.
+#[derive(Debug)]
 pub enum Fitted {
     /// With a calibrated detector, on the device that it was trained on.
     Detector(Box<Detector>),

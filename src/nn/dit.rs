@@ -6,6 +6,8 @@
 //! come from one linear layer: chunk 6i + j of its output is vector j of block i (shift, scale,
 //! gate for attention, then for the MLP), and the last two are the output layer's shift and scale.
 
+use std::fmt;
+
 mod buffers;
 
 use std::collections::HashMap;
@@ -794,6 +796,15 @@ pub struct PackedDit {
     layers: HashMap<usize, (PackedWeight, Tensor)>,
     position: Tensor,
     tables: Vec<Tensor>,
+}
+
+impl fmt::Debug for PackedDit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedDit")
+            .field("config", self.dit.config())
+            .field("timesteps", &self.tables.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl PackedDit {

@@ -3,6 +3,8 @@
 //! Tan & Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", 2019. The Lite
 //! variants have no squeeze-excite and ReLU6 in place of swish.
 
+use std::fmt;
+
 #[cfg(feature = "cuda")]
 mod on_gpu;
 
@@ -159,6 +161,16 @@ pub struct EfficientNet {
     image_size: usize,
     channels: usize,
     blocks: Vec<Block>,
+}
+
+impl fmt::Debug for EfficientNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EfficientNet")
+            .field("image_size", &self.image_size)
+            .field("channels", &self.channels)
+            .field("blocks", &self.blocks.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The memory [`EfficientNet::forward`] works in; after the first call nothing more is allocated.

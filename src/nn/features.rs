@@ -1,5 +1,7 @@
 //! From images to features: what a detector sees.
 
+use std::fmt;
+
 use image::RgbImage;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -25,6 +27,15 @@ pub struct Backbone {
     /// The network where it runs on a GPU.
     #[cfg(feature = "cuda")]
     on_gpu: Option<efficientnet::EfficientNetOnGpu>,
+}
+
+impl fmt::Debug for Backbone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backbone")
+            .field("name", &self.name)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The memory [`Backbone::extract`] works in; kept between calls, images of the same sizes need no

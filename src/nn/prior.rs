@@ -45,6 +45,7 @@ const OP: &str = "Prior";
 /// All positions share W, with W·(Σ_p − ½·S_p)·Wᵀ = I. Of each position are kept m_p = W·μ_p and, with
 /// (λ_k, u_k) the 16 largest eigenvalues of ½·W·S_p·Wᵀ and their vectors, the rows
 /// v_k = √(λ_k/(1 + λ_k))·u_k of V_p: the distance is √(|y|² − |V_p·y|²) with y = W·z_p − m_p.
+#[derive(Debug)]
 pub struct Prior {
     weight: Tensor,
     packed: PackedWeight,
@@ -52,7 +53,7 @@ pub struct Prior {
 }
 
 /// The Gaussians of a category, in the coordinates that W leads to.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Gaussians {
     /// m_p: (G², C).
     pub mean: Tensor,

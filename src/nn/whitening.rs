@@ -15,6 +15,7 @@ const SHRINKAGE: f64 = 0.03;
 const FLOOR: f64 = 1e-6;
 
 /// z = (x − μ)·U·diag(λ + 0.03·tr(Σ)/C + 1e-6)^(−½) with Σ = U·diag(λ)·Uᵀ, as one linear layer.
+#[derive(Debug)]
 pub struct Whitening {
     weight: Tensor,
     bias: Tensor,

@@ -1,5 +1,7 @@
 //! Linear layers.
 
+use std::fmt;
+
 use super::{Activation, expect_shape};
 use crate::cpu::{self, gemm};
 use crate::error::{Error, Result};
@@ -9,6 +11,12 @@ use crate::tensor::{Device, TensorView, TensorViewMut};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
 pub struct PackedWeight(Packed, [usize; 2]);
+
+impl fmt::Debug for PackedWeight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackedWeight {:?}", self.1)
+    }
+}
 
 enum Packed {
     Cpu(gemm::Packed),
@@ -67,6 +75,7 @@ impl PackedWeight {
 }
 
 /// The weight of a linear layer, of shape (N, K).
+#[derive(Debug)]
 pub enum Weight<'a> {
     /// As it is.
     Plain(TensorView<'a>),

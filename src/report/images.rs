@@ -1,6 +1,7 @@
 //! What the page shows of each image.
 
 use std::collections::BinaryHeap;
+use std::fmt;
 use std::io::Cursor;
 use std::time::Duration;
 
@@ -44,6 +45,16 @@ pub struct Image {
     /// How long reading and decoding took.
     pub loading: Duration,
     pub(super) pictures: Option<Pictures>,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image")
+            .field("category", &self.category)
+            .field("name", &self.name)
+            .field("score", &self.score)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Pictures of the same size, scaled to a page's needs.
@@ -168,7 +179,7 @@ fn failed(e: ImageError) -> Error {
 
 /// The images of a page. Of so many that their pictures would make the page too large (some 20 MB),
 /// those whose verdicts are wrong or least certain keep them, whatever the order they come in.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Images {
     all: Vec<Image>,
     /// The images that have pictures, the most certain first.
@@ -207,6 +218,7 @@ impl Images {
     }
 }
 
+#[derive(Debug)]
 struct Shown {
     margin: f64,
     index: usize,

@@ -38,6 +38,7 @@ use crate::error::Result;
 use crate::files::write_atomic;
 
 /// What the page shows. All strings are shown as text, whatever they contain.
+#[derive(Debug)]
 pub struct Report {
     /// The page's title.
     pub title: String,

@@ -4,6 +4,8 @@
 //! [`TensorViewMut`]), into which references to tensors convert, so that one flat tensor can hold
 //! all parameters of a model and still be used part by part.
 
+use std::fmt;
+
 mod device;
 mod shape;
 mod view;
@@ -26,10 +28,15 @@ enum Storage {
 }
 
 /// An array of numbers: contiguous, row-major, on one device.
-#[derive(Debug)]
 pub struct Tensor {
     shape: Shape,
     storage: Storage,
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} on {}", self.dtype(), self.shape(), self.device())
+    }
 }
 
 impl Tensor {

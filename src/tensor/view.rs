@@ -1,5 +1,7 @@
 //! Borrowed parts of tensors.
 
+use std::fmt;
+
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -24,17 +26,28 @@ enum DataMut<'a> {
 }
 
 /// A contiguous part of a tensor, to read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct TensorView<'a> {
     shape: Shape,
     pub(super) data: Data<'a>,
 }
 
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} on {}", self.dtype(), self.shape(), self.device())
+    }
+}
+
 /// A contiguous part of a tensor, to write.
-#[derive(Debug)]
 pub struct TensorViewMut<'a> {
     shape: Shape,
     data: DataMut<'a>,
+}
+
+impl fmt::Debug for TensorViewMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
+    }
 }
 
 impl<'a> TensorView<'a> {

@@ -1,5 +1,7 @@
 //! The training loop, a step at a time.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 
 use super::batches::Batches;
@@ -55,6 +57,16 @@ pub struct Trainer {
     alphas_cumprod: Vec<f64>,
     batches: Batches,
     space: Space,
+}
+
+impl fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trainer")
+            .field("step", &self.state.step)
+            .field("resources", &self.resources)
+            .field("recompute", &self.recompute)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Trainer {
