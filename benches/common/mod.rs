@@ -4,9 +4,8 @@
 //! preset, on the GPU of the other tests, and no figures are printed.
 #![allow(dead_code)]
 
-#[cfg(feature = "cuda")]
-#[path = "../../tests/emulator/mod.rs"]
-mod emulator;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 
 use std::env;
 use std::sync::OnceLock;
@@ -51,7 +50,7 @@ pub fn device() -> Device {
 #[cfg(feature = "cuda")]
 fn gpu() -> Result<Device, String> {
     if is_test() {
-        return emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
+        return support::emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
     }
     Device::Cuda(0).require().map_err(|e| e.to_string())?;
     match &invad::cuda::probe().gpus[0].name[..] {
