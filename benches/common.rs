@@ -2,10 +2,6 @@
 //!
 //! Without Criterion's `--bench`, as under `cargo test`, they are tests: everything runs once on the smallest
 //! preset, on the GPU of the other tests, and no figures are printed.
-#![allow(dead_code)]
-
-#[path = "../../tests/support/mod.rs"]
-mod support;
 
 use std::env;
 use std::sync::OnceLock;
@@ -50,7 +46,7 @@ pub fn device() -> Device {
 #[cfg(feature = "cuda")]
 fn gpu() -> Result<Device, String> {
     if is_test() {
-        return support::emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
+        return crate::support::emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
     }
     Device::Cuda(0).require().map_err(|e| e.to_string())?;
     match &invad::cuda::probe().gpus[0].name[..] {
