@@ -1,7 +1,7 @@
 //! Times of operations, of features, of the inversion and of training.
 //!
-//! `cargo bench -- SUBJECT` takes one of them, whose set-up alone is done; `SUBJECT/…` one's measurements by name. Any other
-//! argument picks by name among all of them.
+//! `cargo bench -- SUBJECT` measures one of them, `SUBJECT/…` what is called so there; nothing is set up for
+//! the others. What else Criterion takes comes after it.
 
 mod adaln_zero;
 mod adamw;
@@ -21,7 +21,7 @@ use std::env;
 
 use criterion::Criterion;
 
-/// What a subject measures. No name begins with another one.
+/// A name, with which no other one begins, and what is measured.
 type Subject = (&'static str, &'static [fn(&mut Criterion)]);
 
 const SUBJECTS: &[Subject] = &[
@@ -39,18 +39,13 @@ const SUBJECTS: &[Subject] = &[
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    let of = |arg: &str| SUBJECTS.iter().find(|(name, _)| arg.starts_with(name));
-    let picked = env::args().skip(1).find_map(|arg| of(&arg).map(|subject| (subject, arg)));
-    let subjects = match &picked {
-        Some((subject, arg)) => {
-            if subject.0 == arg {
-                // All of it, whatever its groups are called.
-                criterion = criterion.with_filter("");
-            }
-            std::slice::from_ref(*subject)
-        }
-        None => SUBJECTS,
-    };
-    subjects.iter().flat_map(|(_, measure)| *measure).for_each(|measure| measure(&mut criterion));
+    let first = env::args().nth(1).unwrap_or_default();
+    let picked = SUBJECTS.iter().find(|(name, _)| first.starts_with(name));
+    if picked.is_some_and(|(name, _)| *name == first) {
+        // All of it, whatever its groups are called.
+        criterion = criterion.with_filter("");
+    }
+    let subjects = picked.map_or(SUBJECTS, std::slice::from_ref);
+    subjects.iter().flat_map(|(_, measures)| *measures).for_each(|measure| measure(&mut criterion));
     criterion.final_summary();
 }

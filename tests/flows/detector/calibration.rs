@@ -1,5 +1,9 @@
 //! Scores and thresholds by what held-out images score.
 
+use image::Rgb;
+use invad::checkpoint::Moments;
+use invad::detect::{ScoreKind, ScoreOptions, Threshold};
+
 use super::*;
 
 /// Mean and standard deviation of n − 1, of one number of the held-out images.

@@ -1,6 +1,17 @@
 //! An image scores the same whatever is scored beside it, and however.
 
+use std::sync::Mutex;
+use std::thread;
+
+use invad::Error;
+use invad::detect::ScoreOptions;
+
 use super::*;
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Detector>();
+};
 
 #[test]
 fn images_do_not_see_each_other() {

@@ -8,27 +8,17 @@ mod regions;
 mod scores;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::thread;
 
-use image::{Rgb, RgbImage};
-use invad::checkpoint::{Checkpoint, ImageStats, Levels, Moments, Recipe, drift};
-use invad::data::load_image;
-use invad::detect::{AnomalyMap, ScoreKind, ScoreOptions, Scored, Threshold};
+use image::RgbImage;
+use invad::checkpoint::{Checkpoint, ImageStats};
+use invad::detect::Scored;
 use invad::diffusion::Inverter;
 use invad::nn::{Backbone, Dit, features};
-use invad::{Detector, Device, Error, Tensor, ops};
-use nalgebra::{DMatrix, DVector, SymmetricEigen};
+use invad::{Detector, Device, Tensor};
 use tempfile::tempdir;
 
-use crate::support::files::with_config;
 use crate::support::networks::*;
-use crate::support::numbers::{self, poisoned};
-
-const _: () = {
-    const fn shared<T: Send + Sync>() {}
-    shared::<Detector>();
-};
+use crate::support::numbers::poisoned;
 
 /// Good and defective pictures of both kinds and several sizes.
 fn tested() -> Vec<RgbImage> {

@@ -1,6 +1,9 @@
 //! What few numbers say of those to come.
 
-use super::*;
+use invad::checkpoint::{Moments, drift};
+
+use super::close;
+use crate::support::numbers;
 
 #[test]
 fn moments_of_few_or_equal_numbers() {

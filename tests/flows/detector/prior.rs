@@ -1,5 +1,10 @@
 //! Latents held against those of normal images.
 
+use invad::Error;
+use invad::data::load_image;
+use invad::detect::ScoreOptions;
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
+
 use super::*;
 
 /// The norm of order 4 of the means of 2 × 2 cells above 0.

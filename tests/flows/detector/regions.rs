@@ -1,6 +1,7 @@
 //! Where an image is anomalous.
 
-use super::*;
+use invad::checkpoint::ImageStats;
+use invad::detect::{AnomalyMap, Scored};
 
 /// The regions of an image whose score is `score` and whose 4 × 4 map is 1 but for `peak` in a corner.
 fn region(score: f64, peak: f32) -> Vec<bool> {

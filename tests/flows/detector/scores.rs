@@ -1,6 +1,11 @@
 //! What images of all kinds score.
 
+use invad::checkpoint::{Levels, Recipe};
+use invad::detect::{ScoreOptions, Threshold};
+use invad::{Error, ops};
+
 use super::*;
+use crate::support::files::with_config;
 
 /// What a latent amounts to without a prior.
 fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
