@@ -16,6 +16,7 @@ use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 /// Calls that a GPU gets as one recording, so that launching them takes no part in what is measured.
+#[cfg(feature = "cuda")]
 const RECORDED: u64 = 16;
 
 /// What one call does at least: operations, or bytes that must be read or written.
