@@ -2,16 +2,15 @@
 //!
 //! Small batches fit a cache, which can be faster than the ceiling: a copy in memory.
 
-mod common;
-
-use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::DType;
 use invad::ops::{self, Chunk, Residual, ResidualBackward};
 
+use crate::common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
+
 const TOKENS: usize = 256;
 
-fn adaln_zero(c: &mut Criterion) {
+pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("adaln_zero");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -35,7 +34,7 @@ fn adaln_zero(c: &mut Criterion) {
     group.finish();
 }
 
-fn adaln_zero_backward(c: &mut Criterion) {
+pub fn backward(c: &mut Criterion) {
     let mut group = c.benchmark_group("adaln_zero_backward");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -64,6 +63,3 @@ fn adaln_zero_backward(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, adaln_zero, adaln_zero_backward);
-criterion_main!(benches);

@@ -1,14 +1,13 @@
 //! The optimiser over all parameters of a network: the gradient's norm, and the step.
 
-mod common;
-
-use common::{Work, device, measure, normal_on_device, presets, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::nn::Dit;
 use invad::ops::{self, AdamW, Moved};
 use invad::{DType, Device, Tensor};
 
-fn adamw(c: &mut Criterion) {
+use crate::common::{Work, device, measure, normal_on_device, presets, stored, zeros};
+
+pub fn adamw(c: &mut Criterion) {
     let (name, preset) = presets()[0];
     let len = Dit::new(preset.config(272, 16)).unwrap().len();
     let gradient = normal_on_device(&[len], 1e-3, 0, DType::F32);
@@ -41,6 +40,3 @@ fn adamw(c: &mut Criterion) {
     });
     group.finish();
 }
-
-criterion_group!(benches, adamw);
-criterion_main!(benches);

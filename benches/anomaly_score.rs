@@ -3,13 +3,12 @@
 //!
 //! Small batches fit a cache, which can be faster than the ceiling: a copy in memory.
 
-mod common;
-
-use common::{Work, batches, measure, normal_on_device, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::{DType, ops};
 
-fn anomaly_score(c: &mut Criterion) {
+use crate::common::{Work, batches, measure, normal_on_device, stored, zeros};
+
+pub fn anomaly_score(c: &mut Criterion) {
     const TOKENS: usize = 256;
     let mut group = c.benchmark_group("anomaly_score");
     for &batch in batches() {
@@ -25,7 +24,7 @@ fn anomaly_score(c: &mut Criterion) {
     group.finish();
 }
 
-fn mahalanobis(c: &mut Criterion) {
+pub fn mahalanobis(c: &mut Criterion) {
     const POSITIONS: usize = 256;
     const VECTORS: usize = 16;
     const CHANNELS: usize = 192;
@@ -43,6 +42,3 @@ fn mahalanobis(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, anomaly_score, mahalanobis);
-criterion_main!(benches);

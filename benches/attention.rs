@@ -1,15 +1,14 @@
 //! Self-attention from the packed projection, on the sizes of the presets.
 
-mod common;
-
-use common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::{DType, ops};
+
+use crate::common::{Work, batches, measure, normal_on_device, presets, stored, zeros};
 
 const TOKENS: usize = 256;
 const HEADS: usize = 8;
 
-fn attention(c: &mut Criterion) {
+pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
     for &(name, preset) in presets() {
         let network = preset.config(272, 16);
@@ -28,7 +27,7 @@ fn attention(c: &mut Criterion) {
 }
 
 /// Counts the five products of the gradient, not those that are made again to save memory.
-fn attention_backward(c: &mut Criterion) {
+pub fn backward(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention_backward");
     for (name, size) in [("base", 128), ("gigant", 256)] {
         for &batch in batches() {
@@ -46,6 +45,3 @@ fn attention_backward(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, attention, attention_backward);
-criterion_main!(benches);

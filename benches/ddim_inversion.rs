@@ -2,13 +2,12 @@
 //!
 //! Small batches fit a cache, which can be faster than the ceiling: a copy in memory.
 
-mod common;
-
-use common::{Work, batches, measure, normal_on_device, stored};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::{DType, ops};
 
-fn ddim_inversion(c: &mut Criterion) {
+use crate::common::{Work, batches, measure, normal_on_device, stored};
+
+pub fn ddim_inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("ddim_inversion");
     for &batch in batches() {
         let shape = [batch, 16, 16, 272];
@@ -23,6 +22,3 @@ fn ddim_inversion(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, ddim_inversion);
-criterion_main!(benches);

@@ -2,14 +2,13 @@
 //!
 //! Small batches fit a cache, which can be faster than the ceiling: a copy in memory.
 
-mod common;
-
-use common::{Work, batches, measure, normal_on_device, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::DType;
 use invad::ops::{self, Target};
 
-fn denoising_loss(c: &mut Criterion) {
+use crate::common::{Work, batches, measure, normal_on_device, stored, zeros};
+
+pub fn denoising_loss(c: &mut Criterion) {
     let mut group = c.benchmark_group("denoising_loss");
     for &batch in batches() {
         let shape = [batch, 16, 16, 272];
@@ -33,6 +32,3 @@ fn denoising_loss(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, denoising_loss);
-criterion_main!(benches);

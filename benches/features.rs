@@ -1,12 +1,12 @@
 //! Images to features.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use invad::nn::efficientnet::{EfficientNet, Workspace};
 use invad::nn::features::{self, Backbone};
 use invad::{DType, Device, Tensor};
 
 /// EfficientNet-Lite0 on four normalised images of 256×256, and the same from photographs' size.
-fn lite0(c: &mut Criterion) {
+pub fn lite0(c: &mut Criterion) {
     const BATCH: usize = 4;
     let mut group = c.benchmark_group("features");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -34,6 +34,3 @@ fn lite0(c: &mut Criterion) {
     });
     group.finish();
 }
-
-criterion_group!(benches, lite0);
-criterion_main!(benches);

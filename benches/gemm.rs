@@ -1,15 +1,16 @@
 //! The matrix products of a transformer block, with bias and GELU, and their gradients, on the sizes of the presets.
 
-mod common;
-
-use common::{Work, batches, device, measure, normal, normal_on_device, presets, stored, zeros};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::DType;
 use invad::ops::{self, Activation, PackedWeight};
 
+use crate::common::{
+    Work, batches, device, measure, normal, normal_on_device, presets, stored, zeros,
+};
+
 const TOKENS: usize = 256;
 
-fn gemm(c: &mut Criterion) {
+pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -37,7 +38,7 @@ fn gemm(c: &mut Criterion) {
 }
 
 /// Both products of a layer's gradient, with the sums for its bias.
-fn gemm_backward(c: &mut Criterion) {
+pub fn backward(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm_backward");
     for &(name, preset) in presets() {
         let width = preset.config(272, 16).width;
@@ -62,6 +63,3 @@ fn gemm_backward(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, gemm, gemm_backward);
-criterion_main!(benches);

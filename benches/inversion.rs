@@ -1,19 +1,18 @@
 //! Three-step inversion of features to their latent, and its score.
 
-mod common;
-
-use common::{
-    Work, batches, device, flops, measure_calls, normal, normal_on_device, presets, stored, zeros,
-};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::checkpoint::Preset;
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::Dit;
 use invad::{DType, Device, ops};
 
+use crate::common::{
+    Work, batches, device, flops, measure_calls, normal, normal_on_device, presets, stored, zeros,
+};
+
 const STEPS: usize = 3;
 
-fn inversion(c: &mut Criterion) {
+pub fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
     for &(name, preset) in presets() {
         // It takes a CPU minutes.
@@ -49,6 +48,3 @@ fn inversion(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, inversion);
-criterion_main!(benches);

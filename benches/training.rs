@@ -2,16 +2,15 @@
 //! matrix products and the attention, three times those of a forward pass; what is computed again is
 //! not counted.
 
-mod common;
-
 use std::hint::black_box;
 
-use common::{Work, device, flops, is_test, measure_calls, presets};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use invad::checkpoint::{BackboneId, Ema, Preset, Recipe, TrainingConfig};
 use invad::nn::DitConfig;
 use invad::train::{Average, Resources};
 use invad::{DType, Device, Error, Tensor, Trainer, ops};
+
+use crate::common::{Work, device, flops, is_test, measure_calls, presets};
 
 /// 272 channels on a grid of 16, ε-prediction. As much of the batch at once as the device has memory for.
 fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
@@ -36,7 +35,7 @@ fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     }
 }
 
-fn training(c: &mut Criterion) {
+pub fn training(c: &mut Criterion) {
     let mut group = c.benchmark_group("training");
     let sizes =
         |width, depth, heads| DitConfig { channels: 272, grid: 16, width, depth, heads, patch: 1 };
@@ -63,6 +62,3 @@ fn training(c: &mut Criterion) {
     }
     group.finish();
 }
-
-criterion_group!(benches, training);
-criterion_main!(benches);

@@ -4,8 +4,6 @@ use std::alloc::System;
 use std::fs;
 use std::sync::{Mutex, MutexGuard};
 
-use common::*;
-use files::*;
 use image::{GrayImage, ImageFormat, RgbImage};
 use invad::checkpoint::{Checkpoint, TrainingState};
 use invad::data::decode_image;
@@ -13,18 +11,14 @@ use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::features::{Backbone, Workspace};
 use invad::nn::{Dit, DitConfig};
 use invad::{Device, Trainer};
-use numbers::tensor;
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use support::files::*;
+use support::networks::*;
+use support::numbers::{Numbers, tensor};
+use support::png::chunk;
 
-#[allow(dead_code)]
-#[path = "flows/common.rs"]
-mod common;
-#[path = "flows/files.rs"]
-mod files;
-#[allow(dead_code)]
-#[path = "ops/common.rs"]
-mod numbers;
+mod support;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -184,15 +178,6 @@ fn black(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
     }
     .unwrap();
     bytes.into_inner()
-}
-
-/// A chunk of a PNG.
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
-    let body = [kind, data].concat();
-    let crc = !body.iter().fold(!0u32, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |c, _| (c >> 1) ^ (0xEDB8_8320 * (c & 1)))
-    });
-    [&(data.len() as u32).to_be_bytes()[..], &body, &crc.to_be_bytes()].concat()
 }
 
 /// A PNG of 8-bit grey with these chunks between header and end.

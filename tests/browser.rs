@@ -7,9 +7,7 @@
 //! axe-core`), without which the accessibility tests are ignored. `INVAD_REPORT` names another page
 //! to test. Screenshots are in the target folder, `tmp/browser`.
 
-#[allow(dead_code)]
-#[path = "report/made.rs"]
-mod made;
+mod support;
 
 use std::env;
 use std::fs;
@@ -42,7 +40,7 @@ fn main() -> ExitCode {
     fs::create_dir_all(&folder).expect("a folder for screenshots");
     let page = env::var_os("INVAD_REPORT").map(PathBuf::from).unwrap_or_else(|| {
         let page = folder.join("report.html");
-        made::report().write(&page).expect("a report");
+        support::report::report().write(&page).expect("a report");
         page
     });
     let page = page.canonicalize().expect("INVAD_REPORT should name a page");

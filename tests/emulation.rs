@@ -10,8 +10,7 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-#[allow(dead_code)]
-mod emulator;
+mod support;
 
 fn main() -> ExitCode {
     let compiler = env::var("CXX").ok().filter(|c| !c.is_empty()).unwrap_or("c++".into());
@@ -26,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 fn selftest(compiler: &str) -> Result<(), Failed> {
-    let folder = emulator::build();
+    let folder = support::emulator::build();
     let ran = Command::new(program(compiler, &folder)?).arg(&folder).output()?;
     let text = String::from_utf8_lossy(&ran.stdout);
     if ran.status.success() && text.trim_end().ends_with("all checks passed") {

@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::support::numbers::Numbers;
 
 const SIGKILL: i32 = 9;
 
@@ -78,7 +79,7 @@ fn a_killed_training_goes_on_to_the_same_bits() {
     training(&whole).run().expect(0);
     let time = start.elapsed();
 
-    let mut numbers = Numbers(0);
+    let mut numbers = Numbers::new(0);
     let (mut killed, mut writing, mut runs) = (0, 0, 0);
     while killed < kills {
         let out = root.path().join("killed");
@@ -138,7 +139,7 @@ fn a_killed_scoring_leaves_whole_files() {
     scoring(&whole).run().expect(0);
     let time = start.elapsed();
 
-    let mut numbers = Numbers(500);
+    let mut numbers = Numbers::new(500);
     let (mut killed, mut writing, mut compared) = (0, 0, 0);
     while killed < kills {
         let moment = Moment::draw(&mut numbers, time);

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::support::numbers::Numbers;
 
 /// A service that ends with the test.
 struct Service {
@@ -204,7 +205,7 @@ fn bad_requests_get_an_answer() {
         tried += 1;
     }
     // Bytes that are changed.
-    let mut numbers = Numbers(1000);
+    let mut numbers = Numbers::new(1000);
     for _ in 0..300 {
         let mut body = whole.clone();
         for _ in 0..=numbers.below(4) {

@@ -7,7 +7,7 @@ use invad::{DType, Tensor, ops};
 use tempfile::TempDir;
 
 use crate::alone::passes_alone;
-use crate::emulator::gpu;
+use crate::support::emulator::gpu;
 
 /// Runs [`a_kernel`] in another process with the cache in this folder.
 fn run(cache: &Path) {

@@ -1,9 +1,9 @@
 use invad::nn::{Backbone, features};
 use invad::{DType, Device, Error, Tensor};
 
-use crate::common::*;
-use crate::emulator::gpu;
 use crate::inversion::difference;
+use crate::support::emulator::gpu;
+use crate::support::networks::*;
 
 #[test]
 fn features_are_those_of_the_cpu() {

@@ -6,8 +6,8 @@ use invad::train::hold_out;
 use invad::{Control, Detector, FitOptions, Fitted, fit};
 use tempfile::tempdir;
 
-use crate::common::*;
-use crate::emulator::gpu;
+use crate::support::emulator::gpu;
+use crate::support::networks::*;
 
 /// The prior is learnt and scores are calibrated where the detector was trained, and the CPU agrees with
 /// what is measured there.

@@ -3,7 +3,7 @@ use invad::cuda::{Graph, Queue};
 use invad::{DType, Device, Tensor, ops};
 
 use crate::alone::passes_alone;
-use crate::emulator::gpu;
+use crate::support::emulator::gpu;
 
 #[test]
 fn recorded_work_runs_again_and_again() {

@@ -6,9 +6,9 @@ use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::{Dit, DitConfig};
 use invad::{DType, Detector, Device, Error, Tensor, ops};
 
-use crate::common::*;
-use crate::emulator::gpu;
-use crate::numbers::{bits, tensor};
+use crate::support::emulator::gpu;
+use crate::support::networks::*;
+use crate::support::numbers::{bits, tensor};
 
 const BOTH: [Parameterisation; 2] = [Parameterisation::Epsilon, Parameterisation::Velocity];
 

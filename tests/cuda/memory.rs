@@ -1,7 +1,7 @@
 use invad::{DType, Device, Error, Tensor, ops};
 
-use crate::emulator::gpu;
-use crate::numbers::{bits, from, uniform};
+use crate::support::emulator::gpu;
+use crate::support::numbers::{bits, from, uniform};
 
 fn on_gpu(data: &[f32], shape: &[usize], device: Device) -> Tensor {
     Tensor::from_f32(data.to_vec(), shape, device).unwrap()

@@ -2,7 +2,7 @@ use invad::cuda::{compile, kernels, probe, source};
 use invad::{DType, Device, Error, Tensor};
 
 use crate::alone::passes_alone;
-use crate::emulator::{gpu, is_emulated};
+use crate::support::emulator::{gpu, is_emulated};
 
 #[test]
 fn what_is_there_is_found() {

@@ -4,7 +4,7 @@ use invad::cuda::cudarc::driver::CudaContext;
 use invad::{DType, Tensor, ops};
 
 use crate::alone::passes_alone;
-use crate::emulator::gpu;
+use crate::support::emulator::gpu;
 
 /// In a process of its own: where a context makes its first stream cudarc waits for the whole GPU, which the
 /// driver refuses while another test records.

@@ -7,8 +7,8 @@ use invad::ops::{self, Activation, Chunk, Residual};
 use invad::{DType, Detector, Device, Error, Tensor, Trainer};
 
 use crate::alone::passes_alone;
-use crate::common::{Kind, checkpoint, pictures, recipes, training};
-use crate::emulator::{gpu, is_emulated};
+use crate::support::emulator::{gpu, is_emulated};
+use crate::support::networks::{Kind, checkpoint, pictures, recipes, training};
 
 /// Room for the weights of [`detector`] and for scoring an image, but not for scoring eight.
 const LITTLE_MEMORY: &str = "41943040";

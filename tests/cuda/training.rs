@@ -7,10 +7,10 @@ use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{DType, Device, Error, Tensor, Trainer};
 
 use crate::alone::passes_alone;
-use crate::common::*;
-use crate::emulator::{gpu, is_emulated, parts, peak_memory};
 use crate::inversion::difference;
-use crate::numbers::{bits, tensor};
+use crate::support::emulator::{gpu, is_emulated, parts, peak_memory};
+use crate::support::networks::*;
+use crate::support::numbers::{bits, tensor};
 
 /// 16 tokens, two heads of 32.
 const SMALL: DitConfig =

@@ -10,9 +10,9 @@ use invad::nn::{Backbone, features};
 use invad::{DType, Detector, Device, Error, Tensor};
 use tempfile::tempdir;
 
-use crate::common::*;
-use crate::emulator::{gpu, is_emulated};
 use crate::inversion::difference;
+use crate::support::emulator::{gpu, is_emulated};
+use crate::support::networks::*;
 
 /// Features that are only read after all of them have been asked for.
 #[test]

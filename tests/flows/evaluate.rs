@@ -9,7 +9,7 @@ use invad::{Error, detect::ImageResult};
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::common::*;
+use crate::support::networks::*;
 
 const METRICS: [&str; 10] = [
     "au_pro",

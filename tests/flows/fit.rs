@@ -12,8 +12,8 @@ use invad::train::hold_out;
 use invad::{Comparison, Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
 use tempfile::{TempDir, tempdir};
 
-use crate::common::*;
-use crate::numbers;
+use crate::support::networks::*;
+use crate::support::numbers;
 
 /// Good pictures of both kinds: 18 dots, 6 stripes.
 fn data() -> TempDir {

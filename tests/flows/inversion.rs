@@ -2,8 +2,8 @@ use invad::diffusion::{Inverter, Parameterisation, Schedule};
 use invad::nn::{Activations, Dit, DitConfig, PackedDit, Recompute};
 use invad::{Device, Error, Tensor, ops};
 
-use crate::common::*;
-use crate::numbers::{assert_close, bits, f64s, poisoned, tensor};
+use crate::support::networks::*;
+use crate::support::numbers::{assert_close, bits, f64s, poisoned, tensor};
 
 const BOTH: [Parameterisation; 2] = [Parameterisation::Epsilon, Parameterisation::Velocity];
 

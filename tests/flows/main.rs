@@ -1,14 +1,15 @@
 //! The two flows and the files between them, on data small enough for a few seconds.
 
+mod baselines;
 mod checkpoint;
-mod common;
+mod damaged;
 mod detector;
 mod evaluate;
-mod files;
 mod fit;
 mod inversion;
-#[allow(dead_code)]
-#[path = "../ops/common.rs"]
-mod numbers;
 mod resources;
+#[cfg(feature = "cuda")]
+mod scores;
+#[path = "../support/mod.rs"]
+mod support;
 mod trainer;

@@ -7,8 +7,8 @@ use invad::train::{Average, Memory, Resources};
 use invad::{DType, Device, Error, Trainer};
 use tempfile::tempdir;
 
-use crate::common::*;
-use crate::numbers::{assert_close, f64s};
+use crate::support::networks::*;
+use crate::support::numbers::{assert_close, f64s};
 
 fn with(config: &TrainingConfig, resources: Resources) -> Trainer {
     Trainer::new(config.clone(), features(6), resources).unwrap()

@@ -3,8 +3,8 @@ use invad::nn::{Dit, DitConfig};
 use invad::{Device, Error, Tensor, Trainer};
 use tempfile::tempdir;
 
-use crate::common::*;
-use crate::numbers::{assert_close, bits, f64s};
+use crate::support::networks::*;
+use crate::support::numbers::{assert_close, bits, f64s};
 
 /// The bits of the state after `steps` steps, and of the losses.
 fn run(config: &TrainingConfig, images: usize, steps: u64) -> ([Vec<u32>; 4], Vec<u64>) {

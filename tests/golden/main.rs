@@ -19,6 +19,8 @@ mod place;
 mod preproc_lr;
 mod schedule;
 mod scoring;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,10 +1,5 @@
 //! Where cases run: on the CPU, and on a GPU where `INVAD_TEST_DEVICE` does not say otherwise.
 
-#[cfg(feature = "cuda")]
-#[allow(dead_code)]
-#[path = "../emulator/mod.rs"]
-mod emulator;
-
 use invad::{Device, Error};
 use libtest_mimic::Trial;
 
@@ -21,7 +16,7 @@ pub struct Place {
 /// All that cases run on.
 pub fn places() -> Vec<Place> {
     #[cfg(feature = "cuda")]
-    let gpu = emulator::gpu();
+    let gpu = crate::support::emulator::gpu();
     #[cfg(not(feature = "cuda"))]
     let gpu = None;
     [Device::Cpu].into_iter().chain(gpu).map(|device| Place { device }).collect()

@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::{Tensor, ops};
 
 fn run(x: &Tensor, noise: &Tensor, a: &Tensor, s: &Tensor) -> Tensor {

@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::ops;
 
 const SIZES: [[usize; 3]; 5] = [[1, 1, 1], [2, 3, 5], [3, 17, 40], [1, 65, 130], [4, 196, 100]];

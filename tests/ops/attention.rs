@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::{Tensor, ops};
 
 const TOKENS: [usize; 9] = [1, 3, 17, 63, 64, 65, 113, 196, 256];

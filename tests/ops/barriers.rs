@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-use crate::emulator;
+use crate::support::emulator;
 
 /// What is run on each such kernel. A kernel with barriers needs a test of this name.
 const TESTS: &str = "on_gpu::tiny";

@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::Tensor;
 use invad::ops::{self, Activation, Convolution, Padding};
 

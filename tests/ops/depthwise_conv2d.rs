@@ -1,5 +1,5 @@
-use crate::common::*;
 use crate::conv2d::{Naive, conv};
+use crate::support::numbers::*;
 use invad::Tensor;
 use invad::ops::{self, Activation, Convolution, Padding};
 

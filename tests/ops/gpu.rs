@@ -9,8 +9,8 @@ use invad::cuda::cudarc::nvrtc::Ptx;
 use invad::tensor::TensorViewMut;
 use invad::{DType, Device, Tensor};
 
-use crate::common::uniform;
-pub use crate::emulator::{gpu, is_emulated};
+pub use crate::support::emulator::{gpu, is_emulated};
+use crate::support::numbers::uniform;
 
 /// Numbers around an output, which nobody may write.
 const GUARD: usize = 64;

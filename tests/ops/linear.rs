@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::Device;
 use invad::ops::{self, Activation, PackedWeight};
 use invad::tensor::TensorView;

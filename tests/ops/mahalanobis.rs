@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::{Tensor, ops};
 use nalgebra::{DMatrix, DVector};
 

@@ -9,15 +9,10 @@ mod attention;
 mod barriers;
 mod channel_gate;
 mod channel_mean;
-mod common;
 mod conv2d;
 mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
-#[cfg(feature = "cuda")]
-#[allow(dead_code)]
-#[path = "../emulator/mod.rs"]
-mod emulator;
 mod fold_batch_norm;
 mod gelu;
 #[cfg(feature = "cuda")]
@@ -36,4 +31,6 @@ mod shapes;
 mod silu;
 #[cfg(feature = "cuda")]
 mod stem_conv;
+#[path = "../support/mod.rs"]
+mod support;
 mod timestep_embedding;

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::ops::{self, Random, Stream};
 
 const RANDOM: Random = Random { seed: 0x0123_4567_89ab_cdef, stream: Stream::Noise, step: 12 };

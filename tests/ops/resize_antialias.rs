@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::ops;
 
 /// One axis in f64: every output is the mean of all inputs under its triangle.

@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::ops;
 
 fn oracle(x: f64) -> (f64, f64) {

@@ -4,8 +4,8 @@ mod on_gpu {
     use half::f16;
     use invad::cuda::cudarc::driver::PushKernelArg;
 
-    use crate::common::{assert_close, uniform};
     use crate::gpu::*;
+    use crate::support::numbers::{assert_close, uniform};
 
     fn check([height, width, channels]: [usize; 3]) {
         let defines = [("ACTIVATION", 0)];

@@ -1,4 +1,4 @@
-use crate::common::*;
+use crate::support::numbers::*;
 use invad::ops::{self, TIMESTEP_FEATURES};
 
 const HALF: usize = TIMESTEP_FEATURES / 2;

@@ -5,6 +5,8 @@ use invad::data::{Dataset, Mask, load_test};
 use invad::detect::overlay::{self, PREDICTED, TRUTH, colour, contour, fade, heat_map, mask_image};
 use invad::detect::panel::{Row, panel};
 
+use crate::support::photographs;
+
 const GREY: Rgb<u8> = Rgb([128, 128, 128]);
 const BLACK: Rgb<u8> = Rgb([0, 0, 0]);
 
@@ -135,8 +137,7 @@ fn empty_mask(width: usize, height: usize) -> Mask {
 
 #[test]
 fn a_page_of_the_demo() {
-    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/data");
-    let set = Dataset::open(demo, &["cup".into()]).unwrap();
+    let set = Dataset::open(photographs(), &["cup".into()]).unwrap();
     let cup = &set.categories()[0];
     let defect = cup.test.iter().find(|t| t.mask.is_some()).unwrap();
     let (image, mask) = load_test(defect).unwrap();

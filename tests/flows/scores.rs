@@ -3,9 +3,6 @@
 //! `INVAD_TEST_DETECTOR` names the file of a detector to use in place of one that is trained for a
 //! moment.
 
-#[allow(dead_code)]
-mod emulator;
-
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -14,15 +11,11 @@ use invad::data::{Dataset, load_image};
 use invad::detect::ScoreOptions;
 use invad::{Control, Detector, Device, FitOptions, Fitted, fit, metrics};
 
-use emulator::gpu;
+use crate::support::emulator::gpu;
+use crate::support::photographs;
 
 /// Of a whole training of 2000.
 const STEPS: u64 = 100;
-
-fn photographs() -> Dataset {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
-    Dataset::open(root, &[]).unwrap()
-}
 
 /// The file of a detector of the photographs; in `folder`, if it has to be made.
 fn detector(photographs: &Dataset, folder: &Path) -> PathBuf {
@@ -70,7 +63,7 @@ fn kendalls_tau_is_that_of_small_examples() {
 #[test]
 fn photographs_score_as_on_the_cpu() {
     let Some(gpu) = gpu() else { return };
-    let photographs = photographs();
+    let photographs = Dataset::open(photographs(), &[]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let detector = detector(&photographs, folder.path());
     let (mut images, mut labels) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! The GPU that tests compute on: a real one, or the emulated one of this folder.
+//! The GPU that tests compute on: a real one, or the emulated one of `tests/emulator`.
 //!
 //! `INVAD_TEST_DEVICE` picks: `cuda` a real GPU, `emulated` the emulated one, `cpu` none. Without it
 //! tests use a GPU where there is one, and else the emulated one.
@@ -87,7 +87,7 @@ pub fn build() -> PathBuf {
     let mut files: Vec<PathBuf> =
         fs::read_dir(&sources).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    for file in files.iter().filter(|file| file.extension().is_none_or(|e| e != "rs")) {
+    for file in &files {
         fs::read(file).unwrap().hash(&mut hasher);
     }
     for variable in ["CXX", "INVAD_EMULATOR_CXXFLAGS"] {

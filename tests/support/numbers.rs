@@ -1,6 +1,24 @@
-//! What the tests of all operations share.
+//! Numbers to compute with, and comparisons of what is computed.
 
+use invad::ops::{Random, Stream};
 use invad::{Device, Tensor};
+
+/// Whole numbers below a bound, different for each `seed`.
+pub struct Numbers {
+    random: Random,
+    drawn: u64,
+}
+
+impl Numbers {
+    pub fn new(seed: u64) -> Self {
+        Self { random: Random { seed, stream: Stream::Order, step: 0 }, drawn: 0 }
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        self.drawn += 1;
+        self.random.below(n as u32, self.drawn) as usize
+    }
+}
 
 /// Deterministic numbers, uniform in [-1, 1) × `scale`, different for each `seed`.
 pub fn uniform(seed: u64, n: usize, scale: f32) -> Vec<f32> {

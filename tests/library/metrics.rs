@@ -2,18 +2,7 @@
 
 use invad::metrics::*;
 
-/// Deterministic integers.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (((z ^ (z >> 31)) >> 32) * n) >> 32
-    }
-}
+use crate::support::numbers::Numbers;
 
 fn assert_near(case: &str, got: f64, want: f64) {
     assert!((got - want).abs() <= 1e-12, "{case}: got {got}, want {want}");
@@ -142,7 +131,13 @@ struct Image {
 
 impl Image {
     /// Scores of `levels` values, masks with `density`/8 of the pixels set.
-    fn random(random: &mut Random, width: usize, height: usize, levels: u64, density: u64) -> Self {
+    fn random(
+        random: &mut Numbers,
+        width: usize,
+        height: usize,
+        levels: usize,
+        density: usize,
+    ) -> Self {
         let n = width * height;
         Self {
             map: (0..n).map(|_| random.below(levels) as f32 * 0.37 - 2.0).collect(),
@@ -213,7 +208,7 @@ fn area_oracle(curve: &[(f64, f64)], limit: f64) -> f64 {
 
 #[test]
 fn image_metrics_follow_the_definitions() {
-    let mut random = Random(1);
+    let mut random = Numbers::new(1);
     for n in [1, 2, 3, 10, 57, 200] {
         for levels in [1, 2, 7, 1000] {
             for positive in [0, 1, 4, 8] {
@@ -257,7 +252,7 @@ fn image_metrics_follow_the_definitions() {
 
 #[test]
 fn pixel_metrics_follow_the_definitions() {
-    let mut random = Random(2);
+    let mut random = Numbers::new(2);
     let sizes: [&[(usize, usize)]; 5] =
         [&[(1, 1)], &[(1, 9)], &[(7, 5), (5, 7)], &[(11, 3), (2, 2), (1, 4)], &[(13, 9); 3]];
     for sizes in sizes {
@@ -294,7 +289,7 @@ fn pixel_metrics_follow_the_definitions() {
 
 #[test]
 fn components_are_joined_through_corners_and_numbered_in_order() {
-    let mut random = Random(3);
+    let mut random = Numbers::new(3);
     for (width, height) in [(1, 1), (1, 8), (8, 1), (5, 7), (17, 4), (12, 12)] {
         for density in 0..=8 {
             let image = Image::random(&mut random, width, height, 1, density);
@@ -330,7 +325,7 @@ fn zeros_of_either_sign_tie_and_infinities_rank() {
 
 #[test]
 fn many_pixels_give_the_same_bits_on_any_number_of_threads() {
-    let mut random = Random(4);
+    let mut random = Numbers::new(4);
     let images: Vec<Image> = [(301, 203), (64, 511), (200, 200)]
         .map(|(w, h)| Image::random(&mut random, w, h, 5000, 1))
         .into();

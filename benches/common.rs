@@ -2,11 +2,6 @@
 //!
 //! Without Criterion's `--bench`, as under `cargo test`, they are tests: everything runs once on the smallest
 //! preset, on the GPU of the other tests, and no figures are printed.
-#![allow(dead_code)]
-
-#[cfg(feature = "cuda")]
-#[path = "../../tests/emulator/mod.rs"]
-mod emulator;
 
 use std::env;
 use std::sync::OnceLock;
@@ -21,6 +16,7 @@ use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 /// Calls that a GPU gets as one recording, so that launching them takes no part in what is measured.
+#[cfg(feature = "cuda")]
 const RECORDED: u64 = 16;
 
 /// What one call does at least: operations, or bytes that must be read or written.
@@ -51,7 +47,7 @@ pub fn device() -> Device {
 #[cfg(feature = "cuda")]
 fn gpu() -> Result<Device, String> {
     if is_test() {
-        return emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
+        return crate::support::emulator::gpu().ok_or("INVAD_TEST_DEVICE says so".into());
     }
     Device::Cuda(0).require().map_err(|e| e.to_string())?;
     match &invad::cuda::probe().gpus[0].name[..] {

@@ -1,13 +1,11 @@
 //! The report as text; `browser.rs` opens it.
 
-#[allow(dead_code)]
-mod made;
-
 use std::collections::HashSet;
 
 use invad::data::TestImage;
 use invad::report::{Images, Report};
-use made::*;
+
+use crate::support::report::*;
 
 fn count(html: &str, what: &str) -> usize {
     html.matches(what).count()

@@ -6,27 +6,9 @@ use image::{Rgb, RgbImage};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
 use invad::nn::features::{Backbone, Workspace};
 use invad::nn::{Dit, DitConfig};
-use invad::ops::{Random, Stream};
 use invad::{Detector, Device, Tensor, Trainer};
 
-use crate::numbers::{bits, tensor};
-
-/// Whole numbers below a bound, different for each `seed`.
-pub struct Numbers {
-    random: Random,
-    drawn: u64,
-}
-
-impl Numbers {
-    pub fn new(seed: u64) -> Self {
-        Self { random: Random { seed, stream: Stream::Order, step: 0 }, drawn: 0 }
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        self.drawn += 1;
-        self.random.below(n as u32, self.drawn) as usize
-    }
-}
+use super::numbers::{Numbers, bits, tensor};
 
 /// A denoiser of a few thousand parameters.
 pub fn tiny() -> DitConfig {

@@ -1,20 +1,16 @@
 //! The simpler methods against oracles in f64 that follow their definitions, and their figures on
 //! the demo images.
 
-#[allow(dead_code)]
-#[path = "ops/common.rs"]
-mod numbers;
-
-use std::path::Path;
-
 use invad::baselines::{self, Baseline, Baselines, NearestNeighbour, Padim};
 use invad::checkpoint::{CheckpointConfig, Preset, Recipe};
 use invad::data::Dataset;
 use invad::detect::AnomalyMap;
 use invad::nn::Backbone;
 use invad::{Detector, Device, Error, Result, Tensor};
-use numbers::tensor;
 use tempfile::tempdir;
+
+use crate::support::numbers::tensor;
+use crate::support::photographs;
 
 /// Correlated features whose channels differ in size, (n, g, g, c).
 fn features(seed: u64, [n, g, c]: [usize; 3]) -> Tensor {
@@ -286,10 +282,9 @@ fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
 /// images as well, which are a fifth of them.
 #[test]
 fn figures_of_the_demo_images() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data");
     let evaluate = |only: &[&str], detector: &CheckpointConfig| -> Baselines {
         let only: Vec<String> = only.iter().map(|name| name.to_string()).collect();
-        let dataset = Dataset::open(&root, &only).unwrap();
+        let dataset = Dataset::open(photographs(), &only).unwrap();
         let mut images = 0;
         let got = baselines::evaluate(&dataset, detector, |result| {
             images += 1;

@@ -7,8 +7,8 @@ use invad::nn::{DitConfig, Gaussians, Prior};
 use serde_json::Value;
 use tempfile::tempdir;
 
-use crate::common::*;
-use crate::numbers::tensor;
+use super::networks::*;
+use super::numbers::tensor;
 
 /// With statistics of normal images, and where the recipe has a prior, that of one category and levels.
 pub fn calibrated(mut checkpoint: Checkpoint) -> Checkpoint {

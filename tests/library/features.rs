@@ -6,6 +6,8 @@ use invad::nn::features::{self, Backbone};
 use invad::ops;
 use invad::{DType, Device, Tensor};
 
+use crate::support::numbers::poisoned;
+
 fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let v = |c: u32| ((x * (5 + seed) + y * 3 + x * y / 50 + 60 * c + 17 * seed) % 256) as u8;
@@ -15,10 +17,6 @@ fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
 
 fn zeros(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, DType::F32, Device::Cpu).unwrap()
-}
-
-fn poisoned(shape: &[usize]) -> Tensor {
-    Tensor::from_f32(vec![f32::NAN; shape.iter().product()], shape, Device::Cpu).unwrap()
 }
 
 /// What a user who has only the operations would do.

@@ -1,0 +1,75 @@
+//! What the programs say of themselves.
+
+use super::*;
+
+#[test]
+fn help_shows_invocations() {
+    for name in PROGRAMS {
+        let help = program(name).arg("--help").run().expect(0).stdout;
+        let examples = help.split("\nExamples:\n").nth(1).expect("examples");
+        let invocations = examples.matches(&format!("--example {name}")).count();
+        assert!(invocations >= 2, "{help}");
+        assert!(help.contains("Exit codes:"), "{help}");
+        let short = program(name).arg("-h").run().expect(0).stdout;
+        assert!(short.len() < help.len());
+    }
+}
+
+/// Every invocation that a help text shows is one that its program takes.
+#[test]
+fn help_shows_what_works() {
+    for name in PROGRAMS {
+        let help = program(name).arg("--help").run().expect(0).stdout.replace("\\\n", " ");
+        let start = format!("cargo run --release --example {name}");
+        for line in help.lines().filter_map(|line| line.trim().strip_prefix(&start)) {
+            let args = line.trim().trim_start_matches("-- ").split_whitespace();
+            let args = args.map(|arg| arg.trim_matches('\''));
+            // Nothing is run: all but the last argument is as it should be.
+            let ran = program(name).args(args).arg("--no-such-option").run().expect(2);
+            assert!(ran.stderr.contains("'--no-such-option'"), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn wrong_usage_is_code_2() {
+    let all = ["--detector", "x", "--out", "y", "z"];
+    let cases: [(&str, Vec<&str>, &str); 15] = [
+        ("train", vec![], "--data <DIR>"),
+        ("train", vec!["--data", "x"], "--out <DIR>"),
+        ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
+        ("train", vec!["--data", "x", "--out", "y", "--recipe", "good"], "whitened, paper"),
+        ("train", vec!["--data", "x", "--out", "y", "--device", "gpu"], "cuda:N or best"),
+        ("score", vec!["--detector", "x", "--out", "y"], "<PATH>"),
+        ("score", [&all[..], &["--threshold", "1", "--quantile", "1"]].concat(), "cannot be"),
+        ("score", [&all[..], &["--score", "best"]].concat(), "block, top5, abs, nll, both"),
+        ("score", [&all[..], &["--batch", "0"]].concat(), "1..=1024"),
+        ("score", [&all[..], &["--quantile", "-0.1"]].concat(), "not in 0..=1"),
+        ("score", [&all[..], &["--threshold", "nan"]].concat(), "not a finite number"),
+        ("score", [&all[..], &["--threshold-score", "a"]].concat(), "not a finite number"),
+        ("train", vec!["--data", "x", "--out", "y", "--timestep", "-5"], "1..=999"),
+        ("evaluate", vec!["--data", "x", "--out", "y"], "--detector <FILE>"),
+        ("quickstart", vec!["data"], "unexpected argument 'data'"),
+    ];
+    for (name, args, says) in cases {
+        let ran = program(name).args(args).run().expect(2);
+        assert!(ran.stderr.contains(says), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn devices_that_are_not_there() {
+    let device = invad::Device::Cuda(99);
+    if device.require().is_ok() {
+        return;
+    }
+    let out = TempDir::new().unwrap();
+    let Shared { data, detector, .. } = shared();
+    let on = |command: &mut Command| {
+        command.args(["--device", "cuda:99"]).run().refused(&["cuda:99 is not available: "]);
+    };
+    on(&mut train(data, out.path(), 5));
+    on(score(detector, out.path()).arg(data));
+    on(&mut evaluate(detector, data, out.path()));
+    on(program("quickstart").arg("--out").arg(out.path()));
+}

@@ -1,0 +1,11 @@
+//! What works on files, pictures and figures, below detectors.
+
+mod data;
+mod features;
+mod layers;
+mod metrics;
+mod overlay;
+mod report;
+#[path = "../support/mod.rs"]
+mod support;
+mod synthetic;
