@@ -18,7 +18,7 @@ use common::table::tables;
 use common::{create_folder, say};
 use image::RgbImage;
 use invad::checkpoint::Recipe;
-use invad::data::{Category, Dataset, Mask, TestImage, load_test, write_png};
+use invad::data::{Category, Dataset, Mask, Sample, load_sample, write_png};
 use invad::detect::panel::{Row, panel};
 use invad::detect::{self, Detector, Evaluation, ScoreOptions, Scored};
 use invad::files::FolderLock;
@@ -69,7 +69,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     let data = options.data.map_or_else(bundled, Ok)?;
     let dataset = Dataset::open(&data, &[])?;
     for category in dataset.categories() {
-        if category.test.is_empty() {
+        if category.test().is_empty() {
             let reason = format!(
                 "category `{}` has no test images; `train` and `score` do without",
                 category.name
@@ -148,7 +148,7 @@ fn bundled() -> Result<PathBuf> {
 }
 
 /// Each category's kinds of test images, good ones under `None`, with their scores.
-type Scores<'a> = Vec<(&'a Category, BTreeMap<Option<&'a str>, Vec<(f64, &'a TestImage)>>)>;
+type Scores<'a> = Vec<(&'a Category, BTreeMap<Option<&'a str>, Vec<(f64, &'a Sample)>>)>;
 
 /// What became of the test images.
 struct Results<'a> {
@@ -160,7 +160,7 @@ struct Results<'a> {
 
 /// Scores the test images and writes their overlays.
 fn evaluate<'a>(detector: &Detector, dataset: &'a Dataset, out: &Path) -> Result<Results<'a>> {
-    let total = dataset.categories().iter().map(|c| c.test.len()).sum::<usize>();
+    let total = dataset.categories().iter().map(|c| c.test().len()).sum::<usize>();
     let mut progress = Progress::new("evaluation", total as u64, "images");
     let mut scores = BTreeMap::new();
     let (mut done, mut unreadable) = (0, 0);
@@ -196,7 +196,7 @@ fn evaluate<'a>(detector: &Detector, dataset: &'a Dataset, out: &Path) -> Result
     progress.finish();
     let by_kind = dataset.categories().iter().map(|category| {
         let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for test in &category.test {
+        for test in category.test() {
             if let Some(&score) = scores.get(&test.path) {
                 kinds.entry(test.defect.as_deref()).or_default().push((score, test));
             }
@@ -246,10 +246,10 @@ impl<'a> Shown<'a> {
     fn new(
         detector: &Detector,
         category: &'a str,
-        test: &'a TestImage,
+        test: &'a Sample,
         options: &ScoreOptions,
     ) -> Result<Self> {
-        let (image, mask) = load_test(test)?;
+        let (image, mask) = load_sample(test)?;
         let scored = detector.score_with(std::slice::from_ref(&image), options)?.remove(0);
         let (width, height) = (image.width() as usize, image.height() as usize);
         let map = scored.map.resize(width, height)?;

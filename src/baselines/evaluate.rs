@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Baseline, NearestNeighbour, Padim};
 use crate::checkpoint::CheckpointConfig;
-use crate::data::{Dataset, Mask, TestImage, load_test};
+use crate::data::{Dataset, Mask, Sample, load_sample};
 use crate::detect::{Compared, Evaluated, PIXELS};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
@@ -53,9 +53,9 @@ pub fn evaluate(
     let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
     for (i, category) in dataset.categories().iter().enumerate() {
         let known = detector.categories.iter().position(|name| *name == category.name);
-        let split = hold_out(category.train.len(), known.unwrap_or(i) as u64, detector.seed);
+        let split = hold_out(category.train().len(), known.unwrap_or(i) as u64, detector.seed);
         let mut features = |indices: &[usize]| {
-            let paths: Vec<_> = indices.iter().map(|&i| category.train[i].clone()).collect();
+            let paths: Vec<_> = indices.iter().map(|&i| category.train()[i].path.clone()).collect();
             extract(&backbone, &paths, &mut each)
         };
         let (normal, held_out) = (features(&split.train)?, features(&split.held_out)?);
@@ -68,7 +68,7 @@ pub fn evaluate(
         }
         let mut of_padim = Judged::<Padim>::new(&normal, &held_out)?;
         let mut of_nearest = Judged::<NearestNeighbour>::new(&normal, &held_out)?;
-        test(&backbone, &category.test, &mut each, |features, known| {
+        test(&backbone, category.test(), &mut each, |features, known| {
             of_padim.add(features, known)?;
             of_nearest.add(features, known)
         })?;
@@ -109,12 +109,12 @@ fn extract(
 }
 
 /// What is known of a test image: its label and its mask, where there is one.
-type Known<'a> = (&'a TestImage, Option<Mask>);
+type Known<'a> = (&'a Sample, Option<Mask>);
 
 /// Has `judge` the features of test images, a batch at a time, with what is known of them.
 fn test(
     backbone: &Backbone,
-    tests: &[TestImage],
+    tests: &[Sample],
     each: &mut impl FnMut(Result<()>) -> Result<()>,
     mut judge: impl FnMut(&Tensor, &[Known]) -> Result<()>,
 ) -> Result<()> {
@@ -123,7 +123,7 @@ fn test(
     for tests in tests.chunks(BATCH) {
         let mut known = Vec::new();
         let mut images = Vec::new();
-        let loaded: Vec<_> = tests.par_iter().map(load_test).collect();
+        let loaded: Vec<_> = tests.par_iter().map(load_sample).collect();
         for (test, loaded) in tests.iter().zip(loaded) {
             each(loaded.map(|(image, mask)| {
                 images.push(image);

@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::{Detector, ScoreOptions, Scored};
-use crate::data::{Dataset, Mask, TestImage, load_test};
+use crate::data::{Dataset, Mask, Sample, load_sample};
 use crate::error::{Error, Result};
 use crate::metrics::{self, AnnotatedMap, Metrics};
 
@@ -118,7 +118,7 @@ pub struct ImageResult<'a> {
     /// The category.
     pub category: &'a str,
     /// The image's file and label.
-    pub test: &'a TestImage,
+    pub test: &'a Sample,
     /// The image.
     pub image: RgbImage,
     /// The mask of its defects, where there is one.
@@ -153,13 +153,13 @@ pub fn evaluate<'d>(
     detector: &Detector,
     dataset: &'d Dataset,
     options: &ScoreOptions,
-    mut each: impl FnMut(&'d TestImage, Result<ImageResult<'d>>) -> Result<()>,
+    mut each: impl FnMut(&'d Sample, Result<ImageResult<'d>>) -> Result<()>,
 ) -> Result<Evaluation> {
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
     let mut thresholds = BTreeMap::new();
     for category in dataset.categories() {
-        if category.test.is_empty() {
+        if category.test().is_empty() {
             let name = &category.name;
             let reason = format!(
                 "category `{name}` has no test images; put some in test/good and test/DEFECT"
@@ -170,12 +170,12 @@ pub fn evaluate<'d>(
         let mut options = options.clone();
         options.category = known.then(|| category.name.clone());
         let mut tested = Tested::default();
-        let load = |test: &TestImage| {
+        let load = |test: &Sample| {
             let start = Instant::now();
-            let (image, mask) = load_test(test)?;
+            let (image, mask) = load_sample(test)?;
             Ok((image, (mask, start.elapsed())))
         };
-        detector.score_items(&category.test, &options, load, |test, result| match result {
+        detector.score_items(category.test(), &options, load, |test, result| match result {
             Ok((image, (mask, loading), scored)) => {
                 tested.add(test, mask.as_ref(), &scored)?;
                 let category = &category.name;
@@ -210,7 +210,7 @@ struct Tested {
 }
 
 impl Tested {
-    fn add(&mut self, test: &TestImage, mask: Option<&Mask>, scored: &Scored) -> Result<()> {
+    fn add(&mut self, test: &Sample, mask: Option<&Mask>, scored: &Scored) -> Result<()> {
         self.scores.push(scored.score);
         self.abs.push(f64::from(scored.stats.abs));
         self.nll.push(f64::from(scored.stats.nll));

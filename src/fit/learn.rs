@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::synthetic::Synthetic;
 use super::{Control, Event};
+use crate::data::Sample;
 use crate::detect::{Detector, Evaluated, PIXELS, ScoreOptions};
 use crate::error::{Error, Result};
 use crate::train::Split;
@@ -15,7 +16,7 @@ const MANY: usize = 100;
 /// A category's good images.
 pub(super) struct Good<'a> {
     pub category: &'a str,
-    pub files: &'a [PathBuf],
+    pub samples: &'a [Sample],
     /// Which of them are trained on, and which held out.
     pub split: Split,
 }
@@ -23,12 +24,16 @@ pub(super) struct Good<'a> {
 impl Good<'_> {
     /// The files trained on.
     pub fn trained(&self) -> Vec<PathBuf> {
-        self.split.train.iter().map(|&i| self.files[i].clone()).collect()
+        self.files(&self.split.train)
     }
 
     /// The files held out.
     pub fn held_out(&self) -> Vec<PathBuf> {
-        self.split.held_out.iter().map(|&i| self.files[i].clone()).collect()
+        self.files(&self.split.held_out)
+    }
+
+    fn files(&self, indices: &[usize]) -> Vec<PathBuf> {
+        indices.iter().map(|&i| self.samples[i].path.clone()).collect()
     }
 }
 
@@ -45,7 +50,7 @@ pub(super) fn learn(
     observe: &mut dyn FnMut(Event) -> Control,
 ) -> Result<Evaluated> {
     let recipe = &detector.config().recipe;
-    let images: usize = good.iter().map(|of| of.files.len()).sum();
+    let images: usize = good.iter().map(|of| of.samples.len()).sum();
     let timesteps = match &recipe.candidates[..] {
         [] => vec![None],
         [first, ..] if images >= MANY * good.len() => vec![Some(*first)],
@@ -109,7 +114,8 @@ fn learn_apart(
 /// Has a detector learn from all images, and calibrates it with those that the network was not trained on,
 /// each held against others.
 fn learn_together(detector: &mut Detector, good: &[Good], mut each: impl FnMut()) -> Result<()> {
-    let all: Vec<_> = good.iter().map(|of| (of.category.to_string(), of.files.to_vec())).collect();
+    let all: Vec<_> =
+        good.iter().map(|of| (of.category.to_string(), of.samples.to_vec())).collect();
     let stats = detector.learn_prior(&all, |_, _| {
         each();
         Ok(())

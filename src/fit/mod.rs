@@ -8,11 +8,12 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
-use crate::data::{Category, Dataset, load_image};
+use crate::data::{Dataset, load_image};
 use crate::detect::Detector;
 use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::nn::{Backbone, Recompute};
+use crate::tensor::Tensor;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
 pub use compare::Comparison;
@@ -160,61 +161,8 @@ pub fn fit(
         _ => None,
     };
     let backbone = Backbone::lite0();
-    let mut good = Vec::new();
-    for (i, Category { name, train: files, .. }) in dataset.categories().iter().enumerate() {
-        if files.is_empty() {
-            let reason = format!("category `{name}` has no good images; put some in train/good");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-        let split = hold_out(files.len(), i as u64, options.seed);
-        if split.few {
-            let warning = format!(
-                "category `{name}` has {} good images: its threshold cannot be relied on below 16",
-                files.len()
-            );
-            observe(Event::Warning(&warning));
-        }
-        good.push(Good { category: name, files, split });
-    }
-    let train: Vec<_> = good.iter().flat_map(Good::trained).collect();
-
-    let (done, total) = (Cell::new(0), train.len());
-    let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
-    let features = extract_features(
-        &backbone,
-        &train,
-        |e| {
-            unreadable.push(e);
-            lost.push(done.get());
-        },
-        || {
-            done.set(done.get() + 1);
-            observe(Event::Features { done: done.get(), total });
-        },
-    )?;
-    for e in &unreadable {
-        observe(Event::Unreadable(e));
-    }
-    if features.is_empty() {
-        return Err(Error::dataset(dataset.root(), "none of the images to train on can be read"));
-    }
-    let mut first = 0;
-    for Good { category, split, .. } in &good {
-        let end = first + split.train.len();
-        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == split.train.len() {
-            let reason = format!("category `{category}`: no image to train on can be read");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-        first = end;
-    }
-    for of in &good {
-        let held_out = of.held_out();
-        if !held_out.iter().any(|file| load_image(file).is_ok()) {
-            let category = of.category;
-            let reason = format!("category `{category}`: no image to calibrate with can be read");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-    }
+    let good = good_images(dataset, options.seed, &mut observe)?;
+    let features = features(dataset, &backbone, &good, &mut observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
     let config = TrainingConfig {
@@ -231,27 +179,8 @@ pub fn fit(
     };
     observe(Event::Plan { plan: trainer.plan(), recompute: trainer.recompute() });
 
-    let save = |trainer: &Trainer| match &options.state {
-        Some(path) => trainer.state().save(path),
-        None => Ok(()),
-    };
-    let total = trainer.config().steps;
-    while !trainer.is_done() {
-        let report = match trainer.step() {
-            Ok(report) => report,
-            Err(e) => {
-                save(&trainer)?;
-                return Err(e);
-            }
-        };
-        let control = observe(Event::Step { report, total });
-        if control == Control::Stop && !trainer.is_done() {
-            save(&trainer)?;
-            return Ok(Fitted::Stopped(trainer.step_count()));
-        }
-        if report.step.is_multiple_of(options.save_every) || trainer.is_done() {
-            save(&trainer)?;
-        }
+    if !train(&mut trainer, options, &mut observe)? {
+        return Ok(Fitted::Stopped(trainer.step_count()));
     }
 
     let device = options.resources.device;
@@ -273,4 +202,110 @@ pub fn fit(
         observe(Event::Warning(&warning));
     }
     Ok(Fitted::Detector(Box::new(detector)))
+}
+
+/// The good images of each category, some of them to be held out.
+fn good_images<'d>(
+    dataset: &'d Dataset,
+    seed: u64,
+    observe: &mut dyn FnMut(Event) -> Control,
+) -> Result<Vec<Good<'d>>> {
+    let mut good = Vec::new();
+    for (i, category) in dataset.categories().iter().enumerate() {
+        let (name, samples) = (&category.name, category.train());
+        if samples.is_empty() {
+            let reason = format!("category `{name}` has no good images; put some in train/good");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+        let split = hold_out(samples.len(), i as u64, seed);
+        if split.few {
+            let warning = format!(
+                "category `{name}` has {} good images: its threshold cannot be relied on below 16",
+                samples.len()
+            );
+            observe(Event::Warning(&warning));
+        }
+        good.push(Good { category: name, samples, split });
+    }
+    Ok(good)
+}
+
+/// The features of the images to train on, once there are images of every category to train on and to hold out.
+fn features(
+    dataset: &Dataset,
+    backbone: &Backbone,
+    good: &[Good],
+    observe: &mut dyn FnMut(Event) -> Control,
+) -> Result<Tensor> {
+    let train: Vec<_> = good.iter().flat_map(Good::trained).collect();
+
+    let (done, total) = (Cell::new(0), train.len());
+    let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
+    let features = extract_features(
+        backbone,
+        &train,
+        |e| {
+            unreadable.push(e);
+            lost.push(done.get());
+        },
+        || {
+            done.set(done.get() + 1);
+            observe(Event::Features { done: done.get(), total });
+        },
+    )?;
+    for e in &unreadable {
+        observe(Event::Unreadable(e));
+    }
+    if features.is_empty() {
+        return Err(Error::dataset(dataset.root(), "none of the images to train on can be read"));
+    }
+    let mut first = 0;
+    for Good { category, split, .. } in good {
+        let end = first + split.train.len();
+        if lost.iter().filter(|&&i| (first..end).contains(&i)).count() == split.train.len() {
+            let reason = format!("category `{category}`: no image to train on can be read");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+        first = end;
+    }
+    for of in good {
+        let held_out = of.held_out();
+        if !held_out.iter().any(|file| load_image(file).is_ok()) {
+            let category = of.category;
+            let reason = format!("category `{category}`: no image to calibrate with can be read");
+            return Err(Error::dataset(dataset.root(), reason));
+        }
+    }
+    Ok(features)
+}
+
+/// Trains to the end; false if it was stopped before.
+fn train(
+    trainer: &mut Trainer,
+    options: &FitOptions,
+    observe: &mut dyn FnMut(Event) -> Control,
+) -> Result<bool> {
+    let save = |trainer: &Trainer| match &options.state {
+        Some(path) => trainer.state().save(path),
+        None => Ok(()),
+    };
+    let total = trainer.config().steps;
+    while !trainer.is_done() {
+        let report = match trainer.step() {
+            Ok(report) => report,
+            Err(e) => {
+                save(trainer)?;
+                return Err(e);
+            }
+        };
+        let control = observe(Event::Step { report, total });
+        if control == Control::Stop && !trainer.is_done() {
+            save(trainer)?;
+            return Ok(false);
+        }
+        if report.step.is_multiple_of(options.save_every) || trainer.is_done() {
+            save(trainer)?;
+        }
+    }
+    Ok(true)
 }

@@ -31,9 +31,9 @@ fn trains_learns_a_prior_and_calibrates() {
     there.save(&path).unwrap();
     let mut here = Detector::load(&path).unwrap();
     let category = &good.categories()[0];
-    let all = vec![(category.name.clone(), category.train.clone())];
+    let all = vec![(category.name.clone(), category.train().to_vec())];
     let stats = here.learn_prior(&all, |_, read| read).unwrap().remove(0);
-    let split = hold_out(category.train.len(), 0, options.seed);
+    let split = hold_out(category.train().len(), 0, options.seed);
     // What stands out, by Gaussians of few images, moves more than the latents do.
     let numbers = |of: &[ImageStats]| -> Vec<(f64, f64)> {
         let exact = |s: &ImageStats| [s.abs, s.nll].map(|number| (number.into(), 1e-2));

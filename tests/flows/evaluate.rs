@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use image::{GrayImage, Luma, RgbImage};
-use invad::data::{Dataset, TestImage};
+use invad::data::{Dataset, Sample};
 use invad::detect::{self, BestThreshold, Evaluated, Evaluation, ScoreOptions};
 use invad::metrics::{self, Metrics};
 use invad::{Error, detect::ImageResult};
@@ -60,7 +60,7 @@ type Seen = (String, bool, f64, f64);
 fn evaluate(root: &Path) -> (Evaluation, Vec<Seen>, Vec<Error>) {
     let dataset = Dataset::open(root, &[]).unwrap();
     let (mut seen, mut unreadable) = (Vec::new(), Vec::new());
-    let each = |test: &TestImage, result: invad::Result<ImageResult>| {
+    let each = |test: &Sample, result: invad::Result<ImageResult>| {
         let r = match result {
             Ok(r) => r,
             Err(e) => {
@@ -242,7 +242,7 @@ fn categories_without_anomalies_or_images() {
 
     let dataset = || Dataset::open(folder.path(), &[]).unwrap();
     let run = |dataset: &Dataset| {
-        let each = |_: &TestImage, _: invad::Result<ImageResult>| Ok(());
+        let each = |_: &Sample, _: invad::Result<ImageResult>| Ok(());
         detect::evaluate(detector(), dataset, &Default::default(), each).unwrap_err().to_string()
     };
     for i in 0..3 {
@@ -260,7 +260,7 @@ fn other_categories_are_pooled() {
     fs::rename(folder.path().join("dots"), folder.path().join("others")).unwrap();
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let mut scores = Vec::new();
-    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+    let each = |_: &Sample, result: invad::Result<ImageResult>| {
         let r = result.unwrap();
         let options = ScoreOptions {
             category: (r.category == "stripes").then(|| "stripes".into()),
@@ -281,7 +281,7 @@ fn the_paper_protocol() {
     data(folder.path());
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let (mut abs, mut nll, mut labels) = (Vec::new(), Vec::new(), Vec::new());
-    let each = |_: &TestImage, result: invad::Result<ImageResult>| {
+    let each = |_: &Sample, result: invad::Result<ImageResult>| {
         let r = result.unwrap();
         if r.category == "dots" {
             abs.push(f64::from(r.scored.stats.abs));

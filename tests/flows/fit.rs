@@ -227,7 +227,7 @@ fn learns_a_prior_where_the_recipe_has_one() {
         let (name, trained) = detector.calibration().trained.first_key_value().unwrap();
         assert_eq!((name, trained.len()), (&category.name, 16));
         let split = hold_out(24, 0, options.seed);
-        let images = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
+        let images = split.train.iter().map(|&i| load_image(&category.train()[i]).unwrap());
         let scored = detector.score(&images.collect::<Vec<_>>()).unwrap();
         let stats =
             |of: &[ImageStats], f: fn(&ImageStats) -> f32| -> f32 { of.iter().map(f).sum() };
@@ -247,7 +247,7 @@ fn held_out_and_painted(
     dataset: &Dataset,
     category: usize,
 ) -> (Vec<RgbImage>, Vec<RgbImage>, Vec<Mask>) {
-    let files = &dataset.categories()[category].train;
+    let files = &dataset.categories()[category].train();
     let seed = options(None).seed;
     let held_out = hold_out(files.len(), category as u64, seed).held_out;
     let normal: Vec<_> = held_out
@@ -272,8 +272,9 @@ fn apart(detector: &Detector, dataset: &Dataset) -> Detector {
     detector.save(&path).unwrap();
     let mut detector = Detector::load(&path).unwrap();
     let split = dataset.categories().iter().enumerate().map(|(i, category)| {
-        let split = hold_out(category.train.len(), i as u64, options(None).seed);
-        let files = |of: Vec<usize>| of.into_iter().map(|i| category.train[i].clone()).collect();
+        let split = hold_out(category.train().len(), i as u64, options(None).seed);
+        let files =
+            |of: Vec<usize>| of.into_iter().map(|i| category.train()[i].path.clone()).collect();
         (category.name.clone(), files(split.train), files(split.held_out))
     });
     let split: Vec<(String, Vec<PathBuf>, Vec<PathBuf>)> = split.collect();
@@ -331,8 +332,8 @@ fn simpler_methods_beside_the_detector() {
         let own = &comparison.detector.categories[name];
         near(own.image_auroc, auroc(&score(&normal), &score(&painted)));
         assert!(own.au_pro.is_some());
-        let split = hold_out(category.train.len(), i as u64, 3);
-        let trained = split.train.iter().map(|&i| load_image(&category.train[i]).unwrap());
+        let split = hold_out(category.train().len(), i as u64, 3);
+        let trained = split.train.iter().map(|&i| load_image(&category.train()[i]).unwrap());
         let padim = Padim::fit(&features(&trained.collect::<Vec<_>>())).unwrap();
         let score = |images: &[RgbImage]| -> Vec<f64> {
             padim.maps(&features(images)).unwrap().iter().map(Padim::score).collect()

@@ -68,9 +68,9 @@ fn photographs_score_as_on_the_cpu() {
     let detector = detector(&photographs, folder.path());
     let (mut images, mut labels) = (Vec::new(), Vec::new());
     for category in photographs.categories() {
-        let loaded = category.test.iter().map(|test| load_image(&test.path).unwrap());
+        let loaded = category.test().iter().map(|test| load_image(&test.path).unwrap());
         images.push((category.name.clone(), loaded.collect()));
-        labels.extend(category.test.iter().map(|test| test.defect.is_some()));
+        labels.extend(category.test().iter().map(|test| test.defect.is_some()));
     }
     let (want, got) = (scores(&detector, Device::Cpu, &images), scores(&detector, gpu, &images));
     assert_eq!((want.len(), got.len()), (labels.len(), labels.len()));

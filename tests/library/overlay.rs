@@ -1,7 +1,7 @@
 //! Anomaly maps as pictures.
 
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use invad::data::{Dataset, Mask, load_test};
+use invad::data::{Dataset, Mask, load_sample};
 use invad::detect::overlay::{self, PREDICTED, TRUTH, colour, contour, fade, heat_map, mask_image};
 use invad::detect::panel::{Row, panel};
 
@@ -139,8 +139,8 @@ fn empty_mask(width: usize, height: usize) -> Mask {
 fn a_page_of_the_demo() {
     let set = Dataset::open(photographs(), &["cup".into()]).unwrap();
     let cup = &set.categories()[0];
-    let defect = cup.test.iter().find(|t| t.mask.is_some()).unwrap();
-    let (image, mask) = load_test(defect).unwrap();
+    let defect = cup.test().iter().find(|t| t.mask.is_some()).unwrap();
+    let (image, mask) = load_sample(defect).unwrap();
     let mask = mask.unwrap();
     let map: Vec<f32> = mask.pixels().iter().map(|&p| if p { 5.0 } else { 0.0 }).collect();
     let bad = Row {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use invad::data::TestImage;
+use invad::data::{Sample, Split};
 use invad::report::{Images, Report};
 
 use crate::support::report::*;
@@ -83,7 +83,7 @@ fn the_page_stays_small() {
     let mut images = Images::default();
     for i in 0..600 {
         let defect = (i % 2 == 0).then(|| "dent".to_string());
-        let test = TestImage { path: format!("{i}.png").into(), defect, mask: None };
+        let test = Sample { defect, ..Sample::good(format!("{i}.png"), Split::Test) };
         images.add(image("bolt", &test, f64::from(i) / 100.0, (800, 600)));
     }
     let html = Report { images, ..made }.html();
@@ -110,7 +110,7 @@ fn the_page_stays_small() {
 fn without_defects_or_anything() {
     let made = report();
     let mut images = Images::default();
-    let test = TestImage { path: "0.png".into(), defect: None, mask: None };
+    let test = Sample::good("0.png", Split::Test);
     images.add(image("bolt", &test, 1.0, (30, 20)));
     let html =
         Report { images, baselines: None, training: Vec::new(), warnings: Vec::new(), ..made }

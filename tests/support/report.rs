@@ -1,11 +1,11 @@
 //! A report of made-up results.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use image::{Rgb, RgbImage};
 use invad::checkpoint::ImageStats;
-use invad::data::{Mask, TestImage};
+use invad::data::{Mask, Sample, Split};
 use invad::detect::{AnomalyMap, Evaluated, Evaluation, ImageResult, Scored};
 use invad::metrics::Metrics;
 use invad::report::{Image, Images, Report};
@@ -61,7 +61,7 @@ pub fn scored(score: f64, threshold: f64) -> Scored {
 }
 
 /// An image of a report.
-pub fn image(category: &str, test: &TestImage, score: f64, (width, height): (u32, u32)) -> Image {
+pub fn image(category: &str, test: &Sample, score: f64, (width, height): (u32, u32)) -> Image {
     let defective = test.defect.is_some();
     Image::new(&ImageResult {
         category,
@@ -90,7 +90,7 @@ pub fn report() -> Report {
             scores.push(score);
             labels.push(defect.is_some());
             let file = if i == 0 { "<b>.png".into() } else { format!("{i:03}.png") };
-            let test = TestImage { path: PathBuf::from("data").join(file), defect, mask: None };
+            let test = Sample { defect, ..Sample::good(Path::new("data").join(file), Split::Test) };
             let size = [(200, 150), (900, 400), (40, 60)][c];
             images.add(image(name, &test, score, size));
         }

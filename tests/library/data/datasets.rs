@@ -1,10 +1,13 @@
 //! Folders of images as data sets.
 
+use invad::data::layouts::{LAYOUTS, Layout};
+use invad::data::{Category, Split};
+
 use super::*;
 use crate::support::photographs;
 
-fn names(paths: &[PathBuf]) -> Vec<String> {
-    paths.iter().map(|p| p.file_name().unwrap().to_str().unwrap().into()).collect()
+fn names(samples: &[Sample]) -> Vec<String> {
+    samples.iter().map(|s| s.path.file_name().unwrap().to_str().unwrap().into()).collect()
 }
 
 fn tree(files: &[&str]) -> TempDir {
@@ -22,11 +25,11 @@ fn the_demo() {
     assert!(categories.iter().map(|c| c.name.as_str()).eq(["brick", "cup", "gravel"]));
     assert!(set.warnings().is_empty());
     for category in categories {
-        assert_eq!((category.train.len(), category.test.len()), (40, 48));
-        assert!(category.train.is_sorted());
-        assert!(category.test.is_sorted_by_key(|t| &t.path));
-        for test in &category.test {
-            let (image, mask) = load_test(test).unwrap();
+        assert_eq!((category.train().len(), category.test().len()), (40, 48));
+        assert!(category.train().is_sorted_by_key(|t| &t.path));
+        assert!(category.test().is_sorted_by_key(|t| &t.path));
+        for test in category.test() {
+            let (image, mask) = load_sample(test).unwrap();
             match (&test.defect, mask) {
                 (None, None) => {}
                 (Some(defect), Some(mask)) => {
@@ -71,14 +74,14 @@ fn plain_folders() {
     let set = Dataset::open(folder.path().join("nuts"), &[]).unwrap();
     let [nuts] = set.categories() else { panic!("{set:?}") };
     assert_eq!(nuts.name, "nuts");
-    assert_eq!(names(&nuts.train), ["a.jpeg", "b.PNG", "c.tif"]);
-    assert!(nuts.test.is_empty());
+    assert_eq!(names(nuts.train()), ["a.jpeg", "b.PNG", "c.tif"]);
+    assert!(nuts.test().is_empty());
     fs::create_dir_all(folder.path().join("bolts/train")).unwrap();
     fs::rename(folder.path().join("nuts/good"), folder.path().join("bolts/train/good")).unwrap();
     for inside in ["bolts/train/good", "bolts/train"] {
         let set = Dataset::open(folder.path().join(inside), &[]).unwrap();
         let [bolts] = set.categories() else { panic!("{set:?}") };
-        assert_eq!((&bolts.name[..], names(&bolts.train)), ("bolts", vec!["c.tif".to_string()]));
+        assert_eq!((&bolts.name[..], names(bolts.train())), ("bolts", vec!["c.tif".to_string()]));
     }
     let wrong = folder.path().join("nuts");
     refused(
@@ -108,7 +111,7 @@ fn masks_are_paired_by_name() {
         "a/ground_truth/gone/1_mask.png",
     ]);
     let set = Dataset::open(folder.path(), &[]).unwrap();
-    let test = &set.categories()[0].test;
+    let test = &set.categories()[0].test();
     let got: Vec<_> = test
         .iter()
         .map(|t| {
@@ -145,7 +148,7 @@ fn what_is_no_data_set() {
     let folder = tree(&["a/train/good/0.png", "b/train/good/0.txt", "c/test/good/0.png"]);
     let dataset = Dataset::open(folder.path(), &[]).unwrap();
     let counts: Vec<_> =
-        dataset.categories().iter().map(|c| (c.train.len(), c.test.len())).collect();
+        dataset.categories().iter().map(|c| (c.train().len(), c.test().len())).collect();
     assert_eq!(counts, [(1, 0), (0, 0), (0, 1)]);
     refused(
         Dataset::open(folder.path(), &["a".into(), "d".into()]),
@@ -161,10 +164,10 @@ fn a_mask_of_another_size_is_refused() {
     let image = put(&folder, "image.png", encode(&picture(16, 12).into(), ImageFormat::Png));
     let mask = encode(&GrayImage::new(12, 16).into(), ImageFormat::Png);
     let mask = put(&folder, "mask.png", mask);
-    let test = TestImage { path: image, defect: Some("cut".into()), mask: Some(mask.clone()) };
-    refused(load_test(&test), &mask, "12×16");
-    refused(load_test(&test), &mask, "16×12");
-    let (_, none) = load_test(&TestImage { mask: None, ..test }).unwrap();
+    let test = Sample::defective(image, "cut", Some(mask.clone()));
+    refused(load_sample(&test), &mask, "12×16");
+    refused(load_sample(&test), &mask, "16×12");
+    let (_, none) = load_sample(&Sample { mask: None, ..test }).unwrap();
     assert_eq!(none, None);
 }
 
@@ -177,14 +180,14 @@ fn links_are_followed_but_not_back() {
     std::os::unix::fs::symlink(folder.path().join("elsewhere"), good.join("other")).unwrap();
     std::os::unix::fs::symlink("nowhere", good.join("latest")).unwrap();
     let set = Dataset::open(folder.path(), &["a".into()]).unwrap();
-    assert_eq!(names(&set.categories()[0].train), ["0.png", "1.png"]);
+    assert_eq!(names(set.categories()[0].train()), ["0.png", "1.png"]);
     let inputs = collect_inputs(&[good.display().to_string()]);
     assert_eq!(inputs.len(), 2);
 
     let dangling = good.join("2.png");
     std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
     let set = Dataset::open(folder.path(), &["a".into()]).unwrap();
-    assert_eq!(names(&set.categories()[0].train), ["0.png", "2.png", "1.png"]);
+    assert_eq!(names(set.categories()[0].train()), ["0.png", "2.png", "1.png"]);
     refused(load_image(&dangling), &dangling, "No such file");
 }
 
@@ -196,4 +199,72 @@ fn folders_of_images_beside_categories_are_told() {
     let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
     assert!(warning.contains("more: ignored"), "{warning}");
     assert!(Dataset::open(folder.path(), &["a".into()]).unwrap().warnings().is_empty());
+}
+
+/// Files whose names say all: part-view-ok.png, part-view-scratch.png.
+#[derive(Debug)]
+struct Flat;
+
+impl Layout for Flat {
+    fn shape(&self) -> &'static str {
+        "part-view-label.png"
+    }
+
+    fn recognises(&self, root: &Path) -> invad::Result<bool> {
+        Ok(root.is_dir())
+    }
+
+    fn scan(
+        &self,
+        root: &Path,
+        _: &[String],
+        warnings: &mut Vec<String>,
+    ) -> invad::Result<Vec<Category>> {
+        let mut samples = Vec::new();
+        for path in collect_inputs(&[root.display().to_string()]) {
+            let path = path?;
+            let stem = path.file_stem().unwrap().to_str().unwrap().to_string();
+            let [part, view, label] = stem.split('-').collect::<Vec<_>>()[..] else {
+                warnings.push(format!("{stem}: no name of this layout"));
+                continue;
+            };
+            let sample = match (part, label) {
+                ("1", "ok") => Sample::good(path, Split::Train),
+                (_, "ok") => Sample::good(path, Split::Test),
+                (_, defect) => Sample::defective(path, defect, None),
+            };
+            samples.push(Sample { view: Some(view.into()), ..sample });
+        }
+        Ok(vec![Category::new("parts", samples)])
+    }
+}
+
+#[test]
+fn a_layout_of_somebody_elses() {
+    let folder =
+        tree(&["2-top-dent.png", "2-top-ok.png", "1-side-ok.png", "1-top-ok.png", "x.png"]);
+    let set = Dataset::open_as(&Flat, folder.path(), &[]).unwrap();
+    let [parts] = set.categories() else { panic!("{set:?}") };
+    assert_eq!(names(parts.train()), ["1-side-ok.png", "1-top-ok.png"]);
+    assert_eq!(names(parts.test()), ["2-top-dent.png", "2-top-ok.png"]);
+    assert_eq!(parts.test()[0].defect.as_deref(), Some("dent"));
+    assert_eq!(parts.train()[0].view.as_deref(), Some("side"));
+    assert_eq!(set.warnings(), ["x: no name of this layout"]);
+}
+
+/// One of each layout, and which of them recognises it first.
+#[test]
+fn layouts_are_asked_in_turn() {
+    for (files, first) in [
+        (&["a/train/good/0.png", "b.png"][..], Some(0)),
+        (&["train/good/0.png"], Some(0)),
+        (&["a/test/dent/0.png"], Some(0)),
+        (&["0.png", "other/1.png"], Some(1)),
+        (&["good/0.png"], Some(1)),
+        (&["other/0.png", "readme.txt"], None),
+    ] {
+        let folder = tree(files);
+        let found = LAYOUTS.iter().position(|layout| layout.recognises(folder.path()).unwrap());
+        assert_eq!(found, first, "{files:?}");
+    }
 }

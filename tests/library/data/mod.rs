@@ -15,8 +15,7 @@ use image::{
     DynamicImage, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
 };
 use invad::data::{
-    Dataset, Mask, TestImage, collect_inputs, load_image, load_mask, load_test, write_map,
-    write_png,
+    Dataset, Mask, Sample, collect_inputs, load_image, load_mask, load_sample, write_map, write_png,
 };
 use invad::files::write_atomic;
 use tempfile::TempDir;
