@@ -49,8 +49,8 @@ fn pictures_and_records_of_each_image() {
         let map = read_map(&out.path().join(line["map"].as_str().unwrap()));
         assert_eq!((map.0, map.1), (64, 48));
         let largest = map.2.iter().copied().fold(f32::MIN, f32::max);
-        // Interpolation and smoothing only take from the largest cell.
-        assert!(0.0 < largest && f64::from(largest) <= number("max"), "{largest}");
+        // The filter's lobes may go beyond the largest cell a little.
+        assert!(0.0 < largest && f64::from(largest) <= 1.1 * number("max"), "{largest}");
     }
     let of = |kind: &str| -> Vec<f64> {
         let of = lines.iter().filter(|l| l["path"].as_str().unwrap().contains(kind));
