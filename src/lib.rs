@@ -19,6 +19,7 @@ mod fit;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
+#[cfg(feature = "report")]
 pub mod report;
 pub mod tensor;
 pub mod train;

@@ -8,6 +8,7 @@ mod map;
 mod measure;
 mod moments;
 pub mod overlay;
+#[cfg(feature = "panel")]
 pub mod panel;
 mod scale;
 

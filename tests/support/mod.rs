@@ -7,6 +7,7 @@ pub mod files;
 pub mod networks;
 pub mod numbers;
 pub mod png;
+#[cfg(feature = "report")]
 pub mod report;
 
 use std::path::{Path, PathBuf};
