@@ -1,5 +1,5 @@
-//! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, and a hash of that
-//! text. Needs no CUDA.
+//! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, a hash of that text, and the parameters
+//! of its entry point. Needs no CUDA.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -31,14 +31,41 @@ fn main() {
         fs::write(&file, &text).expect("OUT_DIR can be written");
         let digest = Sha256::digest(text.as_bytes());
         let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
+        let parameters = parameters(name, &text);
         writeln!(
             table,
-            "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}) }},"
+            "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}), \
+             parameters: &[{parameters}] }},"
         )
         .unwrap();
     }
     table.push_str("]\n");
     fs::write(out.join("kernels.rs"), table).expect("OUT_DIR can be written");
+}
+
+/// The parameters of a kernel as Rust has them: `("x", Address), ("n", Int)`.
+fn parameters(name: &str, text: &str) -> String {
+    let entry = text.find("\nKERNEL void ").map(|at| &text[at..]);
+    let list = entry.and_then(|entry| {
+        let (_, rest) = entry.split_once(&format!("{name}("))?;
+        rest.split_once(')').map(|(list, _)| list)
+    });
+    let list = list.unwrap_or_else(|| panic!("{KERNELS}/{name}.cu: no `KERNEL void … {name}(…)`"));
+    let parsed = list.split(',').map(|parameter| {
+        let words: Vec<&str> = parameter
+            .split(|c: char| c.is_whitespace() || c == '*')
+            .filter(|w| !w.is_empty())
+            .collect();
+        let kind = match words[0] {
+            _ if parameter.contains('*') => "Address",
+            "int" => "Int",
+            "float" => "Float",
+            "double" => "Double",
+            _ => panic!("{KERNELS}/{name}.cu: `{}`: neither pointer nor number", parameter.trim()),
+        };
+        format!("({:?}, Kind::{kind})", words[words.len() - 1])
+    });
+    parsed.collect::<Vec<_>>().join(", ")
 }
 
 /// Appends the file to `text`, in place of every `#include "…"` the file named there, relative to

@@ -30,6 +30,7 @@ type Variant = (Box<[Define]>, Arc<Kernel>);
 /// A kernel, loaded on a GPU.
 pub(crate) struct Kernel {
     name: &'static str,
+    parameters: &'static [(&'static str, Kind)],
     function: CudaFunction,
     /// The largest block it can be launched with.
     threads: u32,
@@ -50,14 +51,23 @@ pub(crate) struct Launch {
     pub shared: u32,
 }
 
+/// What a kernel's parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Address,
+    Int,
+    Float,
+    Double,
+}
+
 /// An argument of a kernel, in the first bytes of a word.
 #[derive(Clone, Copy)]
-pub(crate) struct Arg([u8; 8]);
+pub(crate) struct Arg(Kind, [u8; 8]);
 
 impl From<u64> for Arg {
     /// An address.
     fn from(address: u64) -> Self {
-        Self(address.to_ne_bytes())
+        Self(Kind::Address, address.to_ne_bytes())
     }
 }
 
@@ -70,22 +80,24 @@ impl From<Option<u64>> for Arg {
 
 impl From<i32> for Arg {
     fn from(value: i32) -> Self {
-        let mut word = [0; 8];
-        word[..4].copy_from_slice(&value.to_ne_bytes());
-        Self(word)
+        Self(Kind::Int, word(value.to_ne_bytes()))
     }
 }
 
 impl From<f32> for Arg {
     fn from(value: f32) -> Self {
-        (value.to_bits() as i32).into()
+        Self(Kind::Float, word(value.to_ne_bytes()))
     }
 }
 
 impl From<f64> for Arg {
     fn from(value: f64) -> Self {
-        value.to_bits().into()
+        Self(Kind::Double, value.to_ne_bytes())
     }
+}
+
+fn word([a, b, c, d]: [u8; 4]) -> [u8; 8] {
+    [a, b, c, d, 0, 0, 0, 0]
 }
 
 /// `[a, b, c]` as arguments of a kernel.
@@ -134,6 +146,7 @@ impl Kernel {
             static_shared: attribute(Attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
             dynamic_shared: Mutex::new(SHARED_BY_DEFAULT),
             name,
+            parameters: source.parameters,
             function,
         })
     }
@@ -141,10 +154,13 @@ impl Kernel {
     /// Queues the kernel. An empty grid does nothing.
     ///
     /// # Safety
-    /// `args` are of the number, types and order of the kernel's parameters, and what they and the
-    /// launch's size say is true of the memory behind the addresses.
+    /// What `args` and the launch's size say is true of the memory behind the addresses.
+    ///
+    /// # Panics
+    /// If `args` are not of the number and kinds of the kernel's parameters.
     pub unsafe fn launch(&self, context: &Context, launch: Launch, args: &[Arg]) -> Result<()> {
         let Launch { grid, block, shared } = launch;
+        expect_kinds(self.name, self.parameters, args);
         if grid.contains(&0) {
             return Ok(());
         }
@@ -152,7 +168,7 @@ impl Kernel {
         context.bind()?;
         let mut pointers = [std::ptr::null_mut::<c_void>(); 32];
         for (pointer, arg) in pointers.iter_mut().zip(args) {
-            *pointer = arg.0.as_ptr().cast_mut().cast();
+            *pointer = arg.1.as_ptr().cast_mut().cast();
         }
         let [x, y, z] = grid.map(|n| n as u32);
         // SAFETY: the function is loaded; the driver copies the arguments, which the caller vouches
@@ -197,5 +213,49 @@ impl Kernel {
             *allowed = shared + self.static_shared;
         }
         Ok(())
+    }
+}
+
+/// Holds the arguments of a launch to the parameters of the kernel's source.
+fn expect_kinds(kernel: &str, parameters: &[(&str, Kind)], args: &[Arg]) {
+    let kinds = args.iter().map(|arg| arg.0);
+    let same = parameters.len() == args.len() && parameters.iter().map(|p| p.1).eq(kinds.clone());
+    assert!(same, "{kernel}: {parameters:?} get {:?}", kinds.collect::<Vec<_>>());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_from_the_sources() {
+        use Kind::{Address, Double, Float, Int};
+        let of = |name| find(name).unwrap().parameters;
+        let clip = [
+            ("sums", Address),
+            ("u", Address),
+            ("norm", Address),
+            ("count", Int),
+            ("max_norm", Double),
+        ];
+        assert_eq!(of("global_norm_clip"), clip);
+        let step = [("x", Address), ("output", Address), ("n", Int), ("a", Float), ("b", Float)];
+        assert_eq!(of("inversion_step"), step);
+        expect_kinds("inversion_step", &step, &args![1u64, 2u64, 3, 4.0f32, 5.0f32]);
+    }
+
+    #[test]
+    fn other_arguments_are_refused() {
+        let step = find("inversion_step").unwrap().parameters;
+        for args in [
+            &args![1u64, 2u64, 3, 4.0f32][..],
+            &args![1u64, 2u64, 3, 4.0f32, 5.0f32, 6],
+            &args![1u64, 2u64, 4.0f32, 3, 5.0f32],
+            &args![1u64, 2u64, 3, 4.0f32, 5.0],
+            &args![1u64, 2, 3, 4.0f32, 5.0f32],
+        ] {
+            let refused = std::panic::catch_unwind(|| expect_kinds("inversion_step", step, args));
+            assert!(refused.is_err());
+        }
     }
 }

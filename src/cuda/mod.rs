@@ -25,6 +25,7 @@ mod transfer;
 pub use compile::{Compiled, Usage, compile};
 pub use cudarc;
 pub use graph::Graph;
+use launch::Kind;
 pub use ops::{Variant, variants};
 pub use probe::{Gpu, Library, Probe, probe};
 pub use queue::{Element, Queue};
@@ -38,6 +39,8 @@ struct Source {
     name: &'static str,
     hash: &'static str,
     text: &'static str,
+    /// The names and kinds of its parameters, in order.
+    parameters: &'static [(&'static str, Kind)],
 }
 
 static SOURCES: &[Source] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
