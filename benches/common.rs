@@ -268,7 +268,7 @@ fn copy(bytes: usize) -> f64 {
 #[cfg(feature = "cuda")]
 fn copy_on_gpu(bytes: usize) -> f64 {
     const COPIES: u32 = 10;
-    let context = invad::cuda::cudarc::driver::CudaContext::new(0).unwrap();
+    let context = invad::cuda::interop::cudarc::driver::CudaContext::new(0).unwrap();
     let stream = context.default_stream();
     let from = stream.alloc_zeros::<u8>(bytes).unwrap();
     let mut to = stream.alloc_zeros::<u8>(bytes).unwrap();

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use common::say;
 use half::f16;
-use invad::cuda::cudarc::driver::{CudaContext, DriverError};
-use invad::cuda::{Queue, probe};
+use invad::cuda::interop::Queue;
+use invad::cuda::interop::cudarc::driver::{CudaContext, DriverError};
+use invad::cuda::probe;
 use invad::{Error, Result, ops};
 
 /// Runs the attention kernel on memory allocated with cudarc and shows the first numbers

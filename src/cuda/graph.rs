@@ -30,7 +30,7 @@ impl Graph {
     /// by waiting for the whole GPU (`cuCtxSynchronize`), which the driver refuses meanwhile.
     ///
     /// Recorded work has the addresses of the tensors it was given, whose memory lives as long as the recording
-    /// does. Numbers cannot be copied between host and GPU in it, and memory of a [`Queue`](super::Queue) cannot take
+    /// does. Numbers cannot be copied between host and GPU in it, and memory of a [`Queue`](super::interop::Queue) cannot take
     /// part.
     ///
     /// # Errors

@@ -15,20 +15,18 @@ mod compile;
 mod context;
 mod gemm;
 mod graph;
+pub mod interop;
 mod launch;
 mod memory;
 pub(crate) mod ops;
 mod probe;
-mod queue;
 mod transfer;
 
 pub use compile::{Compiled, Usage, compile};
-pub use cudarc;
 pub use graph::Graph;
 use launch::Kind;
 pub use ops::{Variant, variants};
 pub use probe::{Gpu, Library, Probe, probe};
-pub use queue::{Element, Queue};
 
 pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
 pub(crate) use memory::{Memory, Slice, SliceMut};

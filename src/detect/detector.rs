@@ -42,7 +42,7 @@ pub struct Scored {
     /// Where it differs from normal.
     pub map: AnomalyMap,
     /// From which value on a cell of the map of an anomalous image counts as anomalous: the threshold of
-    /// [`ScoreKind::Top5`] with a [`Prior`], or of [`ScoreKind::Block`].
+    /// [`ScoreKind::Top5`](super::ScoreKind::Top5) with a [`Prior`], or of [`ScoreKind::Block`](super::ScoreKind::Block).
     pub map_threshold: f32,
     /// The values to show as the lowest and the highest colour: what is common in normal images, and
     /// as far beyond 3 of their standard deviations. The same for all images.

@@ -35,7 +35,7 @@ impl Evaluated {
 /// The metrics of a data set, in percent: what `metrics.json` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// With calibrated scores and maps as [`AnomalyMap::resize`] makes them.
+    /// With calibrated scores and maps as [`AnomalyMap::resize`](super::AnomalyMap::resize) makes them.
     #[serde(flatten)]
     pub calibrated: Evaluated,
     /// Under the protocol of the method's paper: m(Abs) + m(NLL), m the range of a category's test

@@ -1,5 +1,5 @@
-//! What differs between the host and a GPU above single operations: how work is run again ([`Replay`]), how numbers
-//! come and go ([`Upload`], [`Readback`]), and how much memory there is and is taken ([`Plan`]).
+//! What differs between the host and a GPU above single operations: how work is run again (replay), how numbers
+//! come and go (staging), and how much memory there is and is taken ([`Plan`]).
 
 mod memory;
 mod plan;

@@ -1,5 +1,6 @@
-use invad::cuda::cudarc::driver::CudaContext;
-use invad::cuda::{Graph, Queue};
+use invad::cuda::Graph;
+use invad::cuda::interop::Queue;
+use invad::cuda::interop::cudarc::driver::CudaContext;
 use invad::{DType, Device, Tensor, ops};
 
 use crate::alone::passes_alone;

@@ -5,10 +5,10 @@ mod cache;
 mod features;
 mod fit;
 mod graph;
+mod interop;
 mod inversion;
 mod memory;
 mod probe;
-mod queue;
 mod refused;
 #[path = "../support/mod.rs"]
 mod support;

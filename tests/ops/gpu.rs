@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use half::f16;
 use invad::cuda::compile;
-use invad::cuda::cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
-use invad::cuda::cudarc::nvrtc::Ptx;
+use invad::cuda::interop::cudarc::driver::{CudaContext, CudaFunction, CudaStream, LaunchConfig};
+use invad::cuda::interop::cudarc::nvrtc::Ptx;
 use invad::tensor::TensorViewMut;
 use invad::{DType, Device, Tensor};
 

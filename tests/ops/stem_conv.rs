@@ -2,7 +2,7 @@
 
 mod on_gpu {
     use half::f16;
-    use invad::cuda::cudarc::driver::PushKernelArg;
+    use invad::cuda::interop::cudarc::driver::PushKernelArg;
 
     use crate::gpu::*;
     use crate::support::numbers::{assert_close, uniform};

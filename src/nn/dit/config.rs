@@ -11,7 +11,7 @@ pub(super) const PER_BLOCK: usize = 6;
 /// Hidden units of the MLP per unit of width.
 pub(super) const MLP_RATIO: usize = 4;
 
-/// The sizes of a [`Dit`].
+/// The sizes of a [`Dit`](super::Dit).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DitConfig {

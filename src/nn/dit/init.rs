@@ -12,7 +12,7 @@ impl Dit {
     /// positions, zero for biases, modulation and output layer, so that a fresh network returns 0.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if the device cannot be used.
+    /// [`Error::Unavailable`](crate::Error::Unavailable) if the device cannot be used.
     pub fn init(&self, seed: u64, device: Device) -> Result<Tensor> {
         let mut values = vec![0.0f32; self.len];
         self.init_each(seed, |p, numbers| {

@@ -51,7 +51,7 @@ impl Dit {
     /// A network of these sizes.
     ///
     /// # Errors
-    /// [`Error::Argument`] if a size is 0 or out of range, or sizes do not divide as they should.
+    /// [`Error::Argument`](crate::Error::Argument) if a size is 0 or out of range, or sizes do not divide as they should.
     pub fn new(config: DitConfig) -> Result<Self> {
         config.check()?;
         let DitConfig { channels, width, depth, patch, .. } = config;

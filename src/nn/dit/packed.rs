@@ -33,7 +33,7 @@ impl PackedDit {
     ///
     /// # Errors
     /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
-    /// not enough memory; those of [`DitConfig::require`].
+    /// not enough memory; those of [`DitConfig::require`](super::DitConfig::require).
     pub fn new(
         dit: &Dit,
         parameters: &Tensor,

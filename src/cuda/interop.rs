@@ -1,7 +1,8 @@
-//! Operations on memory and a stream of the caller's.
+//! Operations on memory and a stream of the caller's: the one place whose signatures name cudarc.
 
 use std::sync::Arc;
 
+pub use cudarc;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 use half::{bf16, f16};
 
@@ -16,7 +17,7 @@ use crate::tensor::{DType, Shape, TensorView, TensorViewMut};
 /// ```no_run
 /// use std::sync::Arc;
 ///
-/// use invad::cuda::{Queue, cudarc::driver::CudaContext};
+/// use invad::cuda::interop::{Queue, cudarc::driver::CudaContext};
 /// use invad::ops;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

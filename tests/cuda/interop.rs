@@ -1,6 +1,6 @@
 use half::f16;
-use invad::cuda::Queue;
-use invad::cuda::cudarc::driver::CudaContext;
+use invad::cuda::interop::Queue;
+use invad::cuda::interop::cudarc::driver::CudaContext;
 use invad::{DType, Tensor, ops};
 
 use crate::alone::passes_alone;
