@@ -1,5 +1,5 @@
-//! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, a hash of that text, and the parameters
-//! of its entry point. Needs no CUDA.
+//! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, a hash of that text, the parameters of
+//! its entry point, and the sets of constants that operations compile it with. Needs no CUDA.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -31,11 +31,11 @@ fn main() {
         fs::write(&file, &text).expect("OUT_DIR can be written");
         let digest = Sha256::digest(text.as_bytes());
         let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
-        let parameters = parameters(name, &text);
+        let (parameters, sets) = (parameters(name, &text), sets(&path, &text));
         writeln!(
             table,
             "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}), \
-             parameters: &[{parameters}] }},"
+             parameters: &[{parameters}], sets: &[{sets}] }},"
         )
         .unwrap();
     }
@@ -66,6 +66,35 @@ fn parameters(name: &str, text: &str) -> String {
         format!("({:?}, Kind::{kind})", words[words.len() - 1])
     });
     parsed.collect::<Vec<_>>().join(", ")
+}
+
+/// The sets of constants as Rust has them. Each line `// Sets: A 1 2, B 0 1` of the comment at the head stands for
+/// every choice of a value for each constant; without one there is the empty set.
+fn sets(path: &Path, text: &str) -> String {
+    let mut all: Vec<Vec<String>> = Vec::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("// Sets: ")) {
+        let mut sets = vec![Vec::new()];
+        for constant in line.split(',') {
+            let mut words = constant.split_whitespace();
+            let name = words.next().unwrap_or_else(|| panic!("{}: `{line}`", path.display()));
+            let values: Vec<i64> = words
+                .map(|v| v.parse().unwrap_or_else(|_| panic!("{}: `{line}`", path.display())))
+                .collect();
+            let with = |set: &Vec<String>| {
+                let set = set.clone();
+                values
+                    .iter()
+                    .map(move |v| [&set[..], &[format!("({name:?}, {v})")]].concat())
+                    .collect::<Vec<_>>()
+            };
+            sets = sets.iter().flat_map(with).collect();
+        }
+        all.extend(sets);
+    }
+    if all.is_empty() {
+        all.push(Vec::new());
+    }
+    all.iter().map(|set| format!("&[{}]", set.join(", "))).collect::<Vec<_>>().join(", ")
 }
 
 /// Appends the file to `text`, in place of every `#include "…"` the file named there, relative to

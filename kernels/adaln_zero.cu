@@ -16,6 +16,8 @@
 //
 // WIDTH       D, a multiple of 8 up to 8192.
 // STREAM_F16  1: x and x_out are fp16; 0: f32.
+// Sets: WIDTH 64 128 384 1024 2048 4096 8192, STREAM_F16 0
+// Sets: WIDTH 1024 2048 8192, STREAM_F16 1
 // Limits: all pointers aligned to 16 bytes; table_stride a multiple of 4.
 #include "include/device.cuh"
 #include "include/vector.cuh"

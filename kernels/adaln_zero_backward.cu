@@ -18,6 +18,8 @@
 //
 // WIDTH       D, a multiple of 8 up to 4096.
 // STREAM_F16  1: x is fp16; 0: f32.
+// Sets: WIDTH 64 128 384 1024 2048 4096, STREAM_F16 0
+// Sets: WIDTH 1024 2048, STREAM_F16 1
 // Limits: all pointers but stats aligned to 16 bytes; table_stride a multiple of 4; B at most 65535.
 //
 // A thread has eight columns and keeps their three sums in registers; rows follow one another, with one barrier each,

@@ -16,6 +16,7 @@
 // p, m, v and average are read and written, rounded is written.
 //
 // MOMENTS_BF16  1: m and v are bf16; 0: f32.
+// Sets: MOMENTS_BF16 0 1
 // Limits: n below 2³¹; all tensors of n numbers aligned to 16 bytes.
 #include "include/bfloat.cuh"
 #include "include/device.cuh"

@@ -9,6 +9,7 @@
 // Computes in f32. x is written.
 //
 // STREAM_F16  1: x is fp16; 0: f32.
+// Sets: STREAM_F16 0 1
 // Limits: D a multiple of 8; all pointers aligned to 16 bytes; B at most 65535.
 #include "include/device.cuh"
 #include "include/vector.cuh"

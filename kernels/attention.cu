@@ -13,6 +13,7 @@
 //
 // HEAD_SIZE   32, 64, 96, 128, 192 or 256: d, or the next of them above it.
 // TOKENS_256  1: N is 256 and d is HEAD_SIZE; 0: any N up to 256 and any d up to HEAD_SIZE.
+// Sets: HEAD_SIZE 32 64 96 128 192 256, TOKENS_256 0 1
 // Limits: d a multiple of 8; qkv and out aligned to 16 bytes; H and B at most 65535; N·3·H·d below 2³¹.
 //
 // A block owns 64 queries, a warp 16 of them. Their products with all keys stay in registers while q and k

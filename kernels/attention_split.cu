@@ -13,6 +13,7 @@
 // out and lse are written.
 //
 // HEAD_SIZE  32, 64, 96, 128, 192 or 256: d, or the next of them above it.
+// Sets: HEAD_SIZE 32 64 96 128 192 256
 // Limits: d a multiple of 8; qkv and out aligned to 16 bytes; H and B at most 65535; N·3·H·d below 2³¹.
 //
 // A block owns 32 queries; a warp has 16 of them and a quarter of the keys, so that what takes a warp long, the

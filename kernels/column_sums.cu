@@ -9,6 +9,7 @@
 // are written, or with `accumulate` added to.
 //
 // INPUT_F16  1: x is fp16; 0: f32.
+// Sets: INPUT_F16 0 1
 // Limits: at most 65535 slabs.
 //
 // A warp reads 32 neighbouring columns of every eighth row.

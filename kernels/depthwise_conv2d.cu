@@ -17,6 +17,9 @@
 // ACTIVATION        0: none; 1: ReLU6; 2: SiLU, v·σ(v).
 // INPUT_ACTIVATION  the same for x, so that the product before can leave its activation to this kernel; where x
 //                   has passed ReLU6 already, it may as well pass it again.
+// Sets: KERNEL_SIZE 3 5, STRIDE 1 2, ACTIVATION 1, INPUT_ACTIVATION 1
+// Sets: KERNEL_SIZE 3 5, STRIDE 1 2, ACTIVATION 2, INPUT_ACTIVATION 2
+// Sets: KERNEL_SIZE 3, STRIDE 1, ACTIVATION 0 1 2, INPUT_ACTIVATION 0
 // Limits: C a multiple of 8; all pointers aligned to 16 bytes; H' and B at most 65535; W·C below 2³¹.
 //
 // A thread computes 8 channels of 4 neighbouring pixels, which share what they read of a row.

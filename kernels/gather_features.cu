@@ -9,6 +9,7 @@
 // Computes in f32. features is written.
 //
 // FEATURES_F16  1: features are fp16; 0: f32.
+// Sets: FEATURES_F16 0 1
 // Limits: C, F and first_channel multiples of 8; x and features aligned to 16 bytes; G and B at most 65535;
 // h·w·C below 2³¹.
 #include "include/device.cuh"

@@ -11,6 +11,7 @@
 // Accumulates in f32, in an order that depends on C and K alone. map is written.
 //
 // X_F16  1: x is fp16; 0: f32.
+// Sets: X_F16 0 1
 // Limits: C a multiple of 8; x, mean and vectors aligned to 16 bytes; P·⌈B/2⌉ below 2³¹.
 //
 // Warps of a position are neighbours, which find its vectors in L1. 8 lanes share the channels of a row out; the

@@ -8,6 +8,7 @@
 // Rounds to fp16. patches is written.
 //
 // GRID_F16  1: grid is fp16; 0: f32.
+// Sets: GRID_F16 0 1
 // Limits: G a multiple of p.
 #include "include/device.cuh"
 #include "include/vector.cuh"

@@ -8,6 +8,7 @@
 // Computes in f32. y is written.
 //
 // INPUT_F16  1: x is fp16; 0: f32.
+// Sets: INPUT_F16 0 1
 // Limits: n below 2³¹.
 #include "include/activation.cuh"
 #include "include/device.cuh"

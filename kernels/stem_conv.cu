@@ -14,6 +14,7 @@
 // Accumulates in f32. y is written.
 //
 // ACTIVATION  0: none; 1: ReLU6; 2: SiLU, v·σ(v).
+// Sets: ACTIVATION 0 1 2
 // Limits: O a multiple of 8 up to 256; weight, bias and y aligned to 16 bytes; H' and B at most 65535.
 //
 // A thread computes 8 channels of 4 neighbouring pixels.

@@ -10,6 +10,8 @@
 //! | `INVAD_KERNEL_CACHE` | folder of compiled kernels in place of the user's cache folder; empty: none are kept |
 //! | `CUDA_PATH`, `VIRTUAL_ENV` | where libraries are looked for, after the loader's own path |
 
+use std::fmt;
+
 mod cache;
 mod compile;
 mod context;
@@ -24,8 +26,7 @@ mod transfer;
 
 pub use compile::{Compiled, Usage, compile};
 pub use graph::Graph;
-use launch::Kind;
-pub use ops::{Variant, variants};
+use launch::{Define, Kind};
 pub use probe::{Gpu, Library, Probe, probe};
 
 pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
@@ -39,6 +40,8 @@ struct Source {
     text: &'static str,
     /// The names and kinds of its parameters, in order.
     parameters: &'static [(&'static str, Kind)],
+    /// The sets of constants that operations compile it with, of some a choice.
+    sets: &'static [&'static [Define]],
 }
 
 static SOURCES: &[Source] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -55,4 +58,28 @@ pub fn source(kernel: &str) -> Option<&'static str> {
 
 fn find(kernel: &str) -> Option<&'static Source> {
     SOURCES.iter().find(|source| source.name == kernel)
+}
+
+/// A kernel with one set of the constants it can be compiled with.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// The constants and their values.
+    pub defines: Vec<(&'static str, i64)>,
+}
+
+/// Every kernel in the variants that the operations use; of the widths of `adaln_zero` a choice.
+pub fn variants() -> Vec<Variant> {
+    let of = |source: &'static Source| {
+        source.sets.iter().map(|set| Variant { kernel: source.name, defines: set.to_vec() })
+    };
+    SOURCES.iter().flat_map(of).collect()
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kernel)?;
+        self.defines.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+    }
 }

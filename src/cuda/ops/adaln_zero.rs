@@ -2,7 +2,7 @@
 
 use super::column_sums::{Slabs, column_sums};
 use super::{Op, is_f16};
-use crate::cuda::launch::{Define, Launch, args};
+use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::ops::{Chunk, Residual, ResidualBackward};
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -13,21 +13,6 @@ pub(crate) const WIDEST: usize = 8192;
 pub(crate) const WIDEST_BACKWARD: usize = 4096;
 /// Up to here a warp has a row, above a block.
 const WARP_WIDTH: usize = 2048;
-
-pub(super) fn defines() -> Vec<Vec<Define>> {
-    sets(&[64, 128, 384, 1024, 2048, 4096, 8192], &[1024, 2048, 8192])
-}
-
-pub(super) fn defines_backward() -> Vec<Vec<Define>> {
-    sets(&[64, 128, 384, 1024, 2048, 4096], &[1024, 2048])
-}
-
-fn sets(f32_stream: &[i64], f16_stream: &[i64]) -> Vec<Vec<Define>> {
-    let f32_stream = f32_stream.iter().map(|&width| (width, 0));
-    let f16_stream = f16_stream.iter().map(|&width| (width, 1));
-    let of = |(width, half)| vec![("WIDTH", width), ("STREAM_F16", half)];
-    f32_stream.chain(f16_stream).map(of).collect()
-}
 
 /// AdaLN-Zero of a stream in f32 or f16 and a branch in f16 to an output in f16.
 #[allow(clippy::too_many_arguments)]

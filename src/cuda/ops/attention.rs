@@ -2,7 +2,7 @@
 //! `kernels/attention_backward_*.cu`.
 
 use super::Op;
-use crate::cuda::launch::{Define, Launch, args};
+use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
@@ -18,17 +18,6 @@ const TOKENS: usize = 256;
 const ROWS: usize = 64;
 /// Queries of a block of the kernel that splits keys.
 const SPLIT_ROWS: usize = 32;
-
-pub(super) fn defines() -> Vec<Vec<Define>> {
-    let of =
-        |&size: &usize| [0, 1].map(|all| vec![("HEAD_SIZE", size as i64), ("TOKENS_256", all)]);
-    BUCKETS.iter().flat_map(of).collect()
-}
-
-/// Of the kernels that differ in the head size alone.
-pub(super) fn defines_by_size() -> Vec<Vec<Define>> {
-    BUCKETS.iter().map(|&size| vec![("HEAD_SIZE", size as i64)]).collect()
-}
 
 /// Sizes of an attention, as kernels take them.
 struct Sizes {

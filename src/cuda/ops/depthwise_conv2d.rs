@@ -7,18 +7,6 @@ use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-pub(super) fn defines() -> Vec<Vec<Define>> {
-    // The first block of a network, whose input has passed its activation, has a kernel of 3.
-    let mut sets: Vec<_> = [0, 1, 2].map(|after| constants(3, 1, after, 0).into()).into();
-    for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-        // As networks use them: ReLU6 or SiLU on both sides.
-        for activation in [1, 2] {
-            sets.push(constants(kernel, stride, activation, activation).into());
-        }
-    }
-    sets
-}
-
 fn constants(kernel: usize, stride: usize, after: i64, before: i64) -> [Define; 4] {
     [
         ("KERNEL_SIZE", kernel as i64),

@@ -32,7 +32,6 @@ mod score;
 mod silu;
 mod stem_conv;
 mod timestep_embedding;
-mod variants;
 
 pub(crate) use adaln_zero::{
     WIDEST, WIDEST_BACKWARD, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch,
@@ -61,27 +60,6 @@ pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
 pub(crate) use stem_conv::stem_conv;
 pub(crate) use timestep_embedding::{TIMESTEP_TABLE_BYTES, timestep_embedding};
-pub use variants::{Variant, variants};
-
-/// The sets of constants that the operations compile a kernel with.
-fn defines(kernel: &str) -> Vec<Vec<Define>> {
-    let flag = |name| vec![vec![(name, 0)], vec![(name, 1)]];
-    match kernel {
-        "adaln_zero" => adaln_zero::defines(),
-        "adaln_zero_backward" => adaln_zero::defines_backward(),
-        "adamw" => flag("MOMENTS_BF16"),
-        "add_position" => flag("STREAM_F16"),
-        "attention" => attention::defines(),
-        "attention_split" | "attention_tiled" => attention::defines_by_size(),
-        "column_sums" | "silu" | "silu_backward" => flag("INPUT_F16"),
-        "depthwise_conv2d" => depthwise_conv2d::defines(),
-        "gather_features" => flag("FEATURES_F16"),
-        "mahalanobis" => flag("X_F16"),
-        "patchify" => flag("GRID_F16"),
-        "stem_conv" => (0..3).map(|activation| vec![("ACTIVATION", activation)]).collect(),
-        _ => vec![vec![]],
-    }
-}
 
 /// An operation on the GPU of its first argument.
 struct Op<'a> {
