@@ -180,6 +180,7 @@ impl FitProgress {
             }
             Event::Unreadable(e) => log::warn!("{e}; the image is left out"),
             Event::Warning(warning) => log::warn!("{warning}"),
+            _ => {}
         }
     }
 

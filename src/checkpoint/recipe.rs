@@ -67,6 +67,7 @@ fn all_timesteps() -> [usize; 2] {
 /// The weight of the loss at a timestep of noise level ᾱ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum LossWeight {
     /// 1.
     Uniform,
@@ -90,6 +91,7 @@ const STEPS_PER_IMAGE: u64 = 40;
 /// How long to train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Steps {
     /// This many optimiser steps.
     Fixed(u64),
@@ -102,6 +104,7 @@ pub enum Steps {
 /// The decay of the parameters' average after step i (0-based).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Ema {
     /// Always this.
     Constant(f64),
@@ -274,6 +277,7 @@ impl Recipe {
 /// Sizes of the denoiser.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Preset {
     /// Width 128, 2 blocks, 2 heads: 0.8 million parameters.
     Small,

@@ -11,6 +11,7 @@ use crate::ops::{Random, Stream};
 
 /// Kinds of defects that [`paint_defect`] knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DefectKind {
     /// A piece of the image from another place.
     CutPaste,

@@ -8,6 +8,7 @@ use crate::tensor::{DType, Device, Tensor};
 
 /// What memory of a training is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Purpose {
     /// The parameters in f32.
     Parameters,

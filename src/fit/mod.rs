@@ -60,6 +60,7 @@ impl Default for FitOptions {
 
 /// What [`fit`] has done or found.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// The features of `done` of `total` images to train on are computed.
     Features {

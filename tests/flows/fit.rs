@@ -66,6 +66,7 @@ fn run(dataset: &Dataset, options: &FitOptions, stop: u64) -> (invad::Result<Fit
             Event::Compared(comparison) => seen.compared.push(comparison.clone()),
             Event::Unreadable(e) => seen.unreadable.push(e.to_string()),
             Event::Warning(w) => seen.warnings.push(w.into()),
+            other => panic!("{other:?}"),
         }
         match seen.steps.last() {
             Some((step, _)) if *step >= stop => Control::Stop,
