@@ -10,6 +10,7 @@ mod memory;
 mod probe;
 mod queue;
 mod refused;
+mod scores;
 #[path = "../support/mod.rs"]
 mod support;
 mod training;
