@@ -10,6 +10,7 @@ mod inversion;
 mod memory;
 mod probe;
 mod refused;
+mod scores;
 #[path = "../support/mod.rs"]
 mod support;
 mod training;

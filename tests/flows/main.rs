@@ -8,8 +8,6 @@ mod evaluate;
 mod fit;
 mod inversion;
 mod resources;
-#[cfg(feature = "cuda")]
-mod scores;
 #[path = "../support/mod.rs"]
 mod support;
 mod trainer;
