@@ -119,10 +119,10 @@ pub fn overlay(
     }))
 }
 
-/// An opacity for [`overlay`]: nothing at the low end of the range, 0.75 at the high end, smooth
+/// An opacity for [`overlay`]: nothing at the low end of the range, half at the high end, smooth
 /// in between.
 pub fn fade(t: f32) -> f32 {
-    0.75 * t * t * (3.0 - 2.0 * t)
+    0.5 * t * t * (3.0 - 2.0 * t)
 }
 
 /// `share` of `over` and the rest of `under`.

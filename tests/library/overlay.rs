@@ -75,7 +75,7 @@ fn overlay_blends_by_opacity() {
             assert!((f64::from(half.get_pixel(x, 0)[c]) - want).abs() <= 0.51);
         }
     }
-    assert_eq!((fade(0.0), fade(1.0)), (0.0, 0.75));
+    assert_eq!((fade(0.0), fade(1.0)), (0.0, 0.5));
     assert!((0..100).all(|i| fade(i as f32 / 100.0) < fade((i + 1) as f32 / 100.0)));
     assert!(overlay::overlay(&image, &map[..3], 0.0, 1.0, fade).is_err());
 }
