@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::tensor::Tensor;
 
-    /// Keys of tensors at one place, as one that was freed and the next are: on the host all have the address 0.
+    /// Keys of views of one place: on the host all have the address 0.
     #[test]
     fn keys_tell_works_dtypes_and_shapes() {
         let of = |work: u8, dtype, shape: &[usize]| {
