@@ -52,16 +52,13 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// Gives out memory, or counts what would be given out.
+/// Takes memory, or counts what would be taken.
 pub(crate) trait Allocate {
-    /// What stands for a tensor.
-    type Buffer;
-
     /// Where the memory is.
     fn device(&self) -> Device;
 
-    /// A tensor of zeros.
-    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Self::Buffer>;
+    /// A tensor of zeros, or one that has no memory.
+    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor>;
 
     /// As many of them.
     fn many(
@@ -70,14 +67,12 @@ pub(crate) trait Allocate {
         purpose: Purpose,
         shape: &[usize],
         dtype: DType,
-    ) -> Result<Vec<Self::Buffer>> {
+    ) -> Result<Vec<Tensor>> {
         (0..count).map(|_| self.zeros(purpose, shape, dtype)).collect()
     }
 }
 
 impl Allocate for Device {
-    type Buffer = Tensor;
-
     fn device(&self) -> Device {
         *self
     }
@@ -120,14 +115,13 @@ impl Plan {
 }
 
 impl Allocate for Plan {
-    type Buffer = ();
-
     fn device(&self) -> Device {
         self.device
     }
 
-    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<()> {
-        self.add(purpose, shape.iter().product::<usize>() * dtype.size());
-        Ok(())
+    fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let tensor = Tensor::without_memory(shape, dtype, self.device)?;
+        self.add(purpose, tensor.len() * dtype.size());
+        Ok(tensor)
     }
 }

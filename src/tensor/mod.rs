@@ -19,12 +19,16 @@ use half::{bf16, f16};
 use crate::cuda;
 use crate::error::{Error, Result};
 
+const PLANNED: &str = "a tensor that is planned has no memory";
+
 #[derive(Debug)]
 enum Storage {
     CpuF32(Vec<f32>),
     CpuF16(Vec<f16>),
     CpuBf16(Vec<bf16>),
     Cuda(cuda::Memory),
+    /// Of a tensor that is planned.
+    None(Device, DType),
 }
 
 /// An array of numbers: contiguous, row-major, on one device.
@@ -76,6 +80,12 @@ impl Tensor {
         Ok(Self { shape, storage })
     }
 
+    /// A tensor that is only counted: nothing can be done with it.
+    pub(crate) fn without_memory(shape: &[usize], dtype: DType, device: Device) -> Result<Self> {
+        let shape = Shape::new("zeros", shape)?;
+        Ok(Self { shape, storage: Storage::None(device, dtype) })
+    }
+
     /// A copy in memory of its own, on the same device.
     ///
     /// # Errors
@@ -86,6 +96,7 @@ impl Tensor {
             Storage::CpuF16(v) => Storage::CpuF16(v.clone()),
             Storage::CpuBf16(v) => Storage::CpuBf16(v.clone()),
             Storage::Cuda(memory) => Storage::Cuda(memory.try_clone()?),
+            Storage::None(device, dtype) => Storage::None(*device, *dtype),
         };
         Ok(Self { shape: self.shape, storage })
     }
@@ -107,12 +118,18 @@ impl Tensor {
 
     /// The type of the elements.
     pub fn dtype(&self) -> DType {
-        self.view().dtype()
+        match self.storage {
+            Storage::None(_, dtype) => dtype,
+            _ => self.view().dtype(),
+        }
     }
 
     /// Where the elements are.
     pub fn device(&self) -> Device {
-        self.view().device()
+        match self.storage {
+            Storage::None(device, _) => device,
+            _ => self.view().device(),
+        }
     }
 
     /// All of the tensor, to read.
@@ -122,6 +139,7 @@ impl Tensor {
             Storage::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
             Storage::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
             Storage::Cuda(memory) => TensorView::cuda(self.shape, memory.slice()),
+            Storage::None(..) => unreachable!("{PLANNED}"),
         }
     }
 
@@ -132,6 +150,7 @@ impl Tensor {
             Storage::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
             Storage::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
             Storage::Cuda(memory) => TensorViewMut::cuda(self.shape, memory.slice_mut()),
+            Storage::None(..) => unreachable!("{PLANNED}"),
         }
     }
 

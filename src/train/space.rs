@@ -8,22 +8,18 @@ use crate::ops::AdamW;
 use crate::tensor::{DType, Tensor, TensorView};
 
 /// What the optimiser moves.
-pub(super) struct Moved<T = Tensor> {
-    pub parameters: T,
+pub(super) struct Moved {
+    pub parameters: Tensor,
     /// In f16, on a GPU.
-    pub half: Option<T>,
-    pub m: T,
-    pub v: T,
+    pub half: Option<Tensor>,
+    pub m: Tensor,
+    pub v: Tensor,
     /// The average, unless it is on the host.
-    pub average: Option<T>,
+    pub average: Option<Tensor>,
 }
 
-impl<T> Moved<T> {
-    pub fn new(
-        a: &mut impl Allocate<Buffer = T>,
-        dit: &Dit,
-        resources: &Resources,
-    ) -> Result<Self> {
+impl Moved {
+    pub fn new(a: &mut dyn Allocate, dit: &Dit, resources: &Resources) -> Result<Self> {
         let all = [dit.len()];
         let half = stored(a.device());
         let on_gpu = half != DType::F32;
@@ -56,30 +52,30 @@ impl Column {
 }
 
 /// The buffers of a step.
-pub(super) struct Space<T = Tensor> {
+pub(super) struct Space {
     pub batch: usize,
     /// Images computed at once.
     pub micro: usize,
-    pub acts: Activations<T>,
-    pub gradients: Gradients<T>,
+    pub acts: Activations,
+    pub gradients: Gradients,
     /// Of the whole batch, like the noise.
-    pub x0: T,
-    pub noise: T,
+    pub x0: Tensor,
+    pub noise: Tensor,
     /// Of the images computed at once, like the output and its gradient.
-    pub x: T,
-    pub output: T,
-    pub doutput: T,
+    pub x: Tensor,
+    pub output: Tensor,
+    pub doutput: Tensor,
     /// [`Column`] by [`Column`], those of all images.
-    pub columns: T,
-    pub loss: T,
+    pub columns: Tensor,
+    pub loss: Tensor,
     /// [`AdamW::numbers`].
-    pub numbers: T,
-    pub norm: T,
+    pub numbers: Tensor,
+    pub norm: Tensor,
 }
 
-impl<T> Space<T> {
+impl Space {
     pub fn new(
-        a: &mut impl Allocate<Buffer = T>,
+        a: &mut dyn Allocate,
         dit: &Dit,
         batch: usize,
         micro: usize,

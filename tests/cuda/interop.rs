@@ -10,7 +10,7 @@ use crate::support::emulator::gpu;
 /// driver refuses while another test records.
 #[test]
 fn operations_run_on_a_callers_stream() {
-    passes_alone("queue::operations_on_a_callers_stream", &[]);
+    passes_alone("interop::operations_on_a_callers_stream", &[]);
 }
 
 /// Operations on another context's stream and memory, with cudarc's events and without.

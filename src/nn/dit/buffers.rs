@@ -8,20 +8,16 @@ use crate::tensor::{DType, Device, Tensor};
 
 /// Activations on the way from timesteps to modulation vectors.
 #[derive(Debug)]
-pub(super) struct TimestepActivations<T = Tensor> {
-    pub(super) features: T,
-    pub(super) hidden: T,
-    pub(super) hidden_silu: T,
-    pub(super) c: T,
-    pub(super) c_silu: T,
+pub(super) struct TimestepActivations {
+    pub(super) features: Tensor,
+    pub(super) hidden: Tensor,
+    pub(super) hidden_silu: Tensor,
+    pub(super) c: Tensor,
+    pub(super) c_silu: Tensor,
 }
 
-impl<T> TimestepActivations<T> {
-    pub(super) fn new(
-        a: &mut impl Allocate<Buffer = T>,
-        width: usize,
-        batch: usize,
-    ) -> Result<Self> {
+impl TimestepActivations {
+    pub(super) fn new(a: &mut dyn Allocate, width: usize, batch: usize) -> Result<Self> {
         let half = stored(a.device());
         let mut take = |len, dtype| a.zeros(Purpose::Modulation, &[batch, len], dtype);
         Ok(Self {
@@ -39,24 +35,24 @@ impl<T> TimestepActivations<T> {
 ///
 /// Where a list has fewer tensors than the network has places, they take turns.
 #[derive(Debug)]
-pub struct Activations<T = Tensor> {
+pub struct Activations {
     pub(super) batch: usize,
     pub(super) recompute: Recompute,
-    pub(super) patches: T,
-    pub(super) patches_out: T,
+    pub(super) patches: Tensor,
+    pub(super) patches_out: Tensor,
     /// x after each site.
-    pub(super) stream: Vec<T>,
-    pub(super) stats: Vec<T>,
+    pub(super) stream: Vec<Tensor>,
+    pub(super) stats: Vec<Tensor>,
     /// What each site hands to its branch.
-    pub(super) sites: Vec<T>,
-    pub(super) branches: Vec<T>,
-    pub(super) qkv: Vec<T>,
-    pub(super) lse: Vec<T>,
-    pub(super) attended: Vec<T>,
-    pub(super) hidden_pre: Vec<T>,
-    pub(super) hidden: Vec<T>,
-    pub(super) timestep: TimestepActivations<T>,
-    pub(super) table: Option<T>,
+    pub(super) sites: Vec<Tensor>,
+    pub(super) branches: Vec<Tensor>,
+    pub(super) qkv: Vec<Tensor>,
+    pub(super) lse: Vec<Tensor>,
+    pub(super) attended: Vec<Tensor>,
+    pub(super) hidden_pre: Vec<Tensor>,
+    pub(super) hidden: Vec<Tensor>,
+    pub(super) timestep: TimestepActivations,
+    pub(super) table: Option<Tensor>,
 }
 
 /// How many tensors the lists have.
@@ -108,11 +104,9 @@ impl Activations {
             _ => k % n,
         }
     }
-}
 
-impl<T> Activations<T> {
     pub(crate) fn of_training(
-        a: &mut impl Allocate<Buffer = T>,
+        a: &mut dyn Allocate,
         c: &DitConfig,
         batch: usize,
         recompute: Recompute,
@@ -143,12 +137,7 @@ impl<T> Activations<T> {
         Ok(Self { recompute, stats, lse, hidden_pre, table: Some(table), ..acts })
     }
 
-    fn new(
-        a: &mut impl Allocate<Buffer = T>,
-        c: &DitConfig,
-        batch: usize,
-        counts: Counts,
-    ) -> Result<Self> {
+    fn new(a: &mut dyn Allocate, c: &DitConfig, batch: usize, counts: Counts) -> Result<Self> {
         let n = c.tokens();
         let half = stored(a.device());
         let wide = [batch, n, c.width];
@@ -184,25 +173,25 @@ impl<T> Activations<T> {
 }
 
 #[derive(Debug)]
-pub(super) struct TimestepGradients<T> {
-    pub d_silu: T,
-    pub d: T,
+pub(super) struct TimestepGradients {
+    pub d_silu: Tensor,
+    pub d: Tensor,
 }
 
 /// The gradients of all parameters, and the buffers of a backward pass.
 #[derive(Debug)]
-pub struct Gradients<T = Tensor> {
+pub struct Gradients {
     /// The parameters' gradients, laid out like the parameters; accumulated.
-    pub parameters: T,
-    pub(super) patches: T,
-    pub(super) dh: T,
-    pub(super) dstream: T,
-    pub(super) dy: T,
-    pub(super) dqkv: T,
-    pub(super) dattended: T,
-    pub(super) dhidden: T,
-    pub(super) dtable: T,
-    pub(super) time: TimestepGradients<T>,
+    pub parameters: Tensor,
+    pub(super) patches: Tensor,
+    pub(super) dh: Tensor,
+    pub(super) dstream: Tensor,
+    pub(super) dy: Tensor,
+    pub(super) dqkv: Tensor,
+    pub(super) dattended: Tensor,
+    pub(super) dhidden: Tensor,
+    pub(super) dtable: Tensor,
+    pub(super) time: TimestepGradients,
 }
 
 impl Gradients {
@@ -213,14 +202,8 @@ impl Gradients {
     pub fn new(dit: &Dit, batch: usize, mut device: Device) -> Result<Self> {
         Self::of_training(&mut device, dit, batch)
     }
-}
 
-impl<T> Gradients<T> {
-    pub(crate) fn of_training(
-        a: &mut impl Allocate<Buffer = T>,
-        dit: &Dit,
-        batch: usize,
-    ) -> Result<Self> {
+    pub(crate) fn of_training(a: &mut dyn Allocate, dit: &Dit, batch: usize) -> Result<Self> {
         let c = &dit.config;
         let n = c.tokens();
         let (half, wide) = (stored(a.device()), [batch, n, c.width]);
