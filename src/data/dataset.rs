@@ -45,7 +45,7 @@ impl Dataset {
     /// The same of a folder of a known layout.
     ///
     /// # Errors
-    /// Those of [`Layout::scan`].
+    /// Those of [`Layout::scan`]; [`Error::Dataset`] if there is no category.
     pub fn open_as(
         layout: &dyn Layout,
         root: impl AsRef<Path>,
@@ -53,6 +53,10 @@ impl Dataset {
     ) -> Result<Dataset> {
         let (root, mut warnings) = (root.as_ref(), Vec::new());
         let categories = layout.scan(root, categories, &mut warnings)?;
+        if categories.is_empty() {
+            let reason = format!("no images found; expected {}", layout.shape());
+            return Err(Error::dataset(root, reason));
+        }
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         Ok(Dataset { root: root.into(), categories, warnings })
     }

@@ -7,7 +7,6 @@ mod replay;
 mod staging;
 
 pub(crate) use memory::{free_memory, reserve_scratch, workspace_bytes};
-pub(crate) use plan::Allocate;
-pub use plan::{Plan, Purpose};
+pub use plan::{Allocate, Plan, Purpose};
 pub(crate) use replay::{Key, Replay};
-pub(crate) use staging::{Readback, Upload};
+pub(crate) use staging::{Ahead, Readback, Upload};

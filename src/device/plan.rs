@@ -53,14 +53,20 @@ impl fmt::Display for Purpose {
 }
 
 /// Takes memory, or counts what would be taken.
-pub(crate) trait Allocate {
+pub trait Allocate {
     /// Where the memory is.
     fn device(&self) -> Device;
 
-    /// A tensor of zeros, or one that has no memory.
+    /// A tensor of zeros, or one that has no memory and can only be asked for its shape.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::zeros`].
     fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor>;
 
     /// As many of them.
+    ///
+    /// # Errors
+    /// Those of [`Tensor::zeros`].
     fn many(
         &mut self,
         count: usize,

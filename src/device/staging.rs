@@ -24,11 +24,6 @@ impl Upload {
         }))
     }
 
-    /// Bytes that are taken on a device for `len` bytes on their way.
-    pub fn bytes_on(device: Device, len: usize) -> usize {
-        if device == Device::Cpu { 0 } else { len }
-    }
-
     /// Where they go.
     pub fn device(&self) -> Device {
         match &self.0 {
@@ -53,16 +48,6 @@ impl Upload {
         }
     }
 
-    /// Has what was sent last copied to a tensor of the device, as the numbers that it holds.
-    pub fn copy_to(&mut self, mut to: TensorViewMut) -> Result<()> {
-        match &mut self.0 {
-            Staging::Host(bytes) => to.copy_from_bytes(bytes),
-            Staging::Pinned(upload) => {
-                upload.copy_to(&mut to.into_cuda().expect("it is on the device"))
-            }
-        }
-    }
-
     /// What was sent last, for a GPU's kernels.
     #[cfg(feature = "cuda")]
     pub fn pinned(&mut self) -> Option<&mut cuda::Upload> {
@@ -70,6 +55,58 @@ impl Upload {
             Staging::Host(_) => None,
             Staging::Pinned(upload) => Some(upload),
         }
+    }
+}
+
+/// What a tensor of a device is filled with next: on a GPU it is brought there while that computes on what the
+/// tensor holds, on the host there is no way to go.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    upload: Option<cuda::Upload>,
+    /// Which filling is on its way.
+    sent: Option<u64>,
+}
+
+impl Ahead {
+    /// A way for `len` bytes to a device.
+    pub fn new(len: usize, device: Device) -> Result<Self> {
+        let upload = match device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => Some(cuda::Upload::new(ordinal, len)?),
+        };
+        Ok(Self { upload, sent: None })
+    }
+
+    /// Bytes that are taken on a device for `len` bytes on their way.
+    pub fn bytes_on(device: Device, len: usize) -> usize {
+        if device == Device::Cpu { 0 } else { len }
+    }
+
+    /// Has filling `which`, `len` bytes that `write` writes, brought to a GPU, if it is not on its way.
+    pub fn send(&mut self, which: u64, len: usize, write: impl FnOnce(&mut [u8])) -> Result<()> {
+        let Some(upload) = self.upload.as_mut().filter(|_| self.sent != Some(which)) else {
+            return Ok(());
+        };
+        write(&mut upload.bytes()?[..len]);
+        upload.send(len)?;
+        self.sent = Some(which);
+        Ok(())
+    }
+
+    /// Fills a tensor with filling `which`, as numbers that it holds.
+    pub fn fill(
+        &mut self,
+        which: u64,
+        to: TensorViewMut,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        if to.device() == Device::Cpu {
+            write(to.into_bytes("fill", "to")?);
+            return Ok(());
+        }
+        self.send(which, to.len() * to.dtype().size(), write)?;
+        let upload = self.upload.as_mut().expect("there is one for a GPU");
+        upload.copy_to(&mut to.into_cuda().expect("it is on the device"))
     }
 }
 

@@ -343,20 +343,6 @@ impl<'a> TensorViewMut<'a> {
         Ok(())
     }
 
-    /// Copies from the bytes of as many numbers of the same type, on the host.
-    pub(crate) fn copy_from_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let to: &mut [u8] = match &mut self.data {
-            DataMut::CpuF32(v) => bytemuck::cast_slice_mut(v),
-            DataMut::CpuF16(v) => bytemuck::cast_slice_mut(v),
-            DataMut::CpuBf16(v) => bytemuck::cast_slice_mut(v),
-            DataMut::Cuda(v) => {
-                return Err(not_on_the_host("copy_from_bytes", "self", v.as_slice().device()));
-            }
-        };
-        to.copy_from_slice(&bytes[..to.len()]);
-        Ok(())
-    }
-
     /// Sets every element.
     ///
     /// # Errors
@@ -380,6 +366,16 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF32(v) => Ok(v),
             DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
             _ => Err(Error::DType { op, arg, expected: DType::F32, got }),
+        }
+    }
+
+    /// The bytes of the elements on the host.
+    pub(crate) fn into_bytes(self, op: &'static str, arg: &'static str) -> Result<&'a mut [u8]> {
+        match self.data {
+            DataMut::CpuF32(v) => Ok(bytemuck::cast_slice_mut(v)),
+            DataMut::CpuF16(v) => Ok(bytemuck::cast_slice_mut(v)),
+            DataMut::CpuBf16(v) => Ok(bytemuck::cast_slice_mut(v)),
+            DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The batches of a training, drawn from its features and brought to its device.
 
-use crate::device::Upload;
+use crate::device::Ahead;
 use crate::error::{Error, Result};
 use crate::nn::{Whitening, stored};
 use crate::ops::{Random, Stream};
@@ -15,9 +15,7 @@ pub(super) struct Batches {
     order: Order,
     image_len: usize,
     features: Tensor,
-    upload: Upload,
-    /// The step whose batch is on its way.
-    sent: Option<u64>,
+    ahead: Ahead,
 }
 
 /// Which images a step's batch consists of.
@@ -51,14 +49,14 @@ impl Batches {
             first += part.len();
             Ok(())
         })?;
-        let upload = Upload::new(batch * image_len * stored(device).size(), device)?;
+        let ahead = Ahead::new(batch * image_len * stored(device).size(), device)?;
         let order = Order { seed, images, epoch: None };
-        Ok(Self { order, image_len, features: kept, upload, sent: None })
+        Ok(Self { order, image_len, features: kept, ahead })
     }
 
     /// The bytes that are taken on a device for batches of `elements` numbers.
     pub fn bytes_on(device: Device, elements: usize) -> usize {
-        Upload::bytes_on(device, elements * stored(device).size())
+        Ahead::bytes_on(device, elements * stored(device).size())
     }
 
     /// The number of images.
@@ -68,29 +66,30 @@ impl Batches {
 
     /// Writes the batch of a step to `x0`, (B, G, G, C).
     pub fn load(&mut self, step: u64, x0: &mut Tensor) -> Result<()> {
-        self.send(step, x0.shape()[0])?;
-        self.upload.copy_to(x0.view_mut())
+        let batch = x0.shape()[0];
+        let Self { order, features, image_len, ahead } = self;
+        let from = features.view().bytes("Trainer", "features")?;
+        let bytes = features.dtype().size() * *image_len;
+        ahead.fill(step, x0.view_mut(), |to| order.write(step, batch, from, bytes, to))
     }
 
     /// Has the batch of a step brought to the device while it computes.
     pub fn send(&mut self, step: u64, batch: usize) -> Result<()> {
-        if self.sent == Some(step) {
-            return Ok(());
-        }
-        let bytes = self.features.dtype().size() * self.image_len;
-        let from = self.features.view();
-        let from = from.bytes("Trainer", "features")?;
-        let places = self.upload.bytes()?.chunks_exact_mut(bytes);
-        for (image, to) in self.order.batch(step, batch).zip(places) {
-            to.copy_from_slice(&from[image * bytes..][..bytes]);
-        }
-        self.upload.send(batch * bytes)?;
-        self.sent = Some(step);
-        Ok(())
+        let Self { order, features, image_len, ahead } = self;
+        let from = features.view().bytes("Trainer", "features")?;
+        let bytes = features.dtype().size() * *image_len;
+        ahead.send(step, batch * bytes, |to| order.write(step, batch, from, bytes, to))
     }
 }
 
 impl Order {
+    /// Writes images of `bytes` bytes each of a step's batch.
+    fn write(&mut self, step: u64, batch: usize, from: &[u8], bytes: usize, to: &mut [u8]) {
+        for (image, to) in self.batch(step, batch).zip(to.chunks_exact_mut(bytes)) {
+            to.copy_from_slice(&from[image * bytes..][..bytes]);
+        }
+    }
+
     fn batch(&mut self, step: u64, batch: usize) -> impl Iterator<Item = usize> {
         let (first, all) = (step * batch as u64, self.images as u64);
         (first..first + batch as u64).map(move |position| {

@@ -281,10 +281,10 @@ impl Trainer {
         let on_gpu = self.resources.device != Device::Cpu;
         if on_gpu {
             self.compute_on_gpu()?;
-            self.batches.send(k + 1, self.space.batch)?;
         } else {
             self.work().gradients()?;
         }
+        self.batches.send(k + 1, self.space.batch)?;
         let s = &self.space;
         let (mut losses, mut norm) = (vec![0.0; s.batch], [0.0; 2]);
         s.loss.view().copy_to_slice(&mut losses)?;
