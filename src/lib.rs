@@ -19,6 +19,7 @@ mod fit;
 pub mod metrics;
 pub mod nn;
 pub mod ops;
+mod registry;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod tensor;
@@ -29,4 +30,5 @@ pub use detect::Detector;
 pub use error::{Error, Result};
 pub use fit::{Comparison, Control, Event, FitOptions, Fitted, fit};
 pub use tensor::{DType, Device, Tensor};
+pub use types::Precision;
 pub use train::Trainer;

@@ -2,6 +2,8 @@
 
 mod device;
 mod dtype;
+mod precision;
 
 pub use device::Device;
 pub use dtype::DType;
+pub use precision::Precision;

@@ -1,0 +1,53 @@
+//! Things that are known by name: those of this crate, and what a program adds.
+
+use std::sync::{PoisonError, RwLock};
+
+use crate::error::{Error, Result};
+
+/// Things of one kind by name.
+pub(crate) struct Registry<T: 'static> {
+    /// What one is called, as in `backbone`.
+    kind: &'static str,
+    own: &'static [(&'static str, fn() -> Result<T>)],
+    added: RwLock<Vec<(String, T)>>,
+}
+
+impl<T: Clone> Registry<T> {
+    /// Those of this crate.
+    pub const fn new(
+        kind: &'static str,
+        own: &'static [(&'static str, fn() -> Result<T>)],
+    ) -> Self {
+        Self { kind, own, added: RwLock::new(Vec::new()) }
+    }
+
+    /// The one of this name.
+    pub fn named(&self, name: &str) -> Result<T> {
+        if let Some((_, make)) = self.own.iter().find(|(own, _)| *own == name) {
+            return make();
+        }
+        let added = self.added.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, added)) = added.iter().find(|(added, _)| added == name) {
+            return Ok(added.clone());
+        }
+        drop(added);
+        let expected = format!("one of {}, or one that was registered", self.names().join(", "));
+        Err(Error::argument(self.kind, "name", expected, name))
+    }
+
+    /// The names, those of this crate first.
+    pub fn names(&self) -> Vec<String> {
+        let added = self.added.read().unwrap_or_else(PoisonError::into_inner);
+        let own = self.own.iter().map(|(name, _)| (*name).to_string());
+        own.chain(added.iter().map(|(name, _)| name.clone())).collect()
+    }
+
+    /// Adds one.
+    pub fn register(&self, name: String, added: T) -> Result<()> {
+        if self.names().contains(&name) {
+            return Err(Error::argument(self.kind, "name", "one that is not taken", name));
+        }
+        self.added.write().unwrap_or_else(PoisonError::into_inner).push((name, added));
+        Ok(())
+    }
+}
