@@ -1,15 +1,15 @@
 //! The optimiser over all parameters of a network: the gradient's norm, and the step.
 
 use criterion::Criterion;
-use invad::nn::Dit;
+use invad::denoisers::{Denoiser, Dit};
 use invad::ops::{self, AdamW, Moved};
 use invad::{DType, Device, Tensor};
 
 use crate::common::{Work, device, measure, normal_on_device, presets, stored, zeros};
 
 pub fn adamw(c: &mut Criterion) {
-    let (name, preset) = presets()[0];
-    let len = Dit::new(preset.config(272, 16)).unwrap().len();
+    let (name, sizes) = presets()[0];
+    let len = Dit::new(sizes).unwrap().len();
     let gradient = normal_on_device(&[len], 1e-3, 0, DType::F32);
     let numbers = AdamW { learning_rate: 1e-4, ..AdamW::default() }.numbers(1, 1.0, 0.999).unwrap();
     let numbers = Tensor::from_f32(numbers.to_vec(), &[AdamW::NUMBERS], device()).unwrap();

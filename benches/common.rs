@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use invad::checkpoint::Preset;
-use invad::nn::DitConfig;
+use invad::denoisers::{DitConfig, FeatureShape};
 use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -76,10 +75,13 @@ pub fn batches() -> &'static [usize] {
 }
 
 /// The networks whose sizes are measured.
-pub fn presets() -> &'static [(&'static str, Preset)] {
+pub fn presets() -> Vec<(&'static str, DitConfig)> {
+    let features = FeatureShape { grid: 16, channels: 272 };
     match is_test() {
-        true => &[("small", Preset::Small)],
-        false => &[("base", Preset::Base), ("gigant", Preset::Gigant)],
+        true => vec![("small", DitConfig::small(features))],
+        false => {
+            vec![("base", DitConfig::base(features)), ("gigant", DitConfig::gigant(features))]
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Three-step inversion of features to their latent, and its score.
 
 use criterion::Criterion;
-use invad::checkpoint::Preset;
+use invad::denoisers::{Denoiser, Dit};
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::nn::Dit;
 use invad::{DType, Device, ops};
 
 use crate::common::{
@@ -14,12 +13,12 @@ const STEPS: usize = 3;
 
 pub fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
-    for &(name, preset) in presets() {
+    for (name, sizes) in presets() {
         // It takes a CPU minutes.
-        if device() == Device::Cpu && preset == Preset::Gigant {
+        if device() == Device::Cpu && name == "gigant" {
             continue;
         }
-        let dit = Dit::new(preset.config(272, 16)).unwrap();
+        let dit = Dit::new(sizes).unwrap();
         let parameters = normal(&[dit.len()], 0.02, 0);
         let inverter =
             Inverter::new(&dit, &parameters, Parameterisation::Epsilon, STEPS, 100, device())

@@ -5,8 +5,8 @@
 use std::hint::black_box;
 
 use criterion::Criterion;
-use invad::checkpoint::{BackboneId, Ema, Preset, Recipe, TrainingConfig};
-use invad::nn::DitConfig;
+use invad::checkpoint::{BackboneId, Ema, Recipe, TrainingConfig};
+use invad::denoisers::DitConfig;
 use invad::train::{Average, Resources};
 use invad::{DType, Device, Error, Tensor, Trainer, ops};
 
@@ -16,7 +16,7 @@ use crate::common::{Work, device, flops, is_test, measure_calls, presets};
 fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     let config = TrainingConfig {
         recipe: Recipe { batch, ema: Ema::Constant(0.999), ..Recipe::paper() },
-        denoiser,
+        denoiser: denoiser.into(),
         backbone: BackboneId { name: "none".into(), hash: String::new(), image_size: 256 },
         seed: 0,
         steps: 1_000_000,
@@ -47,10 +47,10 @@ pub fn training(c: &mut Criterion) {
         cases.push(("w256d4", sizes(256, 4, 8), 8, here));
         cases.push(("w128d2", sizes(128, 2, 2), 8, here));
     } else {
-        for &(name, preset) in presets() {
-            let resources = if preset == Preset::Gigant { small } else { here };
+        for (name, sizes) in presets() {
+            let resources = if name == "gigant" { small } else { here };
             let batches: &[_] = if is_test() { &[1] } else { &[8, 64] };
-            cases.extend(batches.iter().map(|&b| (name, preset.config(272, 16), b, resources)));
+            cases.extend(batches.iter().map(|&b| (name, sizes, b, resources)));
         }
     }
     for (name, denoiser, batch, resources) in cases {

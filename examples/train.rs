@@ -12,11 +12,12 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
-use invad::checkpoint::{Preset, Recipe, TrainingState};
+use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
+use invad::denoisers::{self, FeatureShape, Recompute};
 use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
-use invad::nn::{Backbone, Recompute};
+use invad::nn::Backbone;
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
@@ -53,9 +54,9 @@ struct Options {
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
-    /// The size of the denoiser: 0.8, 155 or 1223 million parameters
-    #[arg(long, default_value = "small", value_parser = preset())]
-    preset: Preset,
+    /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters
+    #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
+    preset: String,
     /// Categories to train on [default: all]
     #[arg(long, value_name = "CATEGORY", num_args = 1..)]
     category: Vec<String>,
@@ -108,10 +109,6 @@ fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
 }
 
-fn preset() -> impl TypedValueParser<Value = Preset> {
-    PossibleValuesParser::new(Preset::NAMES).try_map(|name| Preset::named(&name))
-}
-
 fn recompute() -> impl TypedValueParser<Value = Recompute> {
     PossibleValuesParser::new(Recompute::ALL.map(Recompute::name)).map(|name| {
         let found = Recompute::ALL.into_iter().find(|r| r.name() == name);
@@ -148,15 +145,17 @@ fn resources(options: &Options) -> Resources {
 fn print_plan(options: &Options) -> Result<()> {
     let resources = resources(options);
     let backbone = Backbone::lite0();
-    let denoiser = options.preset.config(backbone.channels(), backbone.grid());
-    let plan = |recompute| resources.plan(denoiser, options.recipe.batch, recompute);
-    let plans = Recompute::ALL.map(plan).into_iter().collect::<Result<Vec<_>>>()?;
+    let features = FeatureShape { grid: backbone.grid(), channels: backbone.channels() };
+    let denoiser = denoisers::preset(&options.preset, features)?;
+    let ways = denoiser.recompute();
+    let plan = |&way| resources.plan(&*denoiser, options.recipe.batch, way);
+    let plans = ways.iter().map(plan).collect::<Result<Vec<_>>>()?;
     let purposes: BTreeSet<_> =
         plans.iter().flat_map(|plan| plan.bytes().map(|(purpose, _)| purpose)).collect();
     let line =
         |name: String, cells: Vec<String>| say(format!("| {name} | {} |", cells.join(" | ")));
-    line("MiB, recomputing".into(), Recompute::ALL.map(|way| way.name().into()).into());
-    say("|---|---|---|---|");
+    line("MiB, recomputing".into(), ways.iter().map(|way| way.name().into()).collect());
+    say(format!("|---{}|", "|---".repeat(ways.len())));
     let row = |name, of: &dyn Fn(&Plan) -> usize| {
         line(name, plans.iter().map(|plan| mebibytes(of(plan))).collect());
     };
@@ -203,7 +202,7 @@ fn train(options: Options) -> Result<ExitCode> {
     };
     let fit_options = FitOptions {
         recipe,
-        preset: options.preset,
+        denoiser: options.preset,
         steps: options.steps,
         seed: options.seed,
         resources,

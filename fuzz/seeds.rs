@@ -6,7 +6,7 @@ use std::path::Path;
 
 use image::{ImageFormat, RgbImage, Rgba, RgbaImage};
 use invad::checkpoint::{BackboneId, ImageStats, Recipe, TrainingConfig};
-use invad::nn::DitConfig;
+use invad::denoisers::DitConfig;
 use invad::{Device, Tensor, Trainer};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,7 +20,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, recipe) in [("whitened", Recipe::whitened()), ("paper", Recipe::paper())] {
         let config = TrainingConfig {
             recipe: Recipe { batch: 1, ..recipe },
-            denoiser: DitConfig { channels: 1, grid: 2, width: 2, depth: 1, heads: 1, patch: 1 },
+            denoiser: DitConfig { channels: 1, grid: 2, width: 2, depth: 1, heads: 1, patch: 1 }
+                .into(),
             backbone: BackboneId { name: "none".into(), hash: "0".into(), image_size: 8 },
             seed: 1,
             steps: 2,

@@ -44,10 +44,12 @@ impl<T: Clone> Registry<T> {
 
     /// Adds one.
     pub fn register(&self, name: String, added: T) -> Result<()> {
-        if self.names().contains(&name) {
+        let mut all = self.added.write().unwrap_or_else(PoisonError::into_inner);
+        let own = self.own.iter().any(|(own, _)| *own == name);
+        if own || all.iter().any(|(other, _)| *other == name) {
             return Err(Error::argument(self.kind, "name", "one that is not taken", name));
         }
-        self.added.write().unwrap_or_else(PoisonError::into_inner).push((name, added));
+        all.push((name, added));
         Ok(())
     }
 }

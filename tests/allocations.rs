@@ -7,9 +7,9 @@ use std::sync::{Mutex, MutexGuard};
 use image::{GrayImage, ImageFormat, RgbImage};
 use invad::checkpoint::{Checkpoint, TrainingState};
 use invad::data::decode_image;
+use invad::denoisers::{Dit, DitConfig};
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::nn::features::{Backbone, Workspace};
-use invad::nn::{Dit, DitConfig};
 use invad::{Device, Trainer};
 use serde_json::json;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -89,7 +89,7 @@ fn training_step() {
     let _alone = alone();
     let [whitened, _] = recipes();
     let mut config = training(whitened, 1000);
-    config.denoiser = SMALL;
+    config.denoiser = SMALL.into();
     for threads in [1, 3] {
         on_threads(threads, || {
             let features = tensor(1, &[6, 16, 16, 192], 1.0);

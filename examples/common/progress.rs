@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use invad::Event;
+use invad::denoisers::Recompute;
 use invad::device::Plan;
-use invad::nn::Recompute;
 use invad::train::StepReport;
 
 use super::note;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Baseline, expect_features, expect_images, maximum};
 use crate::detect::{AnomalyMap, PIXELS};
 use crate::error::{Error, Result};
-use crate::nn::deviations;
+use crate::gaussian::deviations;
 use crate::tensor::TensorView;
 
 /// The share of a position's own covariance; the rest is that of all positions pooled.

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use super::{Calibration, ImageStats, Levels, Recipe};
+use crate::denoisers::{self, DenoiserId, FeatureShape};
 use crate::error::Result;
-use crate::nn::{Dit, DitConfig, Gaussians, Prior, Whitening};
+use crate::gaussian::{Gaussians, Prior, Whitening};
 use crate::tensor::{DType, Device, Tensor, TensorView};
 
 const FORMAT: &str = "invad-detector";
-const VERSION: u32 = 2;
+/// Up to version 2 there was one kind of denoiser, which files did not name.
+const VERSION: u32 = 3;
 /// The tensors of [`Levels`]: both or none.
 const LEVELS: [&str; 2] = ["levels.mean", "levels.std"];
 
@@ -40,8 +42,8 @@ pub struct BackboneId {
 pub struct CheckpointConfig {
     /// How it was trained and how it scores.
     pub recipe: Recipe,
-    /// The denoiser's sizes.
-    pub denoiser: DitConfig,
+    /// The denoiser.
+    pub denoiser: DenoiserId,
     /// What made the features.
     pub backbone: BackboneId,
     /// The seed of its training.
@@ -59,7 +61,8 @@ pub struct CheckpointConfig {
 pub struct Checkpoint {
     /// Everything that is not an array.
     pub config: CheckpointConfig,
-    /// The denoiser's parameters: one axis, in the order of [`Dit::parameters`].
+    /// The denoiser's parameters: one axis, in the order of
+    /// [`Denoiser::parameters`](crate::denoisers::Denoiser::parameters).
     pub denoiser: Tensor,
     /// Their average over training, which scores.
     pub ema: Tensor,
@@ -79,10 +82,10 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let dit = Dit::new(self.config.denoiser)?;
+        let network = denoisers::read(&self.config.denoiser)?;
         let mut tensors = Vec::new();
         for (prefix, values) in [("denoiser", &self.denoiser), ("ema", &self.ema)] {
-            for p in dit.parameters() {
+            for p in network.parameters() {
                 let part = values.view().part(p.offset, &p.shape)?;
                 tensors.push((format!("{prefix}.{}", p.name), part));
             }
@@ -93,7 +96,7 @@ impl Checkpoint {
             tensors.push(("whitening.bias".into(), bias.view()));
         }
         if let Some(levels) = &self.levels {
-            let side = self.config.denoiser.grid;
+            let side = network.features().grid;
             for (name, part) in LEVELS.into_iter().zip(levels.parts()) {
                 tensors.push((name.into(), TensorView::from_slice(part, &[side, side])?));
             }
@@ -129,22 +132,22 @@ impl Checkpoint {
             file::read(path.as_ref(), FORMAT, VERSION)?;
         let config = file.config.clone();
         config.recipe.check().map_err(|e| file.fail(e.to_string()))?;
-        let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
+        let network = denoisers::read(&config.denoiser).map_err(|e| file.fail(e.to_string()))?;
+        let FeatureShape { grid: side, channels } = network.features();
         let mut parameters = |prefix: &str| {
             // The file has as many numbers as it claims before memory is set aside for them.
             let mut parts = Vec::new();
-            for p in dit.parameters() {
+            for p in network.parameters() {
                 parts.push(file.take(&format!("{prefix}.{}", p.name), &p.shape)?);
             }
-            let mut values = Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu)?;
-            for (p, part) in dit.parameters().iter().zip(parts) {
+            let mut values = Tensor::zeros(&[network.len()], DType::F32, Device::Cpu)?;
+            for (p, part) in network.parameters().iter().zip(parts) {
                 let data = part.to_vec_f32();
                 values.view_mut().part(p.offset, &[p.len()])?.copy_from_slice(&data)?;
             }
             Ok(values)
         };
         let (denoiser, ema) = (parameters("denoiser")?, parameters("ema")?);
-        let channels = config.denoiser.channels;
         let whitening = if config.recipe.whiten {
             let weight = file.take("whitening.weight", &[channels, channels])?;
             Some(Whitening::from_parts(weight, file.take("whitening.bias", &[channels])?)?)
@@ -152,7 +155,6 @@ impl Checkpoint {
             None
         };
         let levels = if LEVELS.iter().any(|name| file.shape(name).is_some()) {
-            let side = config.denoiser.grid;
             let mut take = |name| -> Result<_> { Ok(file.take(name, &[side, side])?.to_vec_f32()) };
             let levels = Levels::from_parts(take(LEVELS[0])?, take(LEVELS[1])?);
             // All numbers of a file are finite: only spreads can be wrong.
@@ -163,7 +165,7 @@ impl Checkpoint {
         };
         let prior = if config.recipe.prior && file.shape(PRIOR).is_some() {
             let weight = file.take(PRIOR, &[channels, channels])?;
-            let positions = config.denoiser.grid.pow(2);
+            let positions = side.pow(2);
             let mut gaussians = BTreeMap::new();
             for category in &config.categories {
                 let mean = format!("{PRIOR_MEAN}.{category}");

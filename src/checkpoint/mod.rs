@@ -12,5 +12,5 @@ pub use calibration::{Calibration, ImageStats};
 pub use detector::{BackboneId, Checkpoint, CheckpointConfig};
 pub use levels::Levels;
 pub use loss_scale::LossScale;
-pub use recipe::{Ema, LossWeight, Preset, Recipe, Steps};
+pub use recipe::{Ema, LossWeight, Recipe, Steps};
 pub use training::{TrainingConfig, TrainingState};

@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{Parameterisation, TIMESTEPS};
 use crate::error::{Error, Result};
-use crate::nn::DitConfig;
 use crate::ops::AdamW;
 
 /// Everything that decides how a detector is trained and how it scores.
@@ -18,7 +17,7 @@ pub struct Recipe {
     /// Whether features are whitened first.
     pub whiten: bool,
     /// Whether [`fit`](crate::fit) learns what latents are like at each position of an image, so that
-    /// maps are distances to that: [`Prior`](crate::nn::Prior).
+    /// maps are distances to that: [`Prior`](crate::gaussian::Prior).
     #[serde(default)]
     pub prior: bool,
     /// Training draws timesteps from the first to the second, both included, each as likely.
@@ -271,46 +270,5 @@ impl Recipe {
             return e("ema", "a decay in 0..=1", decay.to_string());
         }
         Ok(())
-    }
-}
-
-/// Sizes of the denoiser.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Preset {
-    /// Width 128, 2 blocks, 2 heads: 0.8 million parameters.
-    Small,
-    /// Width 1024, 8 blocks, 8 heads: 155 million parameters.
-    Base,
-    /// Width 2048, 16 blocks, 8 heads: 1.2 billion parameters.
-    Gigant,
-}
-
-impl Preset {
-    /// The names of the presets.
-    pub const NAMES: [&str; 3] = ["small", "base", "gigant"];
-
-    /// The preset of this name.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] if there is none.
-    pub fn named(name: &str) -> Result<Self> {
-        match name {
-            "small" => Ok(Preset::Small),
-            "base" => Ok(Preset::Base),
-            "gigant" => Ok(Preset::Gigant),
-            _ => Err(Error::argument("Preset", "name", Self::NAMES.join(", "), name)),
-        }
-    }
-
-    /// The denoiser's sizes for features of C channels on a G × G grid.
-    pub fn config(self, channels: usize, grid: usize) -> DitConfig {
-        let (width, depth, heads) = match self {
-            Preset::Small => (128, 2, 2),
-            Preset::Base => (1024, 8, 8),
-            Preset::Gigant => (2048, 16, 8),
-        };
-        DitConfig { channels, grid, width, depth, heads, patch: 1 }
     }
 }

@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use super::{BackboneId, LossScale, Recipe};
+use crate::denoisers::{self, DenoiserId};
 use crate::error::{Error, Result};
-use crate::nn::{Dit, DitConfig, Whitening};
+use crate::gaussian::Whitening;
 use crate::tensor::Tensor;
 
 const FORMAT: &str = "invad-training";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Everything that decides a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,8 +20,8 @@ const VERSION: u32 = 2;
 pub struct TrainingConfig {
     /// How to train.
     pub recipe: Recipe,
-    /// The denoiser's sizes.
-    pub denoiser: DitConfig,
+    /// The denoiser.
+    pub denoiser: DenoiserId,
     /// What makes the features.
     pub backbone: BackboneId,
     /// The seed of all random numbers.
@@ -111,17 +112,17 @@ impl TrainingState {
         let mut file: file::Contents<Header> = file::read(path.as_ref(), FORMAT, VERSION)?;
         let Header { config, step, features, loss_scale } = file.config.clone();
         config.check().map_err(|e| file.fail(e.to_string()))?;
-        let dit = Dit::new(config.denoiser).map_err(|e| file.fail(e.to_string()))?;
+        let network = denoisers::read(&config.denoiser).map_err(|e| file.fail(e.to_string()))?;
         if step > config.steps {
             return Err(file.fail(format!("it is at step {step} of {}", config.steps)));
         }
         if loss_scale.is_some_and(|scale| !scale.fits(step)) {
             return Err(file.fail(format!("its loss scale {loss_scale:?} is out of range")));
         }
-        let mut take = |name| file.take(name, &[dit.len()]);
+        let mut take = |name| file.take(name, &[network.len()]);
         let (parameters, ema) = (take("parameters")?, take("ema")?);
         let (m, v) = (take("m")?, take("v")?);
-        let c = config.denoiser.channels;
+        let c = network.features().channels;
         let whitening = if config.recipe.whiten {
             let weight = file.take("whitening.weight", &[c, c])?;
             Some(Whitening::from_parts(weight, file.take("whitening.bias", &[c])?)?)

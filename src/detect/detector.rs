@@ -11,8 +11,10 @@ use super::scale::Scales;
 use super::{AnomalyMap, ScoreOptions, drift};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
+use crate::denoisers;
 use crate::error::{Error, Result};
-use crate::nn::{Backbone, Prior};
+use crate::gaussian::Prior;
+use crate::nn::Backbone;
 use crate::tensor::{Device, Tensor};
 
 /// Images that are computed at once by default.
@@ -124,7 +126,7 @@ impl Detector {
                 return Err(Error::argument("Detector", arg, expected, got));
             }
         }
-        let denoiser = &checkpoint.config.denoiser;
+        let denoiser = denoisers::read(&checkpoint.config.denoiser)?.features();
         if (denoiser.channels, denoiser.grid) != (backbone.channels(), backbone.grid()) {
             let expected =
                 format!("{} channels on a grid of {}", backbone.channels(), backbone.grid());
@@ -139,7 +141,7 @@ impl Detector {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has not enough memory; those of
-    /// [`DitConfig::require`](crate::nn::DitConfig::require).
+    /// [`Denoiser::require`](crate::denoisers::Denoiser::require).
     pub fn to_device(self, device: Device) -> Result<Self> {
         if device == self.device() {
             return Ok(self);

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 
 /// How far an image is from normal at each cell of a detector's grid; larger is less normal.
 ///
-/// It is the latent's distance to what normal ones are like at the cell ([`Prior`](crate::nn::Prior)), less the
+/// It is the latent's distance to what normal ones are like at the cell ([`Prior`](crate::gaussian::Prior)), less the
 /// mean of the image's cells: the light of a whole image may differ from that of all others, while a
 /// defect stands out of its own image. Without a prior it is the latent's norm, levelled by a detector of
 /// version 1 ([`Levels`](crate::checkpoint::Levels)).

@@ -11,13 +11,16 @@ use rayon::prelude::*;
 
 use super::AnomalyMap;
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
+use crate::denoisers::{self, Use};
 use crate::device::Readback;
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
+use crate::gaussian::{Prior, Whitening};
+use crate::nn::Backbone;
 use crate::nn::features::{self, Inputs};
-use crate::nn::{Backbone, Dit, Prior, Whitening, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Tensor};
+use crate::types::Precision;
 
 /// The order of the norm of blocks that an image's score is, where there is a prior.
 const ORDER: f64 = 4.0;
@@ -152,7 +155,8 @@ impl Measurer {
         device: Device,
         batch_size: usize,
     ) -> Result<Self> {
-        checkpoint.config.denoiser.require(device)?;
+        let denoiser = denoisers::read(&checkpoint.config.denoiser)?;
+        denoiser.require(device, Use::Inference, Precision::of(device))?;
         Ok(Self {
             backbone: backbone.to_device(device)?,
             inverter: inverter(checkpoint, device)?,
@@ -274,7 +278,7 @@ impl Measurer {
         let (grid, channels) = (self.backbone.grid(), self.backbone.channels());
         let zeros = |dtype| Tensor::zeros(&[images, grid, grid, channels], dtype, self.device());
         let (features, whitened) = match self.whitening {
-            Some(_) => (zeros(stored(self.device()))?, Some(zeros(DType::F32)?)),
+            Some(_) => (zeros(self.inverter.precision().dtype())?, Some(zeros(DType::F32)?)),
             None => (zeros(DType::F32)?, None),
         };
         let held = self.prior.as_ref().map(|_| {
@@ -424,7 +428,7 @@ impl Measurer {
 fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
     let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
     Inverter::new(
-        &Dit::new(*denoiser)?,
+        &*denoisers::read(denoiser)?,
         &checkpoint.ema,
         recipe.parameterisation,
         recipe.inversion_steps,

@@ -23,7 +23,7 @@ const LEAST_SPREAD_OF_NLL: f64 = 0.03;
 /// Which number is an image's score. All are standardised with held-out normal images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ScoreKind {
-    /// The largest mean of 2 × 2 neighbouring cells of the map, or with a [`Prior`](crate::nn::Prior) the norm of order 4 of all of
+    /// The largest mean of 2 × 2 neighbouring cells of the map, or with a [`Prior`](crate::gaussian::Prior) the norm of order 4 of all of
     /// them ([`AnomalyMap::block`]): a defect's cells touch each other, chance peaks need not.
     #[default]
     Block,
@@ -60,7 +60,7 @@ impl Default for Threshold {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScoreOptions {
     /// The category whose held-out images calibrate the score; `None` for each image that which it is
-    /// likeliest of, or without a [`Prior`](crate::nn::Prior) all of them pooled.
+    /// likeliest of, or without a [`Prior`](crate::gaussian::Prior) all of them pooled.
     pub category: Option<String>,
     /// Which number is the score.
     pub kind: ScoreKind,

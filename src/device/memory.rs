@@ -14,7 +14,7 @@ pub(crate) fn free_memory(device: Device) -> Result<usize> {
 }
 
 /// Takes memory for what kernels leave to each other, so that it is not made little by little.
-pub(crate) fn reserve_scratch(device: Device, bytes: usize) -> Result<()> {
+pub(super) fn reserve_scratch(device: Device, bytes: usize) -> Result<()> {
     match device {
         Device::Cpu => Ok(()),
         Device::Cuda(ordinal) => cuda::reserve_scratch(ordinal, bytes),

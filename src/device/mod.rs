@@ -6,7 +6,7 @@ mod plan;
 mod replay;
 mod staging;
 
-pub(crate) use memory::{free_memory, reserve_scratch, workspace_bytes};
+pub(crate) use memory::{free_memory, workspace_bytes};
 pub use plan::{Allocate, Plan, Purpose};
 pub(crate) use replay::{Key, Replay};
 pub(crate) use staging::{Ahead, Readback, Upload};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::memory::reserve_scratch;
 use crate::error::Result;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -63,6 +64,13 @@ pub trait Allocate {
     /// Those of [`Tensor::zeros`].
     fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor>;
 
+    /// Memory for what kernels leave to each other, so that it is not made little by little: all share the
+    /// largest. On the host there is none.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if the device has not enough memory.
+    fn scratch(&mut self, bytes: usize) -> Result<()>;
+
     /// As many of them.
     ///
     /// # Errors
@@ -86,6 +94,10 @@ impl Allocate for Device {
     fn zeros(&mut self, _: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor> {
         Tensor::zeros(shape, dtype, *self)
     }
+
+    fn scratch(&mut self, bytes: usize) -> Result<()> {
+        reserve_scratch(*self, bytes)
+    }
 }
 
 /// The memory of a training on its device, by purpose.
@@ -93,11 +105,12 @@ impl Allocate for Device {
 pub struct Plan {
     device: Device,
     bytes: BTreeMap<Purpose, usize>,
+    scratch: usize,
 }
 
 impl Plan {
     pub(crate) fn new(device: Device) -> Self {
-        Self { device, bytes: BTreeMap::new() }
+        Self { device, bytes: BTreeMap::new(), scratch: 0 }
     }
 
     pub(crate) fn add(&mut self, purpose: Purpose, bytes: usize) {
@@ -129,5 +142,13 @@ impl Allocate for Plan {
         let tensor = Tensor::without_memory(shape, dtype, self.device)?;
         self.add(purpose, tensor.len() * dtype.size());
         Ok(tensor)
+    }
+
+    fn scratch(&mut self, bytes: usize) -> Result<()> {
+        if self.device != Device::Cpu && bytes > self.scratch {
+            self.add(Purpose::Workspace, bytes - self.scratch);
+            self.scratch = bytes;
+        }
+        Ok(())
     }
 }

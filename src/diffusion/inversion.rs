@@ -1,21 +1,25 @@
 //! From features to the latent they are inverted to.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
-use crate::device::{Key, Replay};
+use crate::denoisers::{Denoiser, Evaluator, FeatureShape, Packed};
+use crate::device::{Allocate, Key, Purpose, Replay};
 use crate::error::{Error, Result};
-use crate::nn::{Activations, Dit, PackedDit, stored};
 use crate::ops;
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
+use crate::types::Precision;
 
 /// A network ready to invert features in a fixed number of steps.
 pub struct Inverter {
-    network: PackedDit,
+    network: Arc<dyn Packed>,
+    features: FeatureShape,
     respaced: Respaced,
     parameterisation: Parameterisation,
     device: Device,
+    precision: Precision,
     /// √ᾱ_t by which the features are scaled first, where the inversion is a single evaluation.
     single: Option<f64>,
     /// What tells it from all others.
@@ -35,34 +39,34 @@ impl fmt::Debug for Inverter {
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The buffers of an inversion of a fixed number of images.
-#[derive(Debug)]
 pub struct Workspace {
-    acts: Activations,
+    /// Of which inverter they are.
+    inverter: u64,
+    network: Box<dyn Evaluator>,
     output: Tensor,
     map: Tensor,
     stats: Tensor,
-    recorded: Replay<Work>,
+    /// What work it is: whether it ends with the score.
+    recorded: Replay<bool>,
 }
 
-/// What tells the recorded work of a workspace from all other.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Work {
-    inverter: u64,
-    /// Whether it ends with the score.
-    scored: bool,
+impl fmt::Debug for Workspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Workspace").field("output", &self.output).finish_non_exhaustive()
+    }
 }
 
 impl Inverter {
-    /// `steps` evaluations of the network F on a device; its `parameters` are on the CPU. One step is
+    /// `steps` evaluations of the network F on a device, with the precision that it has all operations for; its `parameters` are on the CPU. One step is
     /// the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are the timesteps of
     /// [`Schedule::respaced`].
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
     /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
-    /// not enough memory; those of [`DitConfig::require`](crate::nn::DitConfig::require).
+    /// not enough memory; those of [`Denoiser::require`].
     pub fn new(
-        dit: &Dit,
+        denoiser: &dyn Denoiser,
         parameters: &Tensor,
         parameterisation: Parameterisation,
         steps: usize,
@@ -80,14 +84,20 @@ impl Inverter {
         } else {
             (schedule.respaced(steps)?, None)
         };
-        let network = PackedDit::new(dit, parameters, &respaced.timesteps, device)?;
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { network, respaced, parameterisation, device, single, id })
+        let precision = Precision::of(device);
+        let network = denoiser.pack(parameters, &respaced.timesteps, device, precision)?;
+        let (features, id) = (denoiser.features(), NEXT_ID.fetch_add(1, Ordering::Relaxed));
+        Ok(Self { network, features, respaced, parameterisation, device, precision, single, id })
     }
 
     /// Where it computes.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// What it computes with.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The timesteps of the evaluations.
@@ -100,14 +110,15 @@ impl Inverter {
     /// # Errors
     /// [`Error::Unavailable`] if the device cannot be used.
     pub fn workspace(&self, batch: usize) -> Result<Workspace> {
-        let dit = self.network.dit();
-        let c = dit.config();
-        let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, self.device);
+        let mut a = self.device;
+        let cells = self.features.grid.pow(2);
+        let mut take = |shape: &[usize], dtype| a.zeros(Purpose::Batch, shape, dtype);
         Ok(Workspace {
-            acts: Activations::for_inference(dit, batch, self.device)?,
-            output: zeros(&[batch, c.grid, c.grid, c.channels], stored(self.device))?,
-            map: zeros(&[batch, c.grid * c.grid], DType::F32)?,
-            stats: zeros(&[batch, ops::SCORE_STATS], DType::F32)?,
+            inverter: self.id,
+            output: take(&self.features.of(batch), self.precision.dtype())?,
+            map: take(&[batch, cells], DType::F32)?,
+            stats: take(&[batch, ops::SCORE_STATS], DType::F32)?,
+            network: self.network.clone().evaluator(batch, &mut a)?,
             recorded: Replay::default(),
         })
     }
@@ -118,8 +129,8 @@ impl Inverter {
     /// `x`: (B, G, G, C), B the workspace's; f32.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit the network or the workspace; [`Error::Device`] if
-    /// they are elsewhere; [`Error::Cuda`] if a GPU fails.
+    /// [`Error::Shape`] if the shapes do not fit the network or the workspace; [`Error::Argument`] if the workspace
+    /// is another inverter's; [`Error::Device`] if `x` is elsewhere; [`Error::Cuda`] if a GPU fails.
     pub fn invert<'a>(&self, x: impl Into<TensorViewMut<'a>>, space: &mut Workspace) -> Result<()> {
         self.run(x.into(), space, false)
     }
@@ -142,7 +153,7 @@ impl Inverter {
     }
 
     fn run(&self, mut x: TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
-        let key = Key::new(Work { inverter: self.id, scored }, x.view())?;
+        let key = Key::new(scored, x.view())?;
         let mut recorded = std::mem::take(&mut space.recorded);
         let ran = recorded.run(self.device, key, || self.steps(&mut x, space, scored));
         space.recorded = recorded;
@@ -184,16 +195,28 @@ impl Inverter {
     /// Evaluates F at timestep i: what it returns is in the workspace. Returns the factors (a, b) of the
     /// step a·x + b·F(x).
     fn evaluate(&self, i: usize, mut x: TensorViewMut, space: &mut Workspace) -> Result<[f32; 2]> {
-        let Workspace { acts, output, .. } = space;
+        self.require_own(space)?;
+        let Workspace { network, output, .. } = space;
         if let Some(scale) = self.single {
             // x ← √ᾱ_t·x; the old output only takes part with the factor 0.
             output.view_mut().fill(0.0)?;
             ops::inversion_step(x.reborrow(), &*output, scale as f32, 0.0)?;
         }
-        self.network.forward(x.view(), i, acts, &mut *output)?;
+        network.evaluate(i, x.view(), output.view_mut())?;
         let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_next(i));
         let (a, b) = self.parameterisation.ddim_factors(from, to);
         Ok([a as f32, b as f32])
+    }
+
+    /// A workspace evaluates the network that it was made for.
+    fn require_own(&self, space: &Workspace) -> Result<()> {
+        match space.inverter == self.id {
+            true => Ok(()),
+            false => {
+                let expected = "one that Inverter::workspace of this inverter has made";
+                Err(Error::argument("Inverter", "space", expected, "another inverter's"))
+            }
+        }
     }
 
     /// The reconstruction that the method is compared with: from x at noise level `noise_step`,
@@ -216,9 +239,10 @@ impl Inverter {
             let expected = format!("at most {steps}");
             return Err(Error::argument("reconstruct", "noise_step", expected, noise_step));
         }
+        self.require_own(space)?;
         for i in (0..noise_step).rev() {
-            let Workspace { acts, output, .. } = &mut *space;
-            self.network.forward(x.view(), i, acts, &mut *output)?;
+            let Workspace { network, output, .. } = &mut *space;
+            network.evaluate(i, x.view(), output.view_mut())?;
             let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_prev(i));
             let (a, b) = self.parameterisation.ddim_factors(from, to);
             ops::inversion_step(x.reborrow(), &*output, a as f32, b as f32)?;

@@ -7,12 +7,13 @@ mod synthetic;
 use std::cell::Cell;
 use std::path::PathBuf;
 
-use crate::checkpoint::{Preset, Recipe, TrainingConfig, TrainingState};
+use crate::checkpoint::{Recipe, TrainingConfig, TrainingState};
 use crate::data::{Dataset, load_image};
+use crate::denoisers::{self, FeatureShape, Recompute};
 use crate::detect::Detector;
 use crate::device::Plan;
 use crate::error::{Error, Result};
-use crate::nn::{Backbone, Recompute};
+use crate::nn::Backbone;
 use crate::tensor::Tensor;
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
@@ -25,8 +26,8 @@ use synthetic::Synthetic;
 pub struct FitOptions {
     /// How to train.
     pub recipe: Recipe,
-    /// The size of the denoiser.
-    pub preset: Preset,
+    /// The denoiser: the name of a [preset](denoisers::presets).
+    pub denoiser: String,
     /// Optimiser steps; `None` is the recipe's.
     pub steps: Option<u64>,
     /// The seed of all random numbers.
@@ -42,12 +43,12 @@ pub struct FitOptions {
 }
 
 impl Default for FitOptions {
-    /// The whitened recipe and the small preset on the CPU, seed 0, no state, which would be saved every
+    /// The whitened recipe and the small denoiser on the CPU, seed 0, no state, which would be saved every
     /// 500 steps.
     fn default() -> Self {
         Self {
             recipe: Recipe::whitened(),
-            preset: Preset::Small,
+            denoiser: "small".into(),
             steps: None,
             seed: 0,
             resources: Resources::default(),
@@ -166,8 +167,9 @@ pub fn fit(
     let features = features(dataset, &backbone, &good, &mut observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
+    let shape = FeatureShape { grid: backbone.grid(), channels: backbone.channels() };
     let config = TrainingConfig {
-        denoiser: options.preset.config(backbone.channels(), backbone.grid()),
+        denoiser: denoisers::preset(&options.denoiser, shape)?.id(),
         backbone: Detector::backbone_id(&backbone),
         seed: options.seed,
         steps: options.steps.unwrap_or(steps),

@@ -2,9 +2,10 @@
 
 use crate::device::Ahead;
 use crate::error::{Error, Result};
-use crate::nn::{Whitening, stored};
+use crate::gaussian::Whitening;
 use crate::ops::{Random, Stream};
 use crate::tensor::{DType, Device, Tensor};
+use crate::types::Precision;
 
 /// Images whitened at once.
 const CHUNK: usize = 64;
@@ -33,15 +34,17 @@ impl Batches {
         seed: u64,
         batch: usize,
         device: Device,
+        precision: Precision,
     ) -> Result<Self> {
+        let dtype = precision.dtype();
         let images = features.shape()[0];
         let image_len = features.len() / images;
-        let mut kept = Tensor::zeros(features.shape(), stored(device), Device::Cpu)?;
+        let mut kept = Tensor::zeros(features.shape(), dtype, Device::Cpu)?;
         let mut first = 0;
         whitened(&features, whitening, |part| {
             // What was not finite before, the loss will tell.
             let too_large = part.iter().find(|x| x.is_finite() && x.abs() >= 65520.0);
-            if let Some(x) = too_large.filter(|_| stored(device) == DType::F16) {
+            if let Some(x) = too_large.filter(|_| dtype == DType::F16) {
                 let expected = "within ±65504, as f16 holds them on a GPU";
                 return Err(Error::argument("Trainer", "features", expected, x));
             }
@@ -49,14 +52,14 @@ impl Batches {
             first += part.len();
             Ok(())
         })?;
-        let ahead = Ahead::new(batch * image_len * stored(device).size(), device)?;
+        let ahead = Ahead::new(batch * image_len * dtype.size(), device)?;
         let order = Order { seed, images, epoch: None };
         Ok(Self { order, image_len, features: kept, ahead })
     }
 
     /// The bytes that are taken on a device for batches of `elements` numbers.
-    pub fn bytes_on(device: Device, elements: usize) -> usize {
-        Ahead::bytes_on(device, elements * stored(device).size())
+    pub fn bytes_on(device: Device, precision: Precision, elements: usize) -> usize {
+        Ahead::bytes_on(device, elements * precision.dtype().size())
     }
 
     /// The number of images.

@@ -2,16 +2,19 @@
 
 use super::batches::Batches;
 use super::space::{Moved, Space};
+use crate::denoisers::{Denoiser, Recompute};
 use crate::device::{Plan, Purpose, free_memory, workspace_bytes};
 use crate::error::{Error, Result};
-use crate::nn::{Dit, DitConfig, Recompute};
 use crate::tensor::{DType, Device};
+use crate::types::Precision;
 
 /// Where a training computes, and how it fits there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resources {
     /// The device.
     pub device: Device,
+    /// What the network computes with; `None`: what the device has all operations for.
+    pub precision: Option<Precision>,
     /// Images that are computed at once, a divisor of the batch; `None`: the whole batch. Gradients
     /// of the parts are added up, which rounds otherwise than the whole.
     pub micro_batch: Option<usize>,
@@ -55,6 +58,7 @@ impl Default for Resources {
     fn default() -> Self {
         Self {
             device: Device::Cpu,
+            precision: None,
             micro_batch: None,
             memory: Memory::Free,
             moments: DType::F32,
@@ -71,6 +75,11 @@ impl From<Device> for Resources {
 }
 
 impl Resources {
+    /// What the network computes with.
+    pub fn precision(&self) -> Precision {
+        self.precision.unwrap_or(Precision::of(self.device))
+    }
+
     /// Images computed at once of a batch of `batch`.
     pub(super) fn micro_batch(&self, batch: usize) -> usize {
         self.micro_batch.unwrap_or(batch)
@@ -107,37 +116,37 @@ impl Resources {
     ///
     /// # Errors
     /// [`Error::Argument`] if the sizes or the resources are out of range.
-    pub fn plan(&self, denoiser: DitConfig, batch: usize, recompute: Recompute) -> Result<Plan> {
+    pub fn plan(
+        &self,
+        denoiser: &dyn Denoiser,
+        batch: usize,
+        recompute: Recompute,
+    ) -> Result<Plan> {
         self.check(batch)?;
-        self.plan_of(&Dit::new(denoiser)?, batch, recompute)
-    }
-
-    fn plan_of(&self, dit: &Dit, batch: usize, recompute: Recompute) -> Result<Plan> {
         let mut plan = Plan::new(self.device);
-        Moved::new(&mut plan, dit, self)?;
-        Space::new(&mut plan, dit, batch, self.micro_batch(batch), recompute)?;
-        let c = dit.config();
-        let elements = batch * c.grid * c.grid * c.channels;
-        plan.add(Purpose::Batch, Batches::bytes_on(self.device, elements));
-        if self.device != Device::Cpu {
-            let scratch = dit.scratch_bytes(self.micro_batch(batch));
-            plan.add(Purpose::Workspace, workspace_bytes(self.device) + scratch);
-        }
+        Moved::new(&mut plan, denoiser, self)?;
+        Space::new(&mut plan, denoiser, batch, self, recompute)?;
+        let elements = denoiser.features().of(batch).iter().product();
+        plan.add(Purpose::Batch, Batches::bytes_on(self.device, self.precision(), elements));
+        plan.add(Purpose::Workspace, workspace_bytes(self.device));
         Ok(plan)
     }
 
     /// What is to be computed again, and the memory that is needed then.
-    pub(super) fn choose(&self, dit: &Dit, batch: usize) -> Result<(Recompute, Plan)> {
-        self.check(batch)?;
+    pub(super) fn choose(
+        &self,
+        denoiser: &dyn Denoiser,
+        batch: usize,
+    ) -> Result<(Recompute, Plan)> {
         let free = free_memory(self.device)?;
         let (limit, ways) = match &self.memory {
-            Memory::Free => (free, &Recompute::ALL[..]),
-            Memory::Limit(bytes) => (free.min(*bytes), &Recompute::ALL[..]),
+            Memory::Free => (free, denoiser.recompute()),
+            Memory::Limit(bytes) => (free.min(*bytes), denoiser.recompute()),
             Memory::Recompute(way) => (free, std::slice::from_ref(way)),
         };
         let mut last = None;
         for &way in ways {
-            let plan = self.plan_of(dit, batch, way)?;
+            let plan = self.plan(denoiser, batch, way)?;
             if plan.total() <= limit {
                 return Ok((way, plan));
             }

@@ -1,16 +1,16 @@
 //! The memory of a training on its device: described here for planning it and for taking it.
 
 use super::{Average, Resources};
+use crate::denoisers::{Denoiser, Recompute, Trainable, Training};
 use crate::device::{Allocate, Purpose};
 use crate::error::Result;
-use crate::nn::{Activations, Dit, Gradients, Recompute, stored};
-use crate::ops::AdamW;
+use crate::ops::{self, AdamW};
 use crate::tensor::{DType, Tensor, TensorView};
 
 /// What the optimiser moves.
 pub(super) struct Moved {
     pub parameters: Tensor,
-    /// In f16, on a GPU.
+    /// In the precision's type, where that is not f32.
     pub half: Option<Tensor>,
     pub m: Tensor,
     pub v: Tensor,
@@ -19,15 +19,18 @@ pub(super) struct Moved {
 }
 
 impl Moved {
-    pub fn new(a: &mut dyn Allocate, dit: &Dit, resources: &Resources) -> Result<Self> {
-        let all = [dit.len()];
-        let half = stored(a.device());
-        let on_gpu = half != DType::F32;
+    pub fn new(
+        a: &mut dyn Allocate,
+        denoiser: &dyn Denoiser,
+        resources: &Resources,
+    ) -> Result<Self> {
+        let all = [denoiser.len()];
+        let half = resources.precision().dtype();
         let on_device = resources.average == Average::Device;
         let mut take = |purpose, dtype| a.zeros(purpose, &all, dtype);
         Ok(Self {
             parameters: take(Purpose::Parameters, DType::F32)?,
-            half: on_gpu.then(|| take(Purpose::Half, half)).transpose()?,
+            half: (half != DType::F32).then(|| take(Purpose::Half, half)).transpose()?,
             m: take(Purpose::Moments, resources.moments)?,
             v: take(Purpose::Moments, resources.moments)?,
             average: on_device.then(|| take(Purpose::Average, DType::F32)).transpose()?,
@@ -56,8 +59,9 @@ pub(super) struct Space {
     pub batch: usize,
     /// Images computed at once.
     pub micro: usize,
-    pub acts: Activations,
-    pub gradients: Gradients,
+    pub network: Box<dyn Trainable>,
+    /// Of the parameters.
+    pub gradients: Tensor,
     /// Of the whole batch, like the noise.
     pub x0: Tensor,
     pub noise: Tensor,
@@ -76,21 +80,22 @@ pub(super) struct Space {
 impl Space {
     pub fn new(
         a: &mut dyn Allocate,
-        dit: &Dit,
+        denoiser: &dyn Denoiser,
         batch: usize,
-        micro: usize,
+        resources: &Resources,
         recompute: Recompute,
     ) -> Result<Self> {
-        let c = dit.config();
-        let half = stored(a.device());
-        let acts = Activations::of_training(a, c, micro, recompute)?;
-        let gradients = Gradients::of_training(a, dit, micro)?;
+        let (micro, precision) = (resources.micro_batch(batch), resources.precision());
+        let (half, len) = (precision.dtype(), denoiser.len());
+        let network = denoiser.trainable(micro, Training { precision, recompute }, a)?;
+        a.scratch(ops::kernels::global_norm_scratch(len))?;
+        let gradients = a.zeros(Purpose::Gradients, &[len], DType::F32)?;
         let mut take = |shape: &[usize], dtype| a.zeros(Purpose::Batch, shape, dtype);
-        let grid = |images| [images, c.grid, c.grid, c.channels];
+        let grid = |images| denoiser.features().of(images);
         Ok(Self {
             batch,
             micro,
-            acts,
+            network,
             gradients,
             x0: take(&grid(batch), half)?,
             noise: take(&grid(batch), DType::F32)?,

@@ -1,6 +1,7 @@
 //! The training loop, a step at a time.
 
 use std::fmt;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -11,12 +12,14 @@ use crate::checkpoint::{
     Calibration, Checkpoint, CheckpointConfig, LossScale, TrainingConfig, TrainingState,
 };
 use crate::cpu;
-use crate::device::{Key, Plan, Replay, reserve_scratch};
+use crate::denoisers::{self, Denoiser, FeatureShape, Parameters, Recompute, Use};
+use crate::device::{Key, Plan, Replay};
 use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
-use crate::nn::{Dit, Parameters, Recompute, Whitening};
+use crate::gaussian::Whitening;
 use crate::ops::{self, AdamW, Random, Stream, Target};
 use crate::tensor::{DType, Device, Tensor, TensorView};
+use crate::types::Precision;
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,12 +51,11 @@ pub struct Trainer {
     /// The work of a step.
     recorded: Replay<()>,
     state: TrainingState,
-    /// The parameters in f16, on a GPU.
+    /// The parameters in the type that matrix products read, where that is not f32.
     half: Option<Tensor>,
     resources: Resources,
     recompute: Recompute,
     plan: Plan,
-    dit: Dit,
     alphas_cumprod: Vec<f64>,
     batches: Batches,
     space: Space,
@@ -77,21 +79,20 @@ impl Trainer {
     /// # Errors
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
     /// configuration or the resources are out of range, or a GPU cannot compute the denoiser
-    /// ([`DitConfig::require_training`](crate::nn::DitConfig::require_training)); [`Error::Unavailable`] if the device
-    /// cannot be used; [`Error::TooLarge`] if it has not enough memory.
+    /// ([`Denoiser::require`]); [`Error::Unavailable`] if the device cannot be used; [`Error::TooLarge`] if it has not enough memory.
     pub fn new(
         config: TrainingConfig,
         features: Tensor,
         resources: impl Into<Resources>,
     ) -> Result<Self> {
         let resources = resources.into();
-        check(&config, &features)?;
-        let dit = Dit::new(config.denoiser)?;
+        let denoiser = denoisers::read(&config.denoiser)?;
+        check(&config, denoiser.features(), &features)?;
         let hash = hash(&features)?;
         let whitening = config.recipe.whiten.then(|| Whitening::fit(&features)).transpose()?;
         let seed = config.seed;
-        Self::begin(config, dit, whitening, features, resources, |dit, moved, average| {
-            dit.init_each(seed, |p, numbers| {
+        Self::begin(config, denoiser, whitening, features, resources, |of, moved, average| {
+            of.init_each(seed, &mut |p, numbers| {
                 let targets =
                     [Some(&mut moved.parameters), moved.half.as_mut(), Some(&mut *average)];
                 for target in targets.into_iter().flatten() {
@@ -116,7 +117,8 @@ impl Trainer {
         features: Tensor,
         resources: impl Into<Resources>,
     ) -> Result<Self> {
-        check(config, &features)?;
+        let denoiser = denoisers::read(&config.denoiser)?;
+        check(config, denoiser.features(), &features)?;
         if let Some((setting, was, is)) = difference(&state.config, config) {
             let expected = format!("{was}, as when the training state was saved");
             return Err(Error::argument("resume", setting, expected, is));
@@ -125,10 +127,10 @@ impl Trainer {
             let expected = "the images that the training state was saved with";
             return Err(Error::argument("resume", "data", expected, "others"));
         }
-        let dit = Dit::new(config.denoiser)?;
         let TrainingState { config, step, features: hash, loss_scale, whitening, .. } = state;
         let (parameters, ema, m, v) = (state.parameters, state.ema, state.m, state.v);
-        Self::begin(config, dit, whitening, features, resources.into(), |_, moved, average| {
+        let resources = resources.into();
+        Self::begin(config, denoiser, whitening, features, resources, |_, moved, average| {
             // One by one, so that the memory of what is copied is free again.
             if let Some(half) = &mut moved.half {
                 copy(&parameters, half)?;
@@ -149,22 +151,25 @@ impl Trainer {
     /// features' hash and the loss scale.
     fn begin(
         config: TrainingConfig,
-        dit: Dit,
+        denoiser: Arc<dyn Denoiser>,
         whitening: Option<Whitening>,
         features: Tensor,
         resources: Resources,
-        fill: impl FnOnce(&Dit, &mut Moved, &mut Tensor) -> Result<(u64, String, Option<LossScale>)>,
+        fill: impl FnOnce(
+            &dyn Denoiser,
+            &mut Moved,
+            &mut Tensor,
+        ) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
-        let mut device = resources.device;
-        dit.config().require_training(device)?;
+        let (mut device, precision) = (resources.device, resources.precision());
+        denoiser.require(device, Use::Training, precision)?;
         let batch = config.recipe.batch;
-        let (recompute, plan) = resources.choose(&dit, batch)?;
-        let batches = Batches::new(features, whitening.as_ref(), config.seed, batch, device);
+        let (recompute, plan) = resources.choose(&*denoiser, batch)?;
+        let whitening_of = whitening.as_ref();
+        let batches = Batches::new(features, whitening_of, config.seed, batch, device, precision);
         let taken = batches.and_then(|batches| {
-            let moved = Moved::new(&mut device, &dit, &resources)?;
-            let micro = resources.micro_batch(batch);
-            let space = Space::new(&mut device, &dit, batch, micro, recompute)?;
-            reserve_scratch(device, dit.scratch_bytes(micro))?;
+            let moved = Moved::new(&mut device, &*denoiser, &resources)?;
+            let space = Space::new(&mut device, &*denoiser, batch, &resources, recompute)?;
             Ok((batches, moved, space))
         });
         let (batches, mut moved, space) = taken.map_err(|e| match e {
@@ -173,10 +178,10 @@ impl Trainer {
         })?;
         let mut ema = match moved.average.take() {
             Some(average) => average,
-            None => Tensor::zeros(&[dit.len()], DType::F32, Device::Cpu)?,
+            None => Tensor::zeros(&[denoiser.len()], DType::F32, Device::Cpu)?,
         };
-        let (step, hash, loss_scale) = fill(&dit, &mut moved, &mut ema)?;
-        let fresh = (device != Device::Cpu).then(|| LossScale::new(resources.loss_scale));
+        let (step, hash, loss_scale) = fill(&*denoiser, &mut moved, &mut ema)?;
+        let fresh = (precision == Precision::F16).then(|| LossScale::new(resources.loss_scale));
         let Moved { parameters, half, m, v, .. } = moved;
         let state = TrainingState {
             config,
@@ -196,7 +201,6 @@ impl Trainer {
             resources,
             recompute,
             plan,
-            dit,
             alphas_cumprod: Schedule::linear().alphas_cumprod,
             batches,
             space,
@@ -315,8 +319,8 @@ impl Trainer {
 
     /// A GPU has skipped the step, and takes the next with a smaller loss scale.
     fn not_finite(&mut self, k: u64, what: &'static str) -> Result<()> {
-        let on_gpu = self.resources.device != Device::Cpu;
-        let Some(scale) = self.state.loss_scale.as_mut().filter(|_| on_gpu) else {
+        let scaled = self.resources.precision() == Precision::F16;
+        let Some(scale) = self.state.loss_scale.as_mut().filter(|_| scaled) else {
             return Err(Error::NonFinite { step: k, what, last_good: k });
         };
         scale.overflowed();
@@ -330,7 +334,7 @@ impl Trainer {
 
     fn loss_scale(&self) -> f64 {
         match &self.state.loss_scale {
-            Some(scale) if self.resources.device != Device::Cpu => scale.scale,
+            Some(scale) if self.resources.precision() == Precision::F16 => scale.scale,
             _ => 1.0,
         }
     }
@@ -351,7 +355,6 @@ impl Trainer {
 
     fn work(&mut self) -> Work<'_> {
         Work {
-            dit: &self.dit,
             state: &mut self.state,
             half: self.half.as_mut(),
             average_here: self.resources.average == Average::Device,
@@ -426,7 +429,6 @@ impl Trainer {
 
 /// A step's work on the device, the same at every step.
 struct Work<'a> {
-    dit: &'a Dit,
     state: &'a mut TrainingState,
     half: Option<&'a mut Tensor>,
     /// Whether the average is brought up to date with the parameters.
@@ -439,14 +441,14 @@ impl Work<'_> {
     fn gradients(&mut self) -> Result<()> {
         let s = &mut *self.space;
         let parameters = Parameters { full: &self.state.parameters, half: self.half.as_deref() };
-        s.gradients.parameters.view_mut().fill(0.0)?;
+        s.gradients.view_mut().fill(0.0)?;
         for first in (0..s.batch).step_by(s.micro) {
             let of = |name| column(&s.columns, name, first, s.micro);
             let x0 = images(&s.x0, first, s.micro)?;
             let noise = images(&s.noise, first, s.micro)?;
             ops::add_noise(x0, noise, of(Column::Signal)?, of(Column::Noise)?, &mut s.x)?;
             let t = of(Column::Timestep)?;
-            self.dit.forward(parameters, &s.x, t, &mut s.acts, &mut s.output)?;
+            s.network.forward(parameters, s.x.view(), t, s.output.view_mut())?;
             let target = Target {
                 x0,
                 noise,
@@ -457,10 +459,10 @@ impl Work<'_> {
             let loss = s.loss.view_mut().part(first, &[s.micro])?;
             let doutput = Some(s.doutput.view_mut());
             ops::denoising_loss(&s.output, target, weight, slope, loss, doutput)?;
-            self.dit.backward(parameters, &mut s.acts, &s.doutput, &mut s.gradients, None)?;
+            s.network.backward(parameters, s.doutput.view(), &mut s.gradients, None)?;
         }
         let clip = self.state.config.recipe.clip;
-        ops::global_norm(&s.gradients.parameters, clip, &s.numbers, &mut s.norm)
+        ops::global_norm(&s.gradients, clip, &s.numbers, &mut s.norm)
     }
 
     /// Moves the parameters, unless the norm of the gradients is not finite.
@@ -474,7 +476,7 @@ impl Work<'_> {
             rounded: self.half.as_deref_mut().map(Tensor::view_mut),
         };
         let s = &*self.space;
-        ops::adamw(&s.gradients.parameters, &s.numbers, &s.norm, config.seed, moved)
+        ops::adamw(&s.gradients, &s.numbers, &s.norm, config.seed, moved)
     }
 }
 
@@ -493,13 +495,12 @@ fn rate(config: &TrainingConfig) -> LearningRate {
     }
 }
 
-fn check(config: &TrainingConfig, features: &Tensor) -> Result<()> {
+fn check(config: &TrainingConfig, of: FeatureShape, features: &Tensor) -> Result<()> {
     config.check()?;
-    let c = &config.denoiser;
     match *features.shape() {
-        [n, g, w, channels] if n > 0 && g == c.grid && w == g && channels == c.channels => Ok(()),
+        [n, g, w, channels] if n > 0 && [n, g, w, channels] == of.of(n) => Ok(()),
         _ => {
-            let expected = format!("(n ≥ 1, {0}, {0}, {1})", c.grid, c.channels);
+            let expected = format!("(n ≥ 1, {0}, {0}, {1})", of.grid, of.channels);
             Err(Error::shape("Trainer", "features", expected, features.shape()))
         }
     }

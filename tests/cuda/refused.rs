@@ -1,10 +1,10 @@
 //! What a GPU cannot do ends in a typed error before anything is launched: outputs stay as they were.
 
 use invad::checkpoint::TrainingConfig;
+use invad::denoisers::{Denoiser, Dit, DitConfig, Use};
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::nn::{Dit, DitConfig};
 use invad::ops::{self, Activation, Chunk, Residual};
-use invad::{DType, Detector, Device, Error, Tensor, Trainer};
+use invad::{DType, Detector, Device, Error, Precision, Tensor, Trainer};
 
 use crate::alone::passes_alone;
 use crate::support::emulator::{gpu, is_emulated};
@@ -196,7 +196,7 @@ fn networks_without_kernels() {
         };
         refuses(make(gpu).err().unwrap());
         let [_, paper] = recipes();
-        let training = TrainingConfig { denoiser: config, ..training(paper, 1) };
+        let training = TrainingConfig { denoiser: config.into(), ..training(paper, 1) };
         let features = [1, config.grid, config.grid, config.channels];
         let features = Tensor::zeros(&features, DType::F32, Device::Cpu).unwrap();
         refuses(Trainer::new(training, features, gpu).err().unwrap());
@@ -217,14 +217,15 @@ fn with_hardly_any_memory() {
     let Some(gpu) = gpu() else { return };
     let [whitened, paper] = recipes();
     let denoiser = too_wide_to_train();
-    denoiser.require(gpu).unwrap();
+    let network = Dit::new(denoiser).unwrap();
+    network.require(gpu, Use::Inference, Precision::F16).unwrap();
     let features = Tensor::zeros(&[1, 2, 2, 4], DType::F32, Device::Cpu).unwrap();
-    let training = TrainingConfig { denoiser, ..training(paper, 1) };
+    let training = TrainingConfig { denoiser: denoiser.into(), ..training(paper, 1) };
     let refused = Trainer::new(training, features, gpu).err().unwrap().to_string();
     assert_eq!(refused, "Dit: `width` should be up to 4096 for training on a GPU, got 4104");
     for (heads, memory) in [(8, false), (2, true)] {
         let mut checkpoint = checkpoint(whitened.clone(), 1);
-        checkpoint.config.denoiser.heads = heads;
+        checkpoint.config.denoiser.sizes.insert("heads".into(), heads.into());
         let refused = Detector::new(checkpoint).unwrap().to_device(gpu).err().unwrap();
         match refused {
             Error::Argument { op: "Dit", arg: "head size", .. } if !memory => {}

@@ -1,8 +1,9 @@
 //! Training on a GPU, against the CPU's and against its own plan.
 
-use invad::checkpoint::{LossScale, Preset, Recipe, TrainingConfig, TrainingState};
+use invad::checkpoint::{LossScale, Recipe, TrainingConfig, TrainingState};
+use invad::denoisers::{Denoiser, Dit, DitConfig, FeatureShape, Recompute};
+use invad::nn::Backbone;
 use invad::nn::features::Workspace;
-use invad::nn::{Backbone, Dit, DitConfig, Recompute};
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{DType, Device, Error, Tensor, Trainer};
 
@@ -17,7 +18,7 @@ const SMALL: DitConfig =
     DitConfig { channels: 8, grid: 4, width: 64, depth: 1, heads: 2, patch: 1 };
 
 fn config(recipe: Recipe, steps: u64) -> TrainingConfig {
-    TrainingConfig { denoiser: SMALL, ..training(recipe, steps) }
+    TrainingConfig { denoiser: SMALL.into(), ..training(recipe, steps) }
 }
 
 /// Features close to a plane.
@@ -84,7 +85,7 @@ fn quickstart_shortened() {
     let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
     backbone.extract(&images, &mut features, &mut Workspace::default()).unwrap();
     let config = TrainingConfig {
-        denoiser: Preset::Small.config(c, g),
+        denoiser: DitConfig::small(FeatureShape { grid: g, channels: c }).into(),
         ..training(Recipe { batch: 4, ..Recipe::whitened() }, 60)
     };
     let run = |device: Device| {
@@ -158,7 +159,7 @@ fn memory_does_not_change_what_is_learnt() {
     let Some(gpu) = gpu() else { return };
     let [whitened, _] = recipes();
     let config = TrainingConfig {
-        denoiser: DitConfig { depth: 3, ..SMALL },
+        denoiser: DitConfig { depth: 3, ..SMALL }.into(),
         ..config(Recipe { batch: 4, ..whitened }, 4)
     };
     let run = |recompute, micro| {
@@ -268,7 +269,7 @@ fn kernels_keep_to_their_parameters() {
     let denoiser = DitConfig { channels: 12, grid: 3, width: 72, depth: 2, heads: 3, patch: 1 };
     let features = tensor(1, &[5, 3, 3, 12], 1.0);
     let [whitened, _] = recipes();
-    let config = TrainingConfig { denoiser, ..training(whitened, 3) };
+    let config = TrainingConfig { denoiser: denoiser.into(), ..training(whitened, 3) };
     let run = || {
         Recompute::ALL.map(|recompute| {
             let resources = Resources {
@@ -371,7 +372,8 @@ fn memory_of_real_steps() {
         (0, Recompute::Blocks, gpu.into()),
     ];
     let (depth, recompute, resources) = case(&cases);
-    let config = TrainingConfig { denoiser: DitConfig { depth, ..SMALL }, ..config(whitened, 2) };
+    let config =
+        TrainingConfig { denoiser: DitConfig { depth, ..SMALL }.into(), ..config(whitened, 2) };
     let memory = Memory::Recompute(recompute);
     compare_with_plan(&config, images(5), Resources { memory, ..resources }, 2);
 }
@@ -381,9 +383,9 @@ fn memory_of_real_steps() {
 fn memory_of_gigant() {
     let Some(gpu) = gpu() else { return };
     let [whitened, _] = recipes();
-    let denoiser = Preset::Gigant.config(272, 16);
+    let denoiser = DitConfig::gigant(FeatureShape { grid: 16, channels: 272 });
     let recipe = Recipe { batch: 8, ..whitened };
-    let config = TrainingConfig { denoiser, ..training(recipe, 2) };
+    let config = TrainingConfig { denoiser: denoiser.into(), ..training(recipe, 2) };
     let moments = case(&[DType::BF16, DType::F32]);
     let resources = Resources {
         memory: Memory::Recompute(Recompute::Blocks),

@@ -2,8 +2,9 @@
 //! the demo images.
 
 use invad::baselines::{self, Baseline, Baselines, NearestNeighbour, Padim};
-use invad::checkpoint::{CheckpointConfig, Preset, Recipe};
+use invad::checkpoint::{CheckpointConfig, Recipe};
 use invad::data::Dataset;
+use invad::denoisers::{DitConfig, FeatureShape};
 use invad::detect::AnomalyMap;
 use invad::nn::Backbone;
 use invad::{Detector, Device, Error, Result, Tensor};
@@ -269,7 +270,11 @@ fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
     let backbone = Backbone::lite0();
     CheckpointConfig {
         recipe: Recipe::whitened(),
-        denoiser: Preset::Small.config(backbone.channels(), backbone.grid()),
+        denoiser: DitConfig::small(FeatureShape {
+            grid: backbone.grid(),
+            channels: backbone.channels(),
+        })
+        .into(),
         backbone: Detector::backbone_id(&backbone),
         seed,
         steps: 1,

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use invad::checkpoint::{Checkpoint, TrainingState};
+use invad::denoisers;
 use invad::diffusion::Inverter;
-use invad::nn::Dit;
 use invad::{Device, Error};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
@@ -125,12 +125,13 @@ fn mutated_bytes_do_not_panic() {
 
 /// Makes of a checkpoint what scoring needs.
 fn used(checkpoint: Checkpoint) -> invad::Result<()> {
+    let network = denoisers::read(&checkpoint.config.denoiser)?;
     if let Some(levels) = &checkpoint.levels {
-        levels.apply(&mut vec![1.0; checkpoint.config.denoiser.grid.pow(2)])?;
+        levels.apply(&mut vec![1.0; network.features().grid.pow(2)])?;
     }
     let recipe = &checkpoint.config.recipe;
     Inverter::new(
-        &Dit::new(checkpoint.config.denoiser)?,
+        &*network,
         &checkpoint.ema,
         recipe.parameterisation,
         recipe.inversion_steps,
@@ -149,11 +150,11 @@ fn another_format_or_version() {
         (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
         (&files.state, Files::state_refused),
     ] {
-        let other = with_setting(bytes, "/version", 3.into());
-        refused(&files, &other, "its version is 3; this invad reads versions 1 to 2");
+        let other = with_setting(bytes, "/version", 4.into());
+        refused(&files, &other, "its version is 4; this invad reads versions 1 to 3");
         // What a newer version may have added does not hide which version it is.
         let newer = with_config(&other, |config| config["config"] = json!({"nothing": "alike"}));
-        refused(&files, &newer, "its version is 3");
+        refused(&files, &newer, "its version is 4");
         refused(&files, &with_setting(bytes, "/version", 0.into()), "its version is 0");
         refused(&files, &with_setting(bytes, "/version", (-1).into()), "not a whole");
         refused(&files, &with_setting(bytes, "/format", "bread".into()), "its format is bread;");

@@ -1,6 +1,6 @@
+use invad::denoisers::{Denoiser, Dit, DitConfig, Recompute, Training};
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
-use invad::nn::{Activations, Dit, DitConfig, PackedDit, Recompute};
-use invad::{Device, Error, Tensor, ops};
+use invad::{Device, Error, Precision, Tensor, ops};
 
 use crate::support::networks::*;
 use crate::support::numbers::{assert_close, bits, f64s, poisoned, tensor};
@@ -124,23 +124,26 @@ fn packed_network() {
         let dit = Dit::new(denoiser).unwrap();
         let parameters = parameters(&dit, 9);
         let times = [0, 1, 123, 500, 999];
-        let packed = PackedDit::new(&dit, &parameters, &times, Device::Cpu).unwrap();
+        let precision = Precision::F32;
+        let packed = dit.pack(&parameters, &times, Device::Cpu, precision).unwrap();
         for images in [1, 3] {
             let x = features_of(&denoiser, images, 4);
-            let mut packed_acts = Activations::for_inference(&dit, images, Device::Cpu).unwrap();
-            let keep = Recompute::Nothing;
-            let mut acts = Activations::for_training(&dit, images, keep, Device::Cpu).unwrap();
+            let mut cpu = Device::Cpu;
+            let mut packed = packed.clone().evaluator(images, &mut cpu).unwrap();
+            let how = Training { precision, recompute: Recompute::Nothing };
+            let mut whole = dit.trainable(images, how, &mut cpu).unwrap();
             for (i, &t) in times.iter().enumerate() {
                 let (mut got, mut want) = (poisoned(x.shape()), poisoned(x.shape()));
-                packed.forward(&x, i, &mut packed_acts, &mut got).unwrap();
+                packed.evaluate(i, x.view(), got.view_mut()).unwrap();
                 let t = Tensor::from_f32(vec![t as f32; images], &[images], Device::Cpu).unwrap();
-                dit.forward(&parameters, &x, &t, &mut acts, &mut want).unwrap();
+                let from = (&parameters).into();
+                whole.forward(from, x.view(), t.view(), want.view_mut()).unwrap();
                 let case = format!("{denoiser:?}, {images} images, t {}", times[i]);
                 assert!(f64s(&want).iter().any(|f| f.abs() > 0.1), "{case}");
                 assert_close(&case, &f64s(&got), &f64s(&want), 2e-6);
             }
             let (mut out, beyond) = (poisoned(x.shape()), times.len());
-            let refused = packed.forward(&x, beyond, &mut packed_acts, &mut out).unwrap_err();
+            let refused = packed.evaluate(beyond, x.view(), out.view_mut()).unwrap_err();
             assert!(matches!(refused, Error::Argument { arg: "timestep", .. }), "{refused}");
         }
     }
@@ -216,5 +219,14 @@ fn other_shapes_are_refused() {
         assert!(matches!(refused, Error::Shape { arg: "x", .. }), "{refused}");
         let refused = inverter.score(&mut tensor(1, &shape, 1.0), &mut space).unwrap_err();
         assert!(matches!(refused, Error::Shape { arg: "x", .. }), "{refused}");
+    }
+    let other = Inverter::new(&dit, &fresh, BOTH[0], 3, 0, Device::Cpu).unwrap();
+    let mut x = tensor(1, &[2, 4, 4, 5], 1.0);
+    for refused in [
+        other.invert(&mut x, &mut space).unwrap_err(),
+        other.score(&mut x, &mut space).unwrap_err(),
+        other.reconstruct(&mut x, 1, &mut space).unwrap_err(),
+    ] {
+        assert!(matches!(refused, Error::Argument { arg: "space", .. }), "{refused}");
     }
 }

@@ -1,8 +1,8 @@
 //! What a training may use changes its memory, and its numbers no more than it must.
 
 use invad::checkpoint::{Ema, Recipe, TrainingConfig, TrainingState};
+use invad::denoisers::{Dit, DitConfig, FeatureShape, Recompute};
 use invad::device::Purpose;
-use invad::nn::{DitConfig, Recompute};
 use invad::train::{Average, Memory, Resources};
 use invad::{DType, Device, Error, Trainer};
 use tempfile::tempdir;
@@ -36,7 +36,8 @@ fn what_is_computed_again_is_the_same() {
         for depth in [0, 1, 2, 5] {
             // Wide enough that every operation is split.
             let denoiser = DitConfig { depth, width: 96, heads: 3, ..tiny() };
-            let config = TrainingConfig { denoiser, ..training(recipe.clone(), 6) };
+            let config =
+                TrainingConfig { denoiser: denoiser.into(), ..training(recipe.clone(), 6) };
             for micro_batch in [None, Some(2)] {
                 let of = |way| run(&config, Resources { micro_batch, ..recomputing(way) }, 6);
                 let kept = of(Recompute::Nothing);
@@ -134,7 +135,7 @@ fn resumed_between_two_averages_same_bits() {
 fn the_fastest_way_that_fits() {
     let [whitened, _] = recipes();
     let config = training(whitened, 3);
-    let plan = |way| Resources::default().plan(config.denoiser, 4, way).unwrap();
+    let plan = |way| Resources::default().plan(&Dit::new(tiny()).unwrap(), 4, way).unwrap();
     let totals = Recompute::ALL.map(|way| plan(way).total());
     assert!(totals[0] > totals[1] && totals[1] > totals[2], "{totals:?}");
     let limited = |bytes| {
@@ -163,10 +164,11 @@ fn the_fastest_way_that_fits() {
 
 #[test]
 fn settings_that_make_a_plan_smaller() {
-    let gigant = invad::checkpoint::Preset::Gigant.config(272, 16);
+    let gigant = DitConfig::gigant(FeatureShape { grid: 16, channels: 272 });
+    let gigant = Dit::new(gigant).unwrap();
     let on_gpu = |resources: Resources, way| {
         let device = Device::Cuda(0);
-        Resources { device, ..resources }.plan(gigant, 8, way).unwrap()
+        Resources { device, ..resources }.plan(&gigant, 8, way).unwrap()
     };
     let bytes = |plan: &invad::device::Plan, purpose| {
         plan.bytes().find(|(p, _)| *p == purpose).map_or(0, |(_, bytes)| bytes)

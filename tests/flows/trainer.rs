@@ -1,5 +1,5 @@
 use invad::checkpoint::{Ema, LossWeight, Recipe, Steps, TrainingConfig, TrainingState};
-use invad::nn::{Dit, DitConfig};
+use invad::denoisers::{self, DitConfig};
 use invad::{Device, Error, Tensor, Trainer};
 use tempfile::tempdir;
 
@@ -36,7 +36,7 @@ fn threads_do_not_matter() {
     for recipe in recipes() {
         // Wide enough that every operation is split.
         let denoiser = DitConfig { width: 96, heads: 3, ..tiny() };
-        let config = TrainingConfig { denoiser, ..training(recipe, 5) };
+        let config = TrainingConfig { denoiser: denoiser.into(), ..training(recipe, 5) };
         let on = |threads| on_threads(threads, || run(&config, 6, 5));
         assert!(on(1) == on(3), "{}", config.recipe.name);
     }
@@ -92,7 +92,7 @@ fn resume_refuses_other_settings_by_name() {
     refused(with(|c| c.steps = 10), features(6), "steps");
     refused(TrainingConfig { recipe: paper, ..config.clone() }, features(6), "recipe");
     refused(with(|c| c.recipe.clip = 2.0), features(6), "recipe");
-    refused(with(|c| c.denoiser.width = 32), features(6), "preset");
+    refused(with(|c| c.denoiser = DitConfig { width: 32, ..tiny() }.into()), features(6), "preset");
     refused(with(|c| c.backbone.name = "other".into()), features(6), "backbone");
     refused(with(|c| c.backbone.hash = "other".into()), features(6), "backbone weights");
     refused(with(|c| c.categories = vec!["nuts".into()]), features(6), "category");
@@ -171,10 +171,10 @@ fn more_images_in_a_batch_than_there_are() {
 fn every_parameter_moves() {
     for recipe in recipes() {
         let config = training(recipe, 12);
-        let dit = Dit::new(config.denoiser).unwrap();
+        let dit = denoisers::read(&config.denoiser).unwrap();
         let before = trainer(&config, 6).state().parameters.to_vec_f32();
         let after = trained(&config, 6, 12).state().parameters.to_vec_f32();
-        let d = config.denoiser.width;
+        let d = tiny().width;
         for p in dit.parameters() {
             for i in 0..p.len() {
                 // Softmax does not see what is added to all keys.

@@ -3,7 +3,8 @@
 use std::fs;
 
 use invad::checkpoint::{Checkpoint, ImageStats, Levels};
-use invad::nn::{DitConfig, Gaussians, Prior};
+use invad::denoisers::{self, FeatureShape};
+use invad::gaussian::{Gaussians, Prior};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -12,7 +13,8 @@ use super::numbers::tensor;
 
 /// With statistics of normal images, and where the recipe has a prior, that of one category and levels.
 pub fn calibrated(mut checkpoint: Checkpoint) -> Checkpoint {
-    let DitConfig { grid, channels, .. } = checkpoint.config.denoiser;
+    let FeatureShape { grid, channels } =
+        denoisers::read(&checkpoint.config.denoiser).unwrap().features();
     let cells = grid.pow(2);
     if checkpoint.config.recipe.prior {
         let [mean, std] = [3.0, 0.5].map(|at| (0..cells).map(|i| at + 0.1 * i as f32).collect());

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
+use invad::denoisers::{Denoiser, DitConfig};
 use invad::nn::features::{Backbone, Workspace};
-use invad::nn::{Dit, DitConfig};
 use invad::{Detector, Device, Tensor, Trainer};
 
 use super::numbers::{Numbers, bits, tensor};
@@ -24,7 +24,7 @@ pub fn recipes() -> [Recipe; 2] {
 pub fn training(recipe: Recipe, steps: u64) -> TrainingConfig {
     TrainingConfig {
         recipe,
-        denoiser: tiny(),
+        denoiser: tiny().into(),
         backbone: BackboneId { name: "none".into(), hash: "0123".into(), image_size: 8 },
         seed: 7,
         steps,
@@ -70,7 +70,7 @@ pub fn on_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T 
 }
 
 /// Parameters none of which is 0, as after training.
-pub fn parameters(dit: &Dit, seed: u64) -> Tensor {
+pub fn parameters(dit: &dyn Denoiser, seed: u64) -> Tensor {
     let mut values = dit.init(seed, Device::Cpu).unwrap().to_vec_f32();
     let noise = tensor(seed + 1, &[dit.len()], 0.1).to_vec_f32();
     values.iter_mut().zip(noise).for_each(|(v, n)| *v += n);
@@ -120,7 +120,8 @@ pub fn checkpoint(recipe: Recipe, steps: u64) -> Checkpoint {
     let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
     backbone.extract(&images, &mut features, &mut Workspace::default()).unwrap();
     let config = TrainingConfig {
-        denoiser: DitConfig { channels: c, grid: g, width: 32, depth: 1, heads: 2, patch: 1 },
+        denoiser: DitConfig { channels: c, grid: g, width: 32, depth: 1, heads: 2, patch: 1 }
+            .into(),
         backbone: Detector::backbone_id(&backbone),
         ..training(recipe, steps)
     };

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use invad::checkpoint::{Checkpoint, ImageStats};
+use invad::denoisers;
 use invad::detect::Scored;
 use invad::diffusion::Inverter;
-use invad::nn::{Backbone, Dit, features};
+use invad::nn::{Backbone, features};
 use invad::{Detector, Device, Tensor};
 use tempfile::tempdir;
 
@@ -89,7 +90,7 @@ fn latent(checkpoint: &Checkpoint, image: &RgbImage) -> Tensor {
     }
     let recipe = &checkpoint.config.recipe;
     let inverter = Inverter::new(
-        &Dit::new(checkpoint.config.denoiser).unwrap(),
+        &*denoisers::read(&checkpoint.config.denoiser).unwrap(),
         &checkpoint.ema,
         recipe.parameterisation,
         recipe.inversion_steps,

@@ -10,7 +10,7 @@ use crate::support::files::with_config;
 /// What a latent amounts to without a prior.
 fn by_hand(checkpoint: &Checkpoint, image: &RgbImage) -> ([u32; 5], Vec<u32>) {
     let latent = latent(checkpoint, image);
-    let g = checkpoint.config.denoiser.grid;
+    let g = denoisers::read(&checkpoint.config.denoiser).unwrap().features().grid;
     let (mut map, mut stats) = (poisoned(&[1, g * g]), poisoned(&[1, ops::SCORE_STATS]));
     ops::score(&latent, &mut map, &mut stats).unwrap();
     let [max, _, abs, top5, nll] = stats.to_vec_f32().try_into().unwrap();

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use invad::denoisers::{self, Denoiser, Dit, DitConfig, Parameters, Recompute, Trainable};
 use invad::diffusion::{Inverter, Parameterisation, Schedule};
-use invad::nn::{Activations, Dit, DitConfig, Gradients, PackedDit, Parameters, Recompute};
 use invad::ops::{self, AdamW, Moved, Target};
-use invad::{DType, Device, Tensor};
+use invad::{DType, Device, Precision, Tensor};
 
 use super::{Result, on, output, tensor, text, transposed};
 use crate::diffusion::{Inversion, Reconstruction};
@@ -72,26 +72,24 @@ fn loss_scale(device: Device) -> f32 {
 }
 
 /// A forward and a backward pass and the memory for them.
-struct Passes<'a> {
-    dit: &'a Dit,
+struct Passes {
     device: Device,
-    acts: Activations,
-    gradients: Gradients,
+    network: Box<dyn Trainable>,
+    gradients: Tensor,
     eps: Tensor,
     deps: Tensor,
     dx: Tensor,
 }
 
-impl<'a> Passes<'a> {
-    fn new(dit: &'a Dit, shape: &[usize], device: Device) -> Result<Self> {
-        let images = shape[0];
+impl Passes {
+    fn new(dit: &Dit, shape: &[usize], device: Device) -> Result<Self> {
         let output = || stored(&output(shape)?, device);
+        let how =
+            denoisers::Training { precision: Precision::of(device), recompute: Recompute::Nothing };
         Ok(Self {
-            dit,
             device,
-            acts: Activations::for_training(dit, images, Recompute::Nothing, device)
-                .map_err(text)?,
-            gradients: Gradients::new(dit, images, device).map_err(text)?,
+            network: dit.trainable(shape[0], how, &mut { device }).map_err(text)?,
+            gradients: Tensor::zeros(&[dit.len()], DType::F32, device).map_err(text)?,
             eps: output()?,
             deps: output()?,
             dx: output()?,
@@ -107,10 +105,10 @@ impl<'a> Passes<'a> {
         t: &[usize],
         noise: &Tensor,
     ) -> Result<f64> {
-        let Self { dit, device, acts, gradients, eps, deps, dx } = self;
+        let Self { device, network, gradients, eps, deps, dx } = self;
         let (device, n) = (*device, eps.len() as f32);
         let (x, noise, t_here) = (on(device, x)?, on(device, noise)?, on(device, &timesteps(t)?)?);
-        dit.forward(parameters, &x, &t_here, acts, &mut *eps).map_err(text)?;
+        network.forward(parameters, x.view(), t_here.view(), eps.view_mut()).map_err(text)?;
         let per_image = |value: f32| on(device, &tensor(&vec![value; t.len()], &[t.len()])?);
         let (zero, one) = (per_image(0.0)?, per_image(1.0)?);
         let x0 = stored(&x, device)?;
@@ -123,8 +121,9 @@ impl<'a> Passes<'a> {
         let mut losses = per_image(f32::NAN)?;
         let (slope, d) = (per_image(2.0 * loss_scale(device) / n)?, Some(deps.view_mut()));
         ops::denoising_loss(&*eps, target, &one, &slope, &mut losses, d).map_err(text)?;
-        gradients.parameters.view_mut().fill(0.0).unwrap();
-        dit.backward(parameters, acts, &*deps, gradients, Some(dx.view_mut())).map_err(text)?;
+        gradients.view_mut().fill(0.0).unwrap();
+        let dx = Some(dx.view_mut());
+        network.backward(parameters, deps.view(), gradients, dx).map_err(text)?;
         let losses = losses.to_vec_f32();
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64)
     }
@@ -157,7 +156,7 @@ pub fn pass(case: &Case, device: Device) -> Result<Pass> {
         numbers.iter_mut().for_each(|x| *x /= loss_scale(device));
         numbers
     };
-    let gradients = named(&dit, &passes.gradients.parameters);
+    let gradients = named(&dit, &passes.gradients);
     Ok(Pass {
         eps: channels_first(&case.config, &passes.eps.to_vec_f32()),
         loss,
@@ -182,7 +181,7 @@ pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained
         let x_t = noised(&x, &noise, t)?;
         let current = Parameters { full: &parameters, half: half.as_ref() };
         losses.push(passes.run(current, &x_t, t, &noise)?);
-        let gradient = &passes.gradients.parameters;
+        let gradient = &passes.gradients;
         let [beta1, beta2] = training.betas;
         let adamw = AdamW {
             learning_rate: training.learning_rate,
@@ -235,13 +234,13 @@ pub fn eps(case: &Case, device: Device) -> Result<Vec<f32>> {
     // What networks return lies in the GPU's memory as f16.
     let dtype = if device == Device::Cpu { DType::F32 } else { DType::F16 };
     let mut all = Vec::new();
-    let mut acts = Activations::for_inference(&dit, 1, device).map_err(text)?;
-    let network = PackedDit::new(&dit, &parameters, &case.timesteps, device).map_err(text)?;
+    let packed = dit.pack(&parameters, &case.timesteps, device, Precision::of(device));
+    let mut network = packed.map_err(text)?.evaluator(1, &mut { device }).map_err(text)?;
     for (i, x) in case.x.chunks(case.config.elements()).enumerate() {
         let x = on(device, &channels_last(&case.config, x)?)?;
         let mut eps = Tensor::zeros(x.shape(), dtype, device).map_err(text)?;
         eps.view_mut().fill(f32::NAN).map_err(text)?;
-        network.forward(&x, i, &mut acts, &mut eps).map_err(text)?;
+        network.evaluate(i, x.view(), eps.view_mut()).map_err(text)?;
         all.extend(channels_first(&case.config, &eps.to_vec_f32()));
     }
     Ok(all)

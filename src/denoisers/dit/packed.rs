@@ -2,18 +2,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::buffers::TimestepActivations;
 use super::forward::Source;
-use super::{Activations, Dit, stored};
+use super::{Activations, Dit};
+use crate::denoisers::{Evaluator, Packed};
+use crate::device::Allocate;
 use crate::error::{Error, Result};
 use crate::ops::{self, PackedWeight};
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
+use crate::types::Precision;
 
 /// A network ready for inference at fixed timesteps: weights in the layout of the device's matrix
 /// product, and one row of modulation vectors per timestep in place of the layers that make them.
-pub struct PackedDit {
+pub(super) struct PackedDit {
     dit: Dit,
+    precision: Precision,
     pub(super) layers: HashMap<usize, (PackedWeight, Tensor)>,
     pub(super) position: Tensor,
     tables: Vec<Tensor>,
@@ -30,19 +35,15 @@ impl fmt::Debug for PackedDit {
 
 impl PackedDit {
     /// Packs `parameters`, which are on the CPU, for evaluations at `timesteps` on a device.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
-    /// not enough memory; those of [`DitConfig::require`](super::DitConfig::require).
     pub fn new(
         dit: &Dit,
         parameters: &Tensor,
         timesteps: &[usize],
         device: Device,
+        precision: Precision,
     ) -> Result<Self> {
-        ops::expect_shape("PackedDit::new", "parameters", parameters.shape(), &[dit.len])?;
+        ops::expect_shape("Dit::pack", "parameters", parameters.shape(), &[dit.len])?;
         let c = &dit.config;
-        c.require(device)?;
         // An image's rows may be paired only with one another: scores do not depend on the batch.
         let paired = c.tokens().is_multiple_of(2);
         let mut layers = HashMap::new();
@@ -53,10 +54,13 @@ impl PackedDit {
                 true => PackedWeight::in_pairs(device, weight)?,
                 false => PackedWeight::on(device, weight)?,
             };
-            let bias = layer.bias(parameters)?.copied_to(device, stored(device))?;
+            let bias = layer.bias(parameters)?.copied_to(device, precision.dtype())?;
             layers.insert(layer.offset, (weight, bias));
         }
-        let mut acts = TimestepActivations::new(&mut parameters.device(), c.width, 1)?;
+        // The vectors are computed on the host, in its precision.
+        let mut host = parameters.device();
+        let of_host = Precision::of(host);
+        let mut acts = TimestepActivations::new(&mut host, c.width, 1, of_host)?;
         let mut tables = Vec::new();
         for &t in timesteps {
             let shape = [1, c.chunks() * c.width];
@@ -70,32 +74,39 @@ impl PackedDit {
         }
         let position = parameters.view().part(dit.position, &[c.tokens(), c.width])?;
         let position = position.copied_to(device, DType::F32)?;
-        Ok(Self { dit: dit.clone(), layers, position, tables })
+        Ok(Self { dit: dit.clone(), precision, layers, position, tables })
     }
+}
 
-    /// The network's structure.
-    pub fn dit(&self) -> &Dit {
-        &self.dit
+impl Packed for PackedDit {
+    fn evaluator(
+        self: Arc<Self>,
+        batch: usize,
+        a: &mut dyn Allocate,
+    ) -> Result<Box<dyn Evaluator>> {
+        let acts = Activations::of_inference(a, &self.dit.config, batch, self.precision)?;
+        Ok(Box::new(InUse { network: self, acts }))
     }
+}
 
-    /// out = F(x, t), t the timestep of index `timestep` among those the network was packed for.
-    ///
-    /// `x`, `out`: (B, G, G, C).
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit the network or `acts`; [`Error::Argument`] if
-    /// there is no such timestep.
-    pub fn forward<'a>(
-        &self,
-        x: impl Into<TensorView<'a>>,
+/// A packed network and the memory of its evaluations.
+struct InUse {
+    network: Arc<PackedDit>,
+    acts: Activations,
+}
+
+impl Evaluator for InUse {
+    fn evaluate(
+        &mut self,
         timestep: usize,
-        acts: &mut Activations,
-        out: impl Into<TensorViewMut<'a>>,
+        x: TensorView<'_>,
+        out: TensorViewMut<'_>,
     ) -> Result<()> {
-        let table = self.tables.get(timestep).ok_or_else(|| {
-            let expected = format!("below {}", self.tables.len());
-            Error::argument("PackedDit::forward", "timestep", expected, timestep)
+        let Self { network, acts } = self;
+        let table = network.tables.get(timestep).ok_or_else(|| {
+            let expected = format!("below {}", network.tables.len());
+            Error::argument("Dit", "timestep", expected, timestep)
         })?;
-        self.dit.run(&Source::Packed(self), x.into(), table.view(), acts, out.into())
+        network.dit.run(&Source::Packed(network), x, table.view(), acts, out)
     }
 }

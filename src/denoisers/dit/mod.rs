@@ -12,18 +12,37 @@ mod config;
 mod forward;
 mod init;
 mod packed;
-mod parameters;
 
-pub(crate) use buffers::stored;
-pub use buffers::{Activations, Gradients};
-pub use config::{DitConfig, Recompute};
+use std::sync::Arc;
+
+pub use config::DitConfig;
 use config::{MLP_RATIO, PER_BLOCK};
-pub use packed::PackedDit;
-use parameters::{Layout, Linear};
-pub use parameters::{Parameter, Parameters};
 
+use super::{
+    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
+    Trainable, Training, Use,
+};
+use crate::device::Allocate;
 use crate::error::Result;
 use crate::ops::TIMESTEP_FEATURES;
+use crate::tensor::{Device, Tensor};
+use crate::types::Precision;
+use buffers::{Activations, Gradients};
+
+/// Diffusion Transformers.
+pub(super) const KIND: Kind = Kind {
+    name: "dit",
+    read: |id| make(id.sizes()?),
+    presets: &[
+        ("small", |features| make(DitConfig::small(features))),
+        ("base", |features| make(DitConfig::base(features))),
+        ("gigant", |features| make(DitConfig::gigant(features))),
+    ],
+};
+
+fn make(config: DitConfig) -> Result<Arc<dyn Denoiser>> {
+    Ok(Arc::new(Dit::new(config)?))
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Block {
@@ -33,7 +52,7 @@ struct Block {
     fc2: Linear,
 }
 
-/// A Diffusion Transformer's structure. Its parameters are a flat tensor of [`Dit::len`] numbers.
+/// A Diffusion Transformer's structure.
 #[derive(Clone, Debug)]
 pub struct Dit {
     config: DitConfig,
@@ -57,7 +76,7 @@ impl Dit {
         let DitConfig { channels, width, depth, patch, .. } = config;
         let mut l = Layout::default();
         let embed = l.linear_shaped("x_embedder.proj", &[width, channels, patch, patch]);
-        let position = l.add("pos_embed".into(), &[1, config.tokens(), width]);
+        let position = l.add("pos_embed", &[1, config.tokens(), width]);
         let time = [
             l.linear("t_embedder.mlp.0", width, TIMESTEP_FEATURES),
             l.linear("t_embedder.mlp.2", width, width),
@@ -98,19 +117,72 @@ impl Dit {
     pub fn config(&self) -> &DitConfig {
         &self.config
     }
+}
 
-    /// The parameters in the order of the flat tensor.
-    pub fn parameters(&self) -> &[Parameter] {
+impl From<DitConfig> for DenoiserId {
+    fn from(config: DitConfig) -> Self {
+        Self::new(KIND.name, &config)
+    }
+}
+
+impl Denoiser for Dit {
+    fn id(&self) -> DenoiserId {
+        self.config.into()
+    }
+
+    fn features(&self) -> FeatureShape {
+        FeatureShape { grid: self.config.grid, channels: self.config.channels }
+    }
+
+    fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
-    /// The number of parameters, in elements.
-    pub fn len(&self) -> usize {
-        self.len
+    /// Xavier-uniform weights, N(0, 0.02²) for the timestep's layers, sin-cos positions, zero for biases, modulation
+    /// and output layer, so that a fresh network returns 0.
+    fn init_each(
+        &self,
+        seed: u64,
+        each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.fresh(seed, each)
     }
 
-    /// Whether there are no parameters; there always are.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
+    fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
+        self.config.require(device, purpose, precision)
     }
+
+    fn recompute(&self) -> &'static [Recompute] {
+        &Recompute::ALL
+    }
+
+    fn trainable(
+        &self,
+        batch: usize,
+        how: Training,
+        a: &mut dyn Allocate,
+    ) -> Result<Box<dyn Trainable>> {
+        let acts = Activations::of_training(a, &self.config, batch, how)?;
+        let gradients = Gradients::new(a, &self.config, batch, how.precision)?;
+        a.scratch(self.scratch_bytes(batch))?;
+        Ok(Box::new(InTraining { dit: self.clone(), acts, gradients }))
+    }
+
+    fn pack(
+        &self,
+        parameters: &Tensor,
+        timesteps: &[usize],
+        device: Device,
+        precision: Precision,
+    ) -> Result<Arc<dyn Packed>> {
+        self.require(device, Use::Inference, precision)?;
+        Ok(Arc::new(packed::PackedDit::new(self, parameters, timesteps, device, precision)?))
+    }
+}
+
+/// A network and the memory of its training.
+struct InTraining {
+    dit: Dit,
+    acts: Activations,
+    gradients: Gradients,
 }

@@ -2,64 +2,60 @@
 
 use super::buffers::TimestepGradients;
 use super::forward::{Source, gate_chunk, site_chunks, slot, slot_mut};
-use super::{Activations, Dit, Gradients, Linear, Parameters, Recompute};
-use crate::error::{Error, Result};
+use super::{Activations, Dit, Gradients, InTraining, Linear, Recompute};
+use crate::denoisers::{Parameters, Trainable};
+use crate::error::Result;
 use crate::ops::{self, Chunk, PatchOrder, Residual, ResidualBackward};
 use crate::tensor::{DType, Tensor, TensorView, TensorViewMut};
 
-impl Dit {
-    /// The gradients for the last [`Dit::forward`] with these `acts`: those of the parameters are
-    /// accumulated in `gradients.parameters`, that of x is written to `dx` if it is asked for. It
-    /// can be called once for a forward pass: `acts` keep what is computed again.
-    ///
-    /// `dout`, `dx`: (B, G, G, C); on a GPU `dout` holds f16 or f32 and `dx` f16.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit the network or `acts`.
-    pub fn backward<'a>(
-        &self,
-        parameters: impl Into<Parameters<'a>>,
-        acts: &mut Activations,
-        dout: impl Into<TensorView<'a>>,
-        gradients: &mut Gradients,
-        dx: Option<TensorViewMut<'a>>,
+impl Trainable for InTraining {
+    fn forward(
+        &mut self,
+        parameters: Parameters<'_>,
+        x: TensorView<'_>,
+        t: TensorView<'_>,
+        out: TensorViewMut<'_>,
+    ) -> Result<()> {
+        self.dit.forward(parameters, x, t, &mut self.acts, out)
+    }
+
+    fn backward(
+        &mut self,
+        parameters: Parameters<'_>,
+        dout: TensorView<'_>,
+        gradients: &mut Tensor,
+        dx: Option<TensorViewMut<'_>>,
     ) -> Result<()> {
         const OP: &str = "Dit::backward";
-        let (parameters, dout) = (parameters.into(), dout.into());
-        parameters.check(OP, self)?;
-        let c = &self.config;
+        let Self { dit, acts, gradients: buffers } = self;
+        let c = &dit.config;
+        parameters.check(OP, dit.len)?;
+        ops::expect_shape(OP, "gradients", gradients.shape(), &[dit.len])?;
         ops::expect_shape(OP, "dout", dout.shape(), &[acts.batch, c.grid, c.grid, c.channels])?;
-        let Some(table) = acts.table.take() else {
-            return Err(Error::argument(OP, "acts", "made for training", "made for inference"));
-        };
-        let done = self.run_backward(parameters, table.view(), acts, dout, gradients, dx);
+        let table = acts.table.take().expect("a training has a table");
+        let done = dit.backward(parameters, table.view(), acts, dout, buffers, gradients, dx);
         acts.table = Some(table);
         done
     }
+}
 
-    fn run_backward(
+impl Dit {
+    /// `dp` holds the parameters' gradients.
+    #[allow(clippy::too_many_arguments)]
+    fn backward(
         &self,
         parameters: Parameters,
         table: TensorView,
         acts: &mut Activations,
         dout: TensorView,
-        gradients: &mut Gradients,
+        buffers: &mut Gradients,
+        dp: &mut Tensor,
         dx: Option<TensorViewMut>,
     ) -> Result<()> {
         let c = &self.config;
         let chunk = |index| Chunk { table, index };
-        let Gradients {
-            parameters: dp,
-            patches,
-            dh,
-            dstream,
-            dy,
-            dqkv,
-            dattended,
-            dhidden,
-            dtable,
-            time,
-        } = gradients;
+        let Gradients { patches, dh, dstream, dy, dqkv, dattended, dhidden, dtable, time } =
+            buffers;
         ops::patchify(dout, &mut *patches, c.patch, PatchOrder::ChannelsLast)?;
         let last = 2 * c.depth;
         let h = slot(&acts.sites, last);
@@ -158,7 +154,7 @@ impl Dit {
     }
 
     /// Bytes that the kernels of a training over `batch` images at once leave to each other on a GPU.
-    pub(crate) fn scratch_bytes(&self, batch: usize) -> usize {
+    pub(super) fn scratch_bytes(&self, batch: usize) -> usize {
         use crate::ops::kernels as gpu;
         let c = &self.config;
         let (n, d) = (c.tokens(), c.width);
@@ -176,7 +172,6 @@ impl Dit {
             full(second, batch),
             gpu::attention_backward_scratch(batch, n, c.heads, d / c.heads),
             gpu::adaln_zero_backward_scratch(batch, n, d),
-            gpu::global_norm_scratch(self.len),
         ]
         .into_iter()
         .max()

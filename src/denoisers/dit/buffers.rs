@@ -1,24 +1,30 @@
 //! What a pass through the network keeps, and where the backward pass puts its results.
 
-use super::{Dit, DitConfig, MLP_RATIO, Recompute};
+use super::{DitConfig, MLP_RATIO, Recompute, Training};
 use crate::device::{Allocate, Purpose};
 use crate::error::Result;
 use crate::ops::TIMESTEP_FEATURES;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Tensor};
+use crate::types::Precision;
 
 /// Activations on the way from timesteps to modulation vectors.
 #[derive(Debug)]
 pub(super) struct TimestepActivations {
-    pub(super) features: Tensor,
-    pub(super) hidden: Tensor,
-    pub(super) hidden_silu: Tensor,
-    pub(super) c: Tensor,
-    pub(super) c_silu: Tensor,
+    pub features: Tensor,
+    pub hidden: Tensor,
+    pub hidden_silu: Tensor,
+    pub c: Tensor,
+    pub c_silu: Tensor,
 }
 
 impl TimestepActivations {
-    pub(super) fn new(a: &mut dyn Allocate, width: usize, batch: usize) -> Result<Self> {
-        let half = stored(a.device());
+    pub(super) fn new(
+        a: &mut dyn Allocate,
+        width: usize,
+        batch: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        let half = precision.dtype();
         let mut take = |len, dtype| a.zeros(Purpose::Modulation, &[batch, len], dtype);
         Ok(Self {
             features: take(TIMESTEP_FEATURES, half)?,
@@ -35,24 +41,24 @@ impl TimestepActivations {
 ///
 /// Where a list has fewer tensors than the network has places, they take turns.
 #[derive(Debug)]
-pub struct Activations {
-    pub(super) batch: usize,
-    pub(super) recompute: Recompute,
-    pub(super) patches: Tensor,
-    pub(super) patches_out: Tensor,
+pub(super) struct Activations {
+    pub batch: usize,
+    pub recompute: Recompute,
+    pub patches: Tensor,
+    pub patches_out: Tensor,
     /// x after each site.
-    pub(super) stream: Vec<Tensor>,
-    pub(super) stats: Vec<Tensor>,
+    pub stream: Vec<Tensor>,
+    pub stats: Vec<Tensor>,
     /// What each site hands to its branch.
-    pub(super) sites: Vec<Tensor>,
-    pub(super) branches: Vec<Tensor>,
-    pub(super) qkv: Vec<Tensor>,
-    pub(super) lse: Vec<Tensor>,
-    pub(super) attended: Vec<Tensor>,
-    pub(super) hidden_pre: Vec<Tensor>,
-    pub(super) hidden: Vec<Tensor>,
-    pub(super) timestep: TimestepActivations,
-    pub(super) table: Option<Tensor>,
+    pub sites: Vec<Tensor>,
+    pub branches: Vec<Tensor>,
+    pub qkv: Vec<Tensor>,
+    pub lse: Vec<Tensor>,
+    pub attended: Vec<Tensor>,
+    pub hidden_pre: Vec<Tensor>,
+    pub hidden: Vec<Tensor>,
+    pub timestep: TimestepActivations,
+    pub table: Option<Tensor>,
 }
 
 /// How many tensors the lists have.
@@ -66,32 +72,15 @@ struct Counts {
 }
 
 impl Activations {
-    /// Buffers for a forward pass over `batch` images that a backward pass follows.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`](crate::Error::Unavailable) if the device cannot be used;
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if it has not enough memory.
-    pub fn for_training(
-        dit: &Dit,
+    /// Buffers for evaluations of `batch` images.
+    pub fn of_inference(
+        a: &mut dyn Allocate,
+        c: &DitConfig,
         batch: usize,
-        recompute: Recompute,
-        mut device: Device,
+        precision: Precision,
     ) -> Result<Self> {
-        Self::of_training(&mut device, &dit.config, batch, recompute)
-    }
-
-    /// Buffers for a forward pass over `batch` images.
-    ///
-    /// # Errors
-    /// As [`Activations::for_training`].
-    pub fn for_inference(dit: &Dit, batch: usize, mut device: Device) -> Result<Self> {
         let counts = Counts { stream: 2, sites: 1, branches: 1, blocks: 1, hidden: 1 };
-        Self::new(&mut device, &dit.config, batch, counts)
-    }
-
-    /// The number of images.
-    pub fn batch(&self) -> usize {
-        self.batch
+        Self::new(a, c, batch, counts, precision)
     }
 
     /// Which tensor of the stream holds x after site k.
@@ -105,12 +94,14 @@ impl Activations {
         }
     }
 
-    pub(crate) fn of_training(
+    /// Buffers for a forward pass over `batch` images that a backward pass follows.
+    pub fn of_training(
         a: &mut dyn Allocate,
         c: &DitConfig,
         batch: usize,
-        recompute: Recompute,
+        how: Training,
     ) -> Result<Self> {
+        let Training { precision, recompute } = how;
         let (sites, branches) = (2 * c.depth + 1, 2 * c.depth);
         let counts = match recompute {
             Recompute::Nothing => {
@@ -128,18 +119,24 @@ impl Activations {
         let kept =
             if recompute == Recompute::Blocks { Purpose::Recomputed } else { Purpose::Activations };
         let mlp = [batch, tokens, MLP_RATIO * c.width];
-        let half = stored(a.device());
+        let half = precision.dtype();
         let stats = a.many(sites, Purpose::Activations, &[batch, tokens, 2], DType::F32)?;
         let lse = a.many(counts.blocks, kept, &[batch, c.heads, tokens], DType::F32)?;
         let hidden_pre = a.many(counts.blocks, kept, &mlp, half)?;
         let table = a.zeros(Purpose::Modulation, &[batch, c.chunks() * c.width], DType::F32)?;
-        let acts = Self::new(a, c, batch, counts)?;
+        let acts = Self::new(a, c, batch, counts, precision)?;
         Ok(Self { recompute, stats, lse, hidden_pre, table: Some(table), ..acts })
     }
 
-    fn new(a: &mut dyn Allocate, c: &DitConfig, batch: usize, counts: Counts) -> Result<Self> {
+    fn new(
+        a: &mut dyn Allocate,
+        c: &DitConfig,
+        batch: usize,
+        counts: Counts,
+        precision: Precision,
+    ) -> Result<Self> {
         let n = c.tokens();
-        let half = stored(a.device());
+        let half = precision.dtype();
         let wide = [batch, n, c.width];
         // What takes turns is computed again.
         let mut many = |count: usize, of: usize, shape: &[usize]| {
@@ -166,7 +163,7 @@ impl Activations {
             attended,
             hidden_pre: Vec::new(),
             hidden,
-            timestep: TimestepActivations::new(a, c.width, batch)?,
+            timestep: TimestepActivations::new(a, c.width, batch, precision)?,
             table: None,
         })
     }
@@ -178,36 +175,30 @@ pub(super) struct TimestepGradients {
     pub d: Tensor,
 }
 
-/// The gradients of all parameters, and the buffers of a backward pass.
+/// The buffers of a backward pass.
 #[derive(Debug)]
-pub struct Gradients {
-    /// The parameters' gradients, laid out like the parameters; accumulated.
-    pub parameters: Tensor,
-    pub(super) patches: Tensor,
-    pub(super) dh: Tensor,
-    pub(super) dstream: Tensor,
-    pub(super) dy: Tensor,
-    pub(super) dqkv: Tensor,
-    pub(super) dattended: Tensor,
-    pub(super) dhidden: Tensor,
-    pub(super) dtable: Tensor,
-    pub(super) time: TimestepGradients,
+pub(super) struct Gradients {
+    pub patches: Tensor,
+    pub dh: Tensor,
+    pub dstream: Tensor,
+    pub dy: Tensor,
+    pub dqkv: Tensor,
+    pub dattended: Tensor,
+    pub dhidden: Tensor,
+    pub dtable: Tensor,
+    pub time: TimestepGradients,
 }
 
 impl Gradients {
-    /// Zero gradients and buffers for batches of `batch` images.
-    ///
-    /// # Errors
-    /// As [`Activations::for_training`].
-    pub fn new(dit: &Dit, batch: usize, mut device: Device) -> Result<Self> {
-        Self::of_training(&mut device, dit, batch)
-    }
-
-    pub(crate) fn of_training(a: &mut dyn Allocate, dit: &Dit, batch: usize) -> Result<Self> {
-        let c = &dit.config;
+    /// Buffers for batches of `batch` images.
+    pub fn new(
+        a: &mut dyn Allocate,
+        c: &DitConfig,
+        batch: usize,
+        precision: Precision,
+    ) -> Result<Self> {
         let n = c.tokens();
-        let (half, wide) = (stored(a.device()), [batch, n, c.width]);
-        let parameters = a.zeros(Purpose::Gradients, &[dit.len], DType::F32)?;
+        let (half, wide) = (precision.dtype(), [batch, n, c.width]);
         let mut take = |shape: &[usize], dtype| a.zeros(Purpose::ActivationGradients, shape, dtype);
         let patches = take(&[batch, n, c.token_len()], half)?;
         let (dh, dy, dattended) = (take(&wide, half)?, take(&wide, half)?, take(&wide, half)?);
@@ -217,14 +208,6 @@ impl Gradients {
         let mut take = |len| a.zeros(Purpose::Modulation, &[batch, len], DType::F32);
         let dtable = take(c.chunks() * c.width)?;
         let time = TimestepGradients { d_silu: take(c.width)?, d: take(c.width)? };
-        Ok(Self { parameters, patches, dh, dstream, dy, dqkv, dattended, dhidden, dtable, time })
-    }
-}
-
-/// The type of what lies between operations, but for the residual stream, which is f32.
-pub(crate) fn stored(device: Device) -> DType {
-    match device {
-        Device::Cpu => DType::F32,
-        Device::Cuda(_) => DType::F16,
+        Ok(Self { patches, dh, dstream, dy, dqkv, dattended, dhidden, dtable, time })
     }
 }

@@ -1,10 +1,12 @@
-//! The sizes of a network, and what its training computes twice.
+//! The sizes of a network.
 
 use serde::{Deserialize, Serialize};
 
+use crate::denoisers::{FeatureShape, Use};
 use crate::error::{Error, Result};
 use crate::ops::kernels::{LARGEST_HEAD, MOST_TOKENS, WIDEST, WIDEST_BACKWARD};
 use crate::tensor::Device;
+use crate::types::Precision;
 
 /// Modulation vectors of one block.
 pub(super) const PER_BLOCK: usize = 6;
@@ -44,37 +46,49 @@ impl DitConfig {
         PER_BLOCK * self.depth + 2
     }
 
-    /// Whether a device can be used and can compute networks of these sizes forward.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it is a GPU and there are no
-    /// kernels for the sizes: there are for widths that are multiples of 8 up to 8192, head sizes that
-    /// are multiples of 8 up to 256, and up to 4096 tokens.
-    pub fn require(&self, device: Device) -> Result<()> {
-        device.require()?;
-        if device != Device::Cpu {
-            for (arg, got, multiple, most) in [
-                ("width", self.width, 8, WIDEST),
-                ("head size", self.width / self.heads, 8, LARGEST_HEAD),
-                ("tokens", self.tokens(), 1, MOST_TOKENS),
-            ] {
-                if !got.is_multiple_of(multiple) || got > most {
-                    let expected = format!("a multiple of {multiple} up to {most} on a GPU");
-                    return Err(Error::argument("Dit", arg, expected, got));
-                }
-            }
-        }
-        Ok(())
+    /// Width 128, 2 blocks, 2 heads: 0.8 million parameters.
+    pub fn small(features: FeatureShape) -> Self {
+        Self::sized(features, 128, 2, 2)
     }
 
-    /// Whether a device can be used and can train networks of these sizes.
-    ///
-    /// # Errors
-    /// Those of [`DitConfig::require`]; [`Error::Argument`] if the device is a GPU and the width is
-    /// above 4096, of which there are no gradients.
-    pub fn require_training(&self, device: Device) -> Result<()> {
-        self.require(device)?;
-        if device != Device::Cpu && self.width > WIDEST_BACKWARD {
+    /// Width 1024, 8 blocks, 8 heads: 155 million parameters.
+    pub fn base(features: FeatureShape) -> Self {
+        Self::sized(features, 1024, 8, 8)
+    }
+
+    /// Width 2048, 16 blocks, 8 heads: 1.2 billion parameters.
+    pub fn gigant(features: FeatureShape) -> Self {
+        Self::sized(features, 2048, 16, 8)
+    }
+
+    fn sized(features: FeatureShape, width: usize, depth: usize, heads: usize) -> Self {
+        let FeatureShape { grid, channels } = features;
+        Self { channels, grid, width, depth, heads, patch: 1 }
+    }
+
+    /// Whether a device can be used and there are kernels for these sizes: on a GPU there are for widths that are
+    /// multiples of 8 up to 8192, head sizes that are multiples of 8 up to 256, and up to 4096 tokens; gradients
+    /// for widths up to 4096.
+    pub(super) fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
+        device.require()?;
+        if precision != Precision::of(device) {
+            let expected = format!("{:?} on {device}", Precision::of(device));
+            return Err(Error::argument("Dit", "precision", expected, format!("{precision:?}")));
+        }
+        if device == Device::Cpu {
+            return Ok(());
+        }
+        for (arg, got, multiple, most) in [
+            ("width", self.width, 8, WIDEST),
+            ("head size", self.width / self.heads, 8, LARGEST_HEAD),
+            ("tokens", self.tokens(), 1, MOST_TOKENS),
+        ] {
+            if !got.is_multiple_of(multiple) || got > most {
+                let expected = format!("a multiple of {multiple} up to {most} on a GPU");
+                return Err(Error::argument("Dit", arg, expected, got));
+            }
+        }
+        if purpose == Use::Training && self.width > WIDEST_BACKWARD {
             let expected = format!("up to {WIDEST_BACKWARD} for training on a GPU");
             return Err(Error::argument("Dit", "width", expected, self.width));
         }
@@ -105,32 +119,5 @@ impl DitConfig {
             return Err(e("patch", &format!("a divisor of the grid {}", self.grid), self.patch));
         }
         Ok(())
-    }
-}
-
-/// What a backward pass computes again instead of having it kept, from the fastest to the smallest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Recompute {
-    /// Nothing.
-    #[default]
-    Nothing,
-    /// The outputs of normalisations and of GELUs.
-    Normalisation,
-    /// Everything but the residual stream between blocks: each block's forward pass.
-    Blocks,
-}
-
-impl Recompute {
-    /// All of them, each smaller and slower than the one before.
-    pub const ALL: [Self; 3] = [Self::Nothing, Self::Normalisation, Self::Blocks];
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing",
-            Self::Normalisation => "normalisation",
-            Self::Blocks => "blocks",
-        }
     }
 }

@@ -1,6 +1,5 @@
 //! The flat tensor that holds all parameters, and its parts.
 
-use super::Dit;
 use crate::error::Result;
 use crate::ops;
 use crate::tensor::{DType, Tensor, TensorView, TensorViewMut};
@@ -27,20 +26,31 @@ impl<'a> From<&'a mut Tensor> for Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    pub(super) fn check(&self, op: &'static str, dit: &Dit) -> Result<()> {
-        ops::expect_shape(op, "parameters", self.full.shape(), &[dit.len])?;
+    /// Whether they are the parameters of a network that has `len`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if they are not.
+    pub fn check(&self, op: &'static str, len: usize) -> Result<()> {
+        ops::expect_shape(op, "parameters", self.full.shape(), &[len])?;
         match self.half {
-            Some(half) => ops::expect_shape(op, "half", half.shape(), &[dit.len]),
+            Some(half) => ops::expect_shape(op, "half", half.shape(), &[len]),
             None => Ok(()),
         }
     }
 
-    pub(super) fn weight(&self, layer: &Linear) -> Result<TensorView<'a>> {
+    /// A layer's weight (n, k), of the type that matrix products read.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if the layer is of another network.
+    pub fn weight(&self, layer: &Linear) -> Result<TensorView<'a>> {
         layer.weight(self.half.unwrap_or(self.full))
     }
 
-    /// The bias for an output of this type.
-    pub(super) fn bias(&self, layer: &Linear, output: DType) -> Result<TensorView<'a>> {
+    /// A layer's bias (n), for an output of this type.
+    ///
+    /// # Errors
+    /// As [`Parameters::weight`].
+    pub fn bias(&self, layer: &Linear, output: DType) -> Result<TensorView<'a>> {
         match self.half {
             Some(half) if output == DType::F16 => layer.bias(half),
             _ => layer.bias(self.full),
@@ -51,9 +61,10 @@ impl<'a> Parameters<'a> {
 /// A named parameter: a part of the flat tensor that holds them all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name in the method's reference implementation, without the prefix `net.`.
+    /// Its name in files: for a [`Dit`](super::Dit) that of the method's reference implementation, without the
+    /// prefix `net.`.
     pub name: String,
-    /// Its shape there.
+    /// Its shape.
     pub shape: Vec<usize>,
     /// Where it starts, in elements.
     pub offset: usize,
@@ -73,22 +84,37 @@ impl Parameter {
 
 /// A linear layer's place: the weight (n, k), then the bias (n).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Linear {
+pub struct Linear {
+    /// Where it starts, in elements.
     pub offset: usize,
+    /// Outputs.
     pub n: usize,
+    /// Inputs.
     pub k: usize,
 }
 
 impl Linear {
-    pub(super) fn weight<'a>(&self, arena: &'a Tensor) -> Result<TensorView<'a>> {
+    /// Its weight (n, k) in a flat tensor of all parameters.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if the tensor ends before.
+    pub fn weight<'a>(&self, arena: &'a Tensor) -> Result<TensorView<'a>> {
         arena.view().part(self.offset, &[self.n, self.k])
     }
 
-    pub(super) fn bias<'a>(&self, arena: &'a Tensor) -> Result<TensorView<'a>> {
+    /// Its bias (n) there.
+    ///
+    /// # Errors
+    /// As [`Linear::weight`].
+    pub fn bias<'a>(&self, arena: &'a Tensor) -> Result<TensorView<'a>> {
         arena.view().part(self.offset + self.n * self.k, &[self.n])
     }
 
-    pub(super) fn parts<'a>(
+    /// Both there, to be written.
+    ///
+    /// # Errors
+    /// As [`Linear::weight`].
+    pub fn parts<'a>(
         &self,
         arena: &'a mut Tensor,
     ) -> Result<(TensorViewMut<'a>, TensorViewMut<'a>)> {
@@ -97,25 +123,30 @@ impl Linear {
     }
 }
 
-/// Parameters one behind the other.
-#[derive(Default)]
-pub(super) struct Layout {
+/// Parameters one behind the other, as they are added.
+#[derive(Clone, Debug, Default)]
+pub struct Layout {
+    /// All of them.
     pub parameters: Vec<Parameter>,
+    /// Their elements.
     pub len: usize,
 }
 
 impl Layout {
-    pub fn add(&mut self, name: String, shape: &[usize]) -> usize {
+    /// Adds a parameter; returns where it starts.
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> usize {
         let offset = self.len;
         self.len += shape.iter().product::<usize>();
-        self.parameters.push(Parameter { name, shape: shape.to_vec(), offset });
+        self.parameters.push(Parameter { name: name.into(), shape: shape.to_vec(), offset });
         offset
     }
 
+    /// Adds `NAME.weight` (n, k) and `NAME.bias` (n).
     pub fn linear(&mut self, name: &str, n: usize, k: usize) -> Linear {
         self.linear_shaped(name, &[n, k])
     }
 
+    /// The same with a weight whose second axis is written as several.
     pub fn linear_shaped(&mut self, name: &str, shape: &[usize]) -> Linear {
         let offset = self.add(format!("{name}.weight"), shape);
         self.add(format!("{name}.bias"), &shape[..1]);

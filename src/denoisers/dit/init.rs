@@ -5,28 +5,13 @@ use rayon::prelude::*;
 use super::{Dit, Parameter};
 use crate::error::Result;
 use crate::ops::{self, Random, Stream};
-use crate::tensor::{Device, Tensor, TensorViewMut};
+use crate::tensor::TensorViewMut;
 
 impl Dit {
-    /// Fresh parameters: Xavier-uniform weights, N(0, 0.02²) for the timestep's layers, sin-cos
-    /// positions, zero for biases, modulation and output layer, so that a fresh network returns 0.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`](crate::Error::Unavailable) if the device cannot be used.
-    pub fn init(&self, seed: u64, device: Device) -> Result<Tensor> {
-        let mut values = vec![0.0f32; self.len];
-        self.init_each(seed, |p, numbers| {
-            values[p.offset..][..p.len()].copy_from_slice(numbers);
-            Ok(())
-        })?;
-        Tensor::from_f32(values, &[self.len], device)
-    }
-
-    /// Hands over the numbers of [`Dit::init`], parameter by parameter.
-    pub(crate) fn init_each(
+    pub(super) fn fresh(
         &self,
         seed: u64,
-        mut each: impl FnMut(&Parameter, &[f32]) -> Result<()>,
+        each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
     ) -> Result<()> {
         let mut values = Vec::new();
         for (i, p) in self.parameters.iter().enumerate() {

@@ -1,8 +1,10 @@
 //! The forward pass.
 
 use super::buffers::TimestepActivations;
-use super::{Activations, Dit, Linear, PER_BLOCK, PackedDit, Parameters};
-use crate::error::{Error, Result};
+use super::packed::PackedDit;
+use super::{Activations, Dit, Linear, PER_BLOCK};
+use crate::denoisers::Parameters;
+use crate::error::Result;
 use crate::ops::{self, Activation, Chunk, PatchOrder, Residual, Weight};
 use crate::tensor::{DType, Tensor, TensorView, TensorViewMut};
 
@@ -26,27 +28,17 @@ impl Dit {
         plain(&self.modulation, parameters, c_silu.view(), table)
     }
 
-    /// out = F(x, t), keeping in `acts` what [`Dit::backward`] needs.
-    ///
-    /// `x`, `out`: (B, G, G, C); `t`: (B). On a GPU `out` holds f16, and the parameters are needed
-    /// in f16 as well.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit the network or `acts`.
-    pub fn forward<'a>(
+    pub(super) fn forward(
         &self,
-        parameters: impl Into<Parameters<'a>>,
-        x: impl Into<TensorView<'a>>,
-        t: impl Into<TensorView<'a>>,
+        parameters: Parameters,
+        x: TensorView,
+        t: TensorView,
         acts: &mut Activations,
-        out: impl Into<TensorViewMut<'a>>,
+        out: TensorViewMut,
     ) -> Result<()> {
-        let (parameters, x, t, out) = (parameters.into(), x.into(), t.into(), out.into());
-        parameters.check("Dit", self)?;
+        parameters.check("Dit", self.len)?;
         // Taken out for the time of the pass, which writes to the rest.
-        let mut table = acts.table.take().ok_or_else(|| {
-            Error::argument("Dit::forward", "acts", "made for training", "made for inference")
-        })?;
+        let mut table = acts.table.take().expect("a training has a table");
         let done = self
             .modulation_table(parameters, t, &mut acts.timestep, &mut table)
             .and_then(|()| self.run(&Source::Arena(parameters), x, table.view(), acts, out));
@@ -54,6 +46,7 @@ impl Dit {
         done
     }
 
+    /// out = F(x, t) with the modulation vectors of t.
     pub(super) fn run(
         &self,
         source: &Source,

@@ -1,0 +1,291 @@
+//! Networks that predict what was added to noised features, each behind [`Denoiser`].
+//!
+//! A denoiser is a folder here and a line in this file's registry; one from outside of the crate is added by
+//! [`register`]. What trains, inverts and keeps files knows only the traits.
+
+pub mod dit;
+mod id;
+mod parameters;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use dit::{Dit, DitConfig};
+pub use id::DenoiserId;
+pub use parameters::{Layout, Linear, Parameter, Parameters};
+
+use crate::device::Allocate;
+use crate::error::{Error, Result};
+use crate::registry::Registry;
+use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+use crate::types::Precision;
+
+/// The size of a backbone's features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FeatureShape {
+    /// G, the side of the grid.
+    pub grid: usize,
+    /// C, the channels of a cell.
+    pub channels: usize,
+}
+
+impl FeatureShape {
+    /// (B, G, G, C) of so many images.
+    pub fn of(self, images: usize) -> [usize; 4] {
+        [images, self.grid, self.grid, self.channels]
+    }
+}
+
+/// What a network is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Evaluations alone.
+    Inference,
+    /// Forward and backward passes.
+    Training,
+}
+
+/// How a network is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Training {
+    /// What it computes with.
+    pub precision: Precision,
+    /// What its backward pass computes again.
+    pub recompute: Recompute,
+}
+
+/// What a backward pass computes again instead of having it kept, from the fastest to the smallest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The outputs of normalisations and of GELUs.
+    Normalisation,
+    /// Everything but the residual stream between blocks: each block's forward pass.
+    Blocks,
+}
+
+impl Recompute {
+    /// All of them, each smaller and slower than the one before.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Normalisation, Self::Blocks];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Normalisation => "normalisation",
+            Self::Blocks => "blocks",
+        }
+    }
+}
+
+/// A network F(x, t) over grids of features: its structure, without parameters and buffers.
+///
+/// Each forward and backward pass and each evaluation does the same work at every call with the same addresses, so
+/// that a GPU can record it: it allocates nothing, copies nothing between host and device, and decides nothing on
+/// the host by a device's numbers. On the CPU the bits do not depend on the number of threads, and those of an image
+/// not on the images beside it.
+pub trait Denoiser: fmt::Debug + Send + Sync {
+    /// What a file says of it: what [`Kind::read`] makes the same network of.
+    fn id(&self) -> DenoiserId;
+
+    /// The features that it takes and returns.
+    fn features(&self) -> FeatureShape;
+
+    /// The parameters in the order of the flat tensor that holds them, one behind the other.
+    fn parameters(&self) -> &[Parameter];
+
+    /// The number of parameters, in elements.
+    fn len(&self) -> usize {
+        self.parameters().last().map_or(0, |last| last.offset + last.len())
+    }
+
+    /// Whether there are no parameters.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Hands over the numbers of fresh parameters, in their order. The same seed gives the same.
+    ///
+    /// # Errors
+    /// Those of `each`.
+    fn init_each(
+        &self,
+        seed: u64,
+        each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
+    ) -> Result<()>;
+
+    /// Fresh parameters on a device: a flat tensor in f32.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used.
+    fn init(&self, seed: u64, device: Device) -> Result<Tensor> {
+        let mut values = vec![0.0f32; self.len()];
+        self.init_each(seed, &mut |p, numbers| {
+            values[p.offset..][..p.len()].copy_from_slice(numbers);
+            Ok(())
+        })?;
+        Tensor::from_f32(values, &[self.len()], device)
+    }
+
+    /// Whether a device can be used, and can compute this network so.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it cannot compute the network.
+    fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()>;
+
+    /// What its backward pass can compute again, from the fastest to the smallest; at least one.
+    fn recompute(&self) -> &'static [Recompute] {
+        &[Recompute::Nothing]
+    }
+
+    /// Forward and backward passes over `batch` images at once, with memory of `a`'s device.
+    ///
+    /// # Errors
+    /// Those of `a`; those of [`Denoiser::require`].
+    fn trainable(
+        &self,
+        batch: usize,
+        how: Training,
+        a: &mut dyn Allocate,
+    ) -> Result<Box<dyn Trainable>>;
+
+    /// The network ready for evaluations at `timesteps` on a device; `parameters`, (len), are f32 on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `parameters` has another shape; [`Error::OutOfMemory`] if the device has not enough
+    /// memory; those of [`Denoiser::require`].
+    fn pack(
+        &self,
+        parameters: &Tensor,
+        timesteps: &[usize],
+        device: Device,
+        precision: Precision,
+    ) -> Result<Arc<dyn Packed>>;
+}
+
+/// A network's forward and backward passes, and the memory for them.
+pub trait Trainable: Send {
+    /// out = F(x, t), keeping what [`Trainable::backward`] needs.
+    ///
+    /// `x`: (B, G, G, C), f32; `t`: (B), f32; `out`: (B, G, G, C), of the precision's type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit.
+    fn forward(
+        &mut self,
+        parameters: Parameters<'_>,
+        x: TensorView<'_>,
+        t: TensorView<'_>,
+        out: TensorViewMut<'_>,
+    ) -> Result<()>;
+
+    /// The gradients for the last forward pass, once for each: `gradients` += those of the parameters,
+    /// and `dx` = that of x where it is asked for.
+    ///
+    /// `dout`, `dx`: (B, G, G, C), of the precision's type; `gradients`: as the parameters, f32.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit.
+    fn backward(
+        &mut self,
+        parameters: Parameters<'_>,
+        dout: TensorView<'_>,
+        gradients: &mut Tensor,
+        dx: Option<TensorViewMut<'_>>,
+    ) -> Result<()>;
+}
+
+/// A network ready for evaluations at fixed timesteps, shared between threads.
+pub trait Packed: fmt::Debug + Send + Sync {
+    /// Evaluations of `batch` images at once, with memory of `a`'s device, which is the one that it was packed for.
+    ///
+    /// # Errors
+    /// Those of `a`.
+    fn evaluator(self: Arc<Self>, batch: usize, a: &mut dyn Allocate)
+    -> Result<Box<dyn Evaluator>>;
+}
+
+/// A network's evaluations, and the memory for them.
+pub trait Evaluator: Send {
+    /// out = F(x, t), t the timestep of index `timestep` among those that the network was packed for.
+    ///
+    /// `x`: (B, G, G, C), f32; `out`: (B, G, G, C), of the precision's type.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit; [`Error::Argument`] if there is no such timestep.
+    fn evaluate(
+        &mut self,
+        timestep: usize,
+        x: TensorView<'_>,
+        out: TensorViewMut<'_>,
+    ) -> Result<()>;
+}
+
+/// Makes a network for features of a shape.
+pub type Make = fn(FeatureShape) -> Result<Arc<dyn Denoiser>>;
+
+/// A kind of networks.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its name, which [`Denoiser::id`] has.
+    pub name: &'static str,
+    /// Makes a network of what [`Denoiser::id`] says of it.
+    pub read: fn(&DenoiserId) -> Result<Arc<dyn Denoiser>>,
+    /// Sizes that have a name of their own.
+    pub presets: &'static [(&'static str, Make)],
+}
+
+static REGISTRY: Registry<Kind> = Registry::new("denoiser", &[("dit", || Ok(dit::KIND))]);
+
+/// Adds a kind of networks to those that this program knows.
+///
+/// # Errors
+/// [`Error::Argument`] if its name or that of a preset is taken.
+pub fn register(kind: Kind) -> Result<()> {
+    let taken = presets();
+    if let Some((name, _)) = kind.presets.iter().find(|(name, _)| taken.contains(name)) {
+        return Err(Error::argument("denoiser", "preset", "one that is not taken", name));
+    }
+    REGISTRY.register(kind.name.into(), kind)
+}
+
+/// The names of the kinds of networks.
+pub fn names() -> Vec<String> {
+    REGISTRY.names()
+}
+
+/// The names of the presets of all kinds.
+pub fn presets() -> Vec<&'static str> {
+    let kinds = kinds();
+    kinds.iter().flat_map(|kind| kind.presets).map(|(name, _)| *name).collect()
+}
+
+/// The network of a preset's name for features of a shape.
+///
+/// # Errors
+/// [`Error::Argument`] if there is no such preset, or it cannot have such features.
+pub fn preset(name: &str, features: FeatureShape) -> Result<Arc<dyn Denoiser>> {
+    let kinds = kinds();
+    let preset = kinds.iter().flat_map(|kind| kind.presets).find(|(known, _)| *known == name);
+    match preset {
+        Some((_, make)) => make(features),
+        None => Err(Error::argument("denoiser", "preset", presets().join(", "), name)),
+    }
+}
+
+/// The network that a file speaks of.
+///
+/// # Errors
+/// [`Error::Argument`] if its kind is not known, or there is no network of it of these sizes.
+pub fn read(id: &DenoiserId) -> Result<Arc<dyn Denoiser>> {
+    (REGISTRY.named(&id.kind)?.read)(id)
+}
+
+fn kinds() -> Vec<Kind> {
+    names().iter().filter_map(|name| REGISTRY.named(name).ok()).collect()
+}
