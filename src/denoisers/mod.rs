@@ -6,6 +6,7 @@
 pub mod dit;
 mod id;
 mod parameters;
+mod unpacked;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
 pub use parameters::{Layout, Linear, Parameter, Parameters};
+pub use unpacked::unpacked;
 
 use crate::device::Allocate;
 use crate::error::{Error, Result};
@@ -23,7 +25,8 @@ use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
 
 /// The size of a backbone's features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FeatureShape {
     /// G, the side of the grid.
     pub grid: usize,
@@ -136,7 +139,11 @@ pub trait Denoiser: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it cannot compute the network.
-    fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()>;
+    fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
+        let _ = purpose;
+        device.require()?;
+        precision.require("denoiser", device)
+    }
 
     /// What its backward pass can compute again, from the fastest to the smallest; at least one.
     fn recompute(&self) -> &'static [Recompute] {
@@ -236,6 +243,8 @@ pub struct Kind {
     pub name: &'static str,
     /// Makes a network of what [`Denoiser::id`] says of it.
     pub read: fn(&DenoiserId) -> Result<Arc<dyn Denoiser>>,
+    /// The smallest network of the kind that has all its parts, to try the kind with.
+    pub smallest: Make,
     /// Sizes that have a name of their own.
     pub presets: &'static [(&'static str, Make)],
 }
@@ -254,9 +263,9 @@ pub fn register(kind: Kind) -> Result<()> {
     REGISTRY.register(kind.name.into(), kind)
 }
 
-/// The names of the kinds of networks.
-pub fn names() -> Vec<String> {
-    REGISTRY.names()
+/// The kinds of networks that this program knows.
+pub fn kinds() -> Vec<Kind> {
+    REGISTRY.names().iter().filter_map(|name| REGISTRY.named(name).ok()).collect()
 }
 
 /// The names of the presets of all kinds.
@@ -284,8 +293,4 @@ pub fn preset(name: &str, features: FeatureShape) -> Result<Arc<dyn Denoiser>> {
 /// [`Error::Argument`] if its kind is not known, or there is no network of it of these sizes.
 pub fn read(id: &DenoiserId) -> Result<Arc<dyn Denoiser>> {
     (REGISTRY.named(&id.kind)?.read)(id)
-}
-
-fn kinds() -> Vec<Kind> {
-    names().iter().filter_map(|name| REGISTRY.named(name).ok()).collect()
 }

@@ -109,7 +109,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(device: Device) -> Self {
+    /// Nothing is planned.
+    pub fn new(device: Device) -> Self {
         Self { device, bytes: BTreeMap::new(), scratch: 0 }
     }
 

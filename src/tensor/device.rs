@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::types::Device;
+use crate::types::{Device, Precision};
 
 impl Device {
     /// The fastest device that this machine and this version can use; never panics. Why a GPU was
@@ -27,6 +27,22 @@ impl Device {
         match self {
             Device::Cpu => Ok(()),
             Device::Cuda(ordinal) => crate::cuda::context(ordinal).map(drop),
+        }
+    }
+}
+
+impl Precision {
+    /// Whether a device has all operations for it; `op` is what needs them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it has not.
+    pub fn require(self, op: &'static str, device: Device) -> Result<()> {
+        match Self::of(device) {
+            own if own == self => Ok(()),
+            own => {
+                let expected = format!("{own:?} on {device}");
+                Err(Error::argument(op, "precision", expected, format!("{self:?}")))
+            }
         }
     }
 }

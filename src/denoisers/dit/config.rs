@@ -61,7 +61,7 @@ impl DitConfig {
         Self::sized(features, 2048, 16, 8)
     }
 
-    fn sized(features: FeatureShape, width: usize, depth: usize, heads: usize) -> Self {
+    pub(super) fn sized(features: FeatureShape, width: usize, depth: usize, heads: usize) -> Self {
         let FeatureShape { grid, channels } = features;
         Self { channels, grid, width, depth, heads, patch: 1 }
     }
@@ -71,10 +71,7 @@ impl DitConfig {
     /// for widths up to 4096.
     pub(super) fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
         device.require()?;
-        if precision != Precision::of(device) {
-            let expected = format!("{:?} on {device}", Precision::of(device));
-            return Err(Error::argument("Dit", "precision", expected, format!("{precision:?}")));
-        }
+        precision.require("Dit", device)?;
         if device == Device::Cpu {
             return Ok(());
         }

@@ -33,6 +33,7 @@ use buffers::{Activations, Gradients};
 pub(super) const KIND: Kind = Kind {
     name: "dit",
     read: |id| make(id.sizes()?),
+    smallest: |features| make(DitConfig::sized(features, 16, 2, 2)),
     presets: &[
         ("small", |features| make(DitConfig::small(features))),
         ("base", |features| make(DitConfig::base(features))),
