@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs, missing_debug_implementations)]
 
+pub mod backbones;
 pub mod baselines;
 pub mod checkpoint;
 mod cpu;
@@ -30,5 +31,5 @@ pub use detect::Detector;
 pub use error::{Error, Result};
 pub use fit::{Comparison, Control, Event, FitOptions, Fitted, fit};
 pub use tensor::{DType, Device, Tensor};
-pub use types::Precision;
 pub use train::Trainer;
+pub use types::Precision;

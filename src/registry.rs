@@ -44,10 +44,13 @@ impl<T: Clone> Registry<T> {
 
     /// Adds one.
     pub fn register(&self, name: String, added: T) -> Result<()> {
-        if self.names().contains(&name) {
+        let mut all = self.added.write().unwrap_or_else(PoisonError::into_inner);
+        let taken =
+            self.own.iter().map(|(own, _)| *own).chain(all.iter().map(|(other, _)| &other[..]));
+        if taken.into_iter().any(|taken| taken == name) {
             return Err(Error::argument(self.kind, "name", "one that is not taken", name));
         }
-        self.added.write().unwrap_or_else(PoisonError::into_inner).push((name, added));
+        all.push((name, added));
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! Networks with explicit forward and backward passes.
 
 mod dit;
-pub mod efficientnet;
-pub mod features;
 mod prior;
 mod whitening;
 
@@ -10,7 +8,6 @@ pub(crate) use dit::stored;
 pub use dit::{
     Activations, Dit, DitConfig, Gradients, PackedDit, Parameter, Parameters, Recompute,
 };
-pub use features::Backbone;
 pub(crate) use prior::deviations;
 pub use prior::{Gaussians, Prior};
 pub use whitening::Whitening;

@@ -6,4 +6,5 @@ mod precision;
 
 pub use device::Device;
 pub use dtype::DType;
+pub(crate) use dtype::to_u8;
 pub use precision::Precision;

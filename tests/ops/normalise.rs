@@ -7,7 +7,7 @@ fn every_value_of_every_channel() {
     for pixels in [1, 17, 256, 5000] {
         let rgb: Vec<u8> = (0..3 * pixels).map(|i| (i * 7 / 3) as u8).collect();
         let mut y = poisoned(&[pixels, 3]);
-        ops::normalise(&rgb, mean, std, &mut y).unwrap();
+        ops::normalise(bytes(&rgb, &[pixels, 3]), mean, std, &mut y).unwrap();
         let want: Vec<f64> = rgb
             .iter()
             .enumerate()

@@ -23,7 +23,7 @@ pub(crate) fn gather_features(
     let int = |value| op.int("features", value);
     let [h, w, c, g] = [int(height)?, int(width)?, int(channels)?, int(grid)?];
     let [all, first] = [int(all)?, int(first_channel)?];
-    let dtype = features.dtype();
+    let dtype = op.float("features", features.dtype())?;
     let x = op.aligned("x", op.read("x", x, DType::F16)?)?;
     let features = op.aligned("features", op.write("features", features, dtype)?)?;
     let across = (grid * (channels / 8)).div_ceil(128);
