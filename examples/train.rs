@@ -12,11 +12,12 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
+use invad::backbones;
 use invad::checkpoint::{Preset, Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
-use invad::nn::{Backbone, Recompute};
+use invad::nn::Recompute;
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
@@ -53,6 +54,9 @@ struct Options {
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
+    /// What makes the features
+    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
+    backbone: String,
     /// The size of the denoiser: 0.8, 155 or 1223 million parameters
     #[arg(long, default_value = "small", value_parser = preset())]
     preset: Preset,
@@ -108,6 +112,10 @@ fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
 }
 
+fn backbone(name: &str) -> Result<String> {
+    backbones::named(name).map(|backbone| backbone.spec().name.clone())
+}
+
 fn preset() -> impl TypedValueParser<Value = Preset> {
     PossibleValuesParser::new(Preset::NAMES).try_map(|name| Preset::named(&name))
 }
@@ -147,8 +155,8 @@ fn resources(options: &Options) -> Resources {
 /// The memory of the training in MiB, by purpose, for each way to compute again.
 fn print_plan(options: &Options) -> Result<()> {
     let resources = resources(options);
-    let backbone = Backbone::lite0();
-    let denoiser = options.preset.config(backbone.channels(), backbone.grid());
+    let backbone = backbones::named(&options.backbone)?;
+    let denoiser = options.preset.config(backbone.spec().channels, backbone.spec().grid);
     let plan = |recompute| resources.plan(denoiser, options.recipe.batch, recompute);
     let plans = Recompute::ALL.map(plan).into_iter().collect::<Result<Vec<_>>>()?;
     let purposes: BTreeSet<_> =
@@ -203,6 +211,7 @@ fn train(options: Options) -> Result<ExitCode> {
     };
     let fit_options = FitOptions {
         recipe,
+        backbone: options.backbone,
         preset: options.preset,
         steps: options.steps,
         seed: options.seed,

@@ -182,10 +182,6 @@ impl Upload {
         match *self {}
     }
 
-    pub fn device(&self) -> Device {
-        match *self {}
-    }
-
     pub fn send(&mut self, _: usize) -> Result<()> {
         match *self {}
     }

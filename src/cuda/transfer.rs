@@ -10,7 +10,7 @@ use cudarc::driver::{CudaEvent, CudaStream, result};
 use super::context::{Context, context};
 use super::memory::{Memory, Slice, SliceMut};
 use crate::error::Result;
-use crate::types::{DType, Device};
+use crate::types::DType;
 
 /// Bytes on their way to a GPU. They are copied on a stream of their own, while the GPU computes.
 pub(crate) struct Upload {
@@ -100,11 +100,6 @@ impl Upload {
     /// The bytes on the host, once they have been copied if they were sent.
     pub fn bytes(&mut self) -> Result<&mut [u8]> {
         self.host.get()
-    }
-
-    /// Where they go.
-    pub fn device(&self) -> Device {
-        self.device.slice().device()
     }
 
     /// Queues the copy of the first `len` bytes.

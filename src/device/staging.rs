@@ -24,14 +24,6 @@ impl Upload {
         }))
     }
 
-    /// Where they go.
-    pub fn device(&self) -> Device {
-        match &self.0 {
-            Staging::Host(_) => Device::Cpu,
-            Staging::Pinned(upload) => upload.device(),
-        }
-    }
-
     /// The bytes on the host, once they have been copied if they were sent.
     pub fn bytes(&mut self) -> Result<&mut [u8]> {
         match &mut self.0 {

@@ -81,7 +81,7 @@ enum Weights {
         depthwise: (Vec<f32>, Vec<f32>),
         projection: (gemm::Packed, Vec<f32>),
     },
-    Cuda(cuda::ops::Residual),
+    Cuda(Box<cuda::ops::Residual>),
 }
 
 impl fmt::Debug for InvertedResidual {
@@ -177,7 +177,8 @@ impl InvertedResidual {
 impl Weights {
     fn new(block: &InvertedResidualLayers, expansion: FoldedLayer, device: Device) -> Result<Self> {
         if device != Device::Cpu {
-            return Ok(Self::Cuda(cuda::ops::Residual::new(block, expansion, device)?));
+            let weights = cuda::ops::Residual::new(block, expansion, device)?;
+            return Ok(Self::Cuda(Box::new(weights)));
         }
         let packed = |arg, layer: FoldedLayer| -> Result<_> {
             let (weight, bias) = (layer.weight.f32s(OP, arg)?, layer.bias.f32s(OP, arg)?);

@@ -5,10 +5,10 @@ use invad::baselines::{self, Baseline, Baselines, NearestNeighbour, Padim};
 use invad::checkpoint::{CheckpointConfig, Preset, Recipe};
 use invad::data::Dataset;
 use invad::detect::AnomalyMap;
-use invad::nn::Backbone;
-use invad::{Detector, Device, Error, Result, Tensor};
+use invad::{Device, Error, Result, Tensor};
 use tempfile::tempdir;
 
+use crate::support::networks::lite0;
 use crate::support::numbers::tensor;
 use crate::support::photographs;
 
@@ -266,11 +266,12 @@ fn features_that_do_not_fit() {
 
 /// What a detector with this seed says of itself.
 fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
-    let backbone = Backbone::lite0();
+    let backbone = lite0(Device::Cpu);
+    let spec = backbone.spec();
     CheckpointConfig {
         recipe: Recipe::whitened(),
-        denoiser: Preset::Small.config(backbone.channels(), backbone.grid()),
-        backbone: Detector::backbone_id(&backbone),
+        denoiser: Preset::Small.config(spec.channels, spec.grid),
+        backbone: spec.into(),
         seed,
         steps: 1,
         images: 1,

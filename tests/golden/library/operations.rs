@@ -1,9 +1,11 @@
 //! Schedules, operations, scores and features of images.
 
 use image::RgbImage;
+use invad::backbones;
 use invad::data::Mask;
 use invad::diffusion::Schedule;
 use invad::ops::{self, Activation, Chunk};
+use invad::tensor::TensorView;
 use invad::{Device, Tensor, metrics, train};
 
 use super::{Result, on, output, tensor, text, transposed};
