@@ -12,12 +12,12 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
+use invad::backbones;
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
-use invad::denoisers::{self, FeatureShape, Recompute};
+use invad::denoisers::{self, Recompute};
 use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
-use invad::nn::Backbone;
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
 
@@ -54,6 +54,9 @@ struct Options {
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
+    /// What makes the features
+    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
+    backbone: String,
     /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     preset: String,
@@ -109,6 +112,10 @@ fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
 }
 
+fn backbone(name: &str) -> Result<String> {
+    backbones::named(name).map(|backbone| backbone.spec().name.clone())
+}
+
 fn recompute() -> impl TypedValueParser<Value = Recompute> {
     PossibleValuesParser::new(Recompute::ALL.map(Recompute::name)).map(|name| {
         let found = Recompute::ALL.into_iter().find(|r| r.name() == name);
@@ -144,9 +151,8 @@ fn resources(options: &Options) -> Resources {
 /// The memory of the training in MiB, by purpose, for each way to compute again.
 fn print_plan(options: &Options) -> Result<()> {
     let resources = resources(options);
-    let backbone = Backbone::lite0();
-    let features = FeatureShape { grid: backbone.grid(), channels: backbone.channels() };
-    let denoiser = denoisers::preset(&options.preset, features)?;
+    let backbone = backbones::named(&options.backbone)?;
+    let denoiser = denoisers::preset(&options.preset, backbone.spec().features())?;
     let ways = denoiser.recompute();
     let plan = |&way| resources.plan(&*denoiser, options.recipe.batch, way);
     let plans = ways.iter().map(plan).collect::<Result<Vec<_>>>()?;
@@ -202,6 +208,7 @@ fn train(options: Options) -> Result<ExitCode> {
     };
     let fit_options = FitOptions {
         recipe,
+        backbone: options.backbone,
         denoiser: options.preset,
         steps: options.steps,
         seed: options.seed,

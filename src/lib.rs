@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs, missing_debug_implementations)]
 
+pub mod backbones;
 pub mod baselines;
 pub mod checkpoint;
 mod cpu;
@@ -19,7 +20,6 @@ pub mod files;
 mod fit;
 pub mod gaussian;
 pub mod metrics;
-pub mod nn;
 pub mod ops;
 mod registry;
 #[cfg(feature = "report")]

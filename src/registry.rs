@@ -4,20 +4,20 @@ use std::sync::{PoisonError, RwLock};
 
 use crate::error::{Error, Result};
 
+/// Names, and what makes the things.
+type Own<T> = &'static [(&'static str, fn() -> Result<T>)];
+
 /// Things of one kind by name.
 pub(crate) struct Registry<T: 'static> {
     /// What one is called, as in `backbone`.
     kind: &'static str,
-    own: &'static [(&'static str, fn() -> Result<T>)],
+    own: Own<T>,
     added: RwLock<Vec<(String, T)>>,
 }
 
 impl<T: Clone> Registry<T> {
     /// Those of this crate.
-    pub const fn new(
-        kind: &'static str,
-        own: &'static [(&'static str, fn() -> Result<T>)],
-    ) -> Self {
+    pub const fn new(kind: &'static str, own: Own<T>) -> Self {
         Self { kind, own, added: RwLock::new(Vec::new()) }
     }
 

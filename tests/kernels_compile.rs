@@ -39,6 +39,7 @@ const OCCUPANCY: &[(&str, u32, u32)] = &[
     ("inversion_step", 256, 6),
     ("mahalanobis", 256, 2),
     ("normal", 256, 4),
+    ("normalise", 256, 6),
     ("patchify", 128, 8),
     ("resize_bilinear", 256, 6),
     ("score", 256, 6),

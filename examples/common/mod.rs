@@ -4,6 +4,7 @@
 pub mod background;
 pub mod names;
 pub mod options;
+pub mod own;
 pub mod pictures;
 pub mod progress;
 pub mod records;

@@ -8,13 +8,12 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, NearestNeighbour, Padim};
+use crate::backbones::{self, Loaded, Workspace};
 use crate::checkpoint::CheckpointConfig;
 use crate::data::{Dataset, Mask, Sample, load_sample};
 use crate::detect::{Compared, Evaluated, PIXELS};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
-use crate::nn::Backbone;
-use crate::nn::features::Workspace;
 use crate::tensor::{DType, Device, Tensor};
 use crate::train::{extract_features, hold_out};
 
@@ -43,13 +42,13 @@ pub struct Baselines {
 ///
 /// # Errors
 /// [`Error::Dataset`] if a category has no readable images to fit to, to take a threshold from or to test with;
-/// that of `each`.
+/// [`Error::Argument`] if there is no backbone of the detector's; that of `each`.
 pub fn evaluate(
     dataset: &Dataset,
     detector: &CheckpointConfig,
     mut each: impl FnMut(Result<()>) -> Result<()>,
 ) -> Result<Baselines> {
-    let backbone = Backbone::lite0();
+    let backbone = Loaded::new(backbones::named(&detector.backbone.name)?, Device::Cpu)?;
     let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
     for (i, category) in dataset.categories().iter().enumerate() {
         let known = detector.categories.iter().position(|name| *name == category.name);
@@ -86,7 +85,7 @@ pub fn evaluate(
 
 /// The features of good images.
 fn extract(
-    backbone: &Backbone,
+    backbone: &Loaded,
     paths: &[PathBuf],
     each: &mut impl FnMut(Result<()>) -> Result<()>,
 ) -> Result<Tensor> {
@@ -113,12 +112,11 @@ type Known<'a> = (&'a Sample, Option<Mask>);
 
 /// Has `judge` the features of test images, a batch at a time, with what is known of them.
 fn test(
-    backbone: &Backbone,
+    backbone: &Loaded,
     tests: &[Sample],
     each: &mut impl FnMut(Result<()>) -> Result<()>,
     mut judge: impl FnMut(&Tensor, &[Known]) -> Result<()>,
 ) -> Result<()> {
-    let [grid, channels] = [backbone.grid(), backbone.channels()];
     let mut space = Workspace::default();
     for tests in tests.chunks(BATCH) {
         let mut known = Vec::new();
@@ -130,7 +128,7 @@ fn test(
                 known.push((test, mask));
             }))?;
         }
-        let shape = [images.len(), grid, grid, channels];
+        let shape = backbone.spec().features().of(images.len());
         let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
         backbone.extract(&images, &mut features, &mut space)?;
         judge(&features, &known)?;

@@ -26,7 +26,7 @@ use crate::ops::expect_shape;
 use crate::tensor::TensorView;
 
 /// A method that holds features of images against those of normal ones: (n, G, G, C), f32, on the CPU, as
-/// [`Backbone::extract`](crate::nn::Backbone::extract) leaves them.
+/// [`Loaded::extract`](crate::backbones::Loaded::extract) leaves them.
 pub trait Baseline: Sized {
     /// Learns what is normal. `features`: (n, G, G, C) of normal images, n ≥ 1.
     ///

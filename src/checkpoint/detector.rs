@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file;
 use super::{Calibration, ImageStats, Levels, Recipe};
+use crate::backbones::BackboneSpec;
 use crate::denoisers::{self, DenoiserId, FeatureShape};
 use crate::error::Result;
 use crate::gaussian::{Gaussians, Prior, Whitening};
@@ -31,9 +32,14 @@ pub struct BackboneId {
     pub name: String,
     /// SHA-256 of the file of its weights, in hexadecimal.
     pub hash: String,
-    /// Side of the square to which images are resized, antialiased bilinear, before ImageNet's
-    /// normalisation.
+    /// Side of the square to which images are resized.
     pub image_size: usize,
+}
+
+impl From<&BackboneSpec> for BackboneId {
+    fn from(spec: &BackboneSpec) -> Self {
+        Self { name: spec.name.clone(), hash: spec.hash.clone(), image_size: spec.image_size }
+    }
 }
 
 /// Everything about a detector that is not an array of numbers.

@@ -9,7 +9,12 @@ pub(crate) fn table(mean: [f32; 3], std: [f32; 3]) -> [[f32; 256]; 3] {
 
 pub(crate) fn normalise(table: &[[f32; 256]; 3], rgb: &[u8], y: &mut [f32]) {
     const PART: usize = 3 << 12;
-    y.par_chunks_mut(PART).zip(rgb.par_chunks(PART)).for_each(|(y, rgb)| {
+    normalise_in_parts(table, rgb, y, PART);
+}
+
+/// Parts of so many numbers, a multiple of 3, on threads of their own.
+pub(crate) fn normalise_in_parts(table: &[[f32; 256]; 3], rgb: &[u8], y: &mut [f32], part: usize) {
+    y.par_chunks_mut(part).zip(rgb.par_chunks(part)).for_each(|(y, rgb)| {
         let (y, rgb) = (y.as_chunks_mut::<3>().0, rgb.as_chunks::<3>().0);
         for (y, rgb) in y.iter_mut().zip(rgb) {
             for c in 0..3 {

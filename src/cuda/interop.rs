@@ -58,11 +58,16 @@ impl Element for bf16 {
     const DTYPE: DType = DType::BF16;
 }
 
+impl Element for u8 {
+    const DTYPE: DType = DType::U8;
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
+    impl Sealed for u8 {}
 }
 
 impl Queue {

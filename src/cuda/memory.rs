@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::context::{Context, context};
 use crate::error::Result;
-use crate::types::{DType, Device};
+use crate::types::{DType, Device, to_u8};
 
 /// Numbers on a GPU, owned.
 pub(crate) struct Memory {
@@ -17,13 +17,6 @@ pub(crate) struct Memory {
     len: usize,
     /// None where there are no elements, which the driver cannot allocate.
     data: Option<Allocation>,
-}
-
-/// Bytes on a GPU, owned: images on their way to a network.
-pub(crate) struct Bytes {
-    context: &'static Context,
-    data: Option<Allocation>,
-    len: usize,
 }
 
 /// Memory that is freed when neither its owner nor recorded work needs it any longer.
@@ -97,36 +90,6 @@ pub(super) fn allocate(context: &Context, bytes: usize) -> Result<Option<CudaSli
     context.check_memory(bytes, data).map(Some)
 }
 
-impl Bytes {
-    /// Room for `len` bytes, of undefined content.
-    pub fn new(ordinal: usize, len: usize) -> Result<Self> {
-        let context = context(ordinal)?;
-        Ok(Self { context, data: allocate(context, len)?.map(Arc::new), len })
-    }
-
-    /// Where they are, for work that is queued now.
-    pub fn address(&self) -> u64 {
-        self.data.as_ref().map_or(0, |data| {
-            self.context.keep(data);
-            address(self.context, data)
-        })
-    }
-
-    pub fn device(&self) -> Device {
-        self.context.device()
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-}
-
-impl std::fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes on {}", self.len, self.context.device())
-    }
-}
-
 impl<'a> Slice<'a> {
     /// Memory of the caller's.
     pub fn foreign(context: &'a Context, dtype: DType, address: u64, len: usize) -> Self {
@@ -179,22 +142,27 @@ impl<'a> Slice<'a> {
         match self.dtype {
             DType::F32 => self.read_raw(out),
             DType::F16 => {
-                let halves = self.read_halves::<f16>(out.len())?;
+                let halves = self.read_small::<f16>(out.len())?;
                 out.iter_mut().zip(halves).for_each(|(o, h)| *o = h.to_f32());
                 Ok(())
             }
             DType::BF16 => {
-                let halves = self.read_halves::<bf16>(out.len())?;
+                let halves = self.read_small::<bf16>(out.len())?;
                 out.iter_mut().zip(halves).for_each(|(o, h)| *o = h.to_f32());
+                Ok(())
+            }
+            DType::U8 => {
+                let bytes = self.read_small::<u8>(out.len())?;
+                out.iter_mut().zip(bytes).for_each(|(o, byte)| *o = byte.into());
                 Ok(())
             }
         }
     }
 
-    fn read_halves<T: Default + Clone>(&self, len: usize) -> Result<Vec<T>> {
-        let mut halves = vec![T::default(); len];
-        self.read_raw(&mut halves)?;
-        Ok(halves)
+    fn read_small<T: Default + Clone>(&self, len: usize) -> Result<Vec<T>> {
+        let mut numbers = vec![T::default(); len];
+        self.read_raw(&mut numbers)?;
+        Ok(numbers)
     }
 
     fn read_raw<T>(&self, out: &mut [T]) -> Result<()> {
@@ -249,6 +217,10 @@ impl<'a> SliceMut<'a> {
                 let halves: Vec<bf16> = data.iter().map(|&x| bf16::from_f32(x)).collect();
                 self.write_raw(&halves)
             }
+            DType::U8 => {
+                let bytes: Vec<u8> = data.iter().map(|&x| to_u8(x)).collect();
+                self.write_raw(&bytes)
+            }
         }
     }
 
@@ -289,7 +261,7 @@ impl<'a> SliceMut<'a> {
         }
         context.bind()?;
         let address = self.0.address_of_work()?;
-        use cudarc::driver::sys::{cuMemsetD16Async, cuMemsetD32Async};
+        use cudarc::driver::sys::{cuMemsetD8Async, cuMemsetD16Async, cuMemsetD32Async};
         // SAFETY: there are as many elements of this size, aligned to it.
         let set = unsafe {
             match dtype {
@@ -302,6 +274,7 @@ impl<'a> SliceMut<'a> {
                     let bits = bf16::from_f32(value).to_bits();
                     cuMemsetD16Async(address, bits, len, context.stream())
                 }
+                DType::U8 => cuMemsetD8Async(address, to_u8(value), len, context.stream()),
             }
         };
         context.check("filling memory", set.result())

@@ -8,14 +8,14 @@ use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, result};
 
 use super::context::{Context, context};
-use super::memory::{Bytes, Slice, SliceMut};
+use super::memory::{Memory, Slice, SliceMut};
 use crate::error::Result;
-use crate::types::{DType, Device};
+use crate::types::DType;
 
 /// Bytes on their way to a GPU. They are copied on a stream of their own, while the GPU computes.
 pub(crate) struct Upload {
     host: Pinned<u8>,
-    device: Bytes,
+    device: Memory,
     copies: Arc<CudaStream>,
     /// The work that reads the bytes on the GPU has been done.
     read: CudaEvent,
@@ -84,10 +84,10 @@ impl Upload {
     /// For `len` bytes, which are zero on the host.
     pub fn new(ordinal: usize, len: usize) -> Result<Self> {
         let context = context(ordinal)?;
-        let device = Bytes::new(ordinal, len)?;
+        let device = Memory::zeros(ordinal, DType::U8, len)?;
         let copies = context.main_stream().context().new_stream();
         let read = event(context, CUevent_flags::CU_EVENT_DISABLE_TIMING)?;
-        // The memory is there when the main stream has come to its allocation.
+        // The memory is there when the main stream has come to its allocation and set it.
         context.check("recording an event", read.record(context.main_stream()))?;
         Ok(Self {
             host: Pinned::new(ordinal, len)?,
@@ -102,18 +102,13 @@ impl Upload {
         self.host.get()
     }
 
-    /// Where they go.
-    pub fn device(&self) -> Device {
-        self.device.device()
-    }
-
     /// Queues the copy of the first `len` bytes.
     pub fn send(&mut self, len: usize) -> Result<()> {
         let context = self.host.context;
         if context.is_recording() {
             return Err(context.error("writing", "numbers on the host cannot be recorded"));
         }
-        let to = self.device.address();
+        let to = self.device.slice().address();
         let bytes = &self.host.get()?[..len];
         context.check("waiting on the GPU", self.copies.wait(&self.read))?;
         // SAFETY: there is room on the GPU, where nothing reads any longer; `get` waits for the copy.
@@ -123,10 +118,10 @@ impl Upload {
     }
 
     /// Has `queue` queue the work that reads what was sent last.
-    pub fn read<T>(&mut self, queue: impl FnOnce(&Bytes) -> Result<T>) -> Result<T> {
+    pub fn read<T>(&mut self, queue: impl FnOnce(Slice) -> Result<T>) -> Result<T> {
         let (context, stream) = (self.host.context, self.host.context.main_stream());
         context.check("waiting on the GPU", stream.wait(&self.host.copied))?;
-        let queued = queue(&self.device);
+        let queued = queue(self.device.slice());
         context.check("recording an event", self.read.record(stream))?;
         queued
     }
@@ -139,7 +134,7 @@ impl Upload {
         let (len, dtype, device) =
             (to.as_slice().len(), to.as_slice().dtype(), to.as_slice().device());
         assert!(device == context.device() && len * dtype.size() <= self.host.len);
-        self.read(|bytes| to.copy_from(Slice::foreign(context, dtype, bytes.address(), len)))
+        self.read(|bytes| to.copy_from(bytes.part(0, len * dtype.size())))
     }
 }
 

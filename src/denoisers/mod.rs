@@ -22,24 +22,8 @@ use crate::device::Allocate;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+pub use crate::types::FeatureShape;
 use crate::types::Precision;
-
-/// The size of a backbone's features.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FeatureShape {
-    /// G, the side of the grid.
-    pub grid: usize,
-    /// C, the channels of a cell.
-    pub channels: usize,
-}
-
-impl FeatureShape {
-    /// (B, G, G, C) of so many images.
-    pub fn of(self, images: usize) -> [usize; 4] {
-        [images, self.grid, self.grid, self.channels]
-    }
-}
 
 /// What a network is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use image::RgbImage;
 use super::measure::{Measured, Measurer, standing_out};
 use super::scale::Scales;
 use super::{AnomalyMap, ScoreOptions, drift};
+use crate::backbones::{self, Loaded};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
 use crate::denoisers;
 use crate::error::{Error, Result};
 use crate::gaussian::Prior;
-use crate::nn::Backbone;
 use crate::tensor::{Device, Tensor};
 
 /// Images that are computed at once by default.
@@ -111,13 +111,15 @@ impl Detector {
     /// A detector from its parts.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the backbone is not the one that the denoiser was trained with.
+    /// [`Error::Argument`] if there is no backbone of the name ([`backbones::named`]), or it is not the one that the
+    /// denoiser was trained with.
     pub fn new(checkpoint: Checkpoint) -> Result<Self> {
-        let backbone = Backbone::lite0();
-        let (wanted, got) = (&checkpoint.config.backbone, Self::backbone_id(&backbone));
+        let wanted = &checkpoint.config.backbone;
+        let backbone = backbones::named(&wanted.name)?;
+        let spec = backbone.spec();
+        let got = BackboneId::from(spec);
         let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
         for (arg, wanted, got) in [
-            ("backbone", wanted.name.clone(), got.name.clone()),
             ("backbone weights", weights(wanted), weights(&got)),
             ("image size", wanted.image_size.to_string(), got.image_size.to_string()),
         ] {
@@ -127,13 +129,13 @@ impl Detector {
             }
         }
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?.features();
-        if (denoiser.channels, denoiser.grid) != (backbone.channels(), backbone.grid()) {
-            let expected =
-                format!("{} channels on a grid of {}", backbone.channels(), backbone.grid());
+        if denoiser != spec.features() {
+            let expected = format!("{} channels on a grid of {}", spec.channels, spec.grid);
             let got = format!("{} on {}", denoiser.channels, denoiser.grid);
             return Err(Error::argument("Detector", "denoiser", expected, got));
         }
-        let measurer = Measurer::new(&checkpoint, backbone, Device::Cpu, BATCH_SIZE)?;
+        let backbone = Loaded::new(backbone, Device::Cpu)?;
+        let measurer = Measurer::new(&checkpoint, &backbone, Device::Cpu, BATCH_SIZE)?;
         Ok(Self { checkpoint, measurer })
     }
 
@@ -147,7 +149,7 @@ impl Detector {
             return Ok(self);
         }
         let Self { checkpoint, measurer: Measurer { backbone, batch_size, .. } } = self;
-        let measurer = Measurer::new(&checkpoint, backbone, device, batch_size)?;
+        let measurer = Measurer::new(&checkpoint, &backbone, device, batch_size)?;
         Ok(Self { checkpoint, measurer })
     }
 
@@ -174,15 +176,6 @@ impl Detector {
     /// How many images the detector computes at once.
     pub fn batch_size(&self) -> usize {
         self.measurer.batch_size
-    }
-
-    /// What a detector's file says of this backbone.
-    pub fn backbone_id(backbone: &Backbone) -> BackboneId {
-        BackboneId {
-            name: backbone.name().into(),
-            hash: backbone.hash().into(),
-            image_size: backbone.image_size(),
-        }
     }
 
     /// How the detector was trained.
@@ -266,7 +259,7 @@ impl Detector {
             let stats = trained.iter().map(|(_, paths)| self.measure_files(paths, &[], &mut each));
             return stats.collect();
         }
-        let side = self.measurer.backbone.grid();
+        let side = self.measurer.backbone.spec().grid;
         let (mut latents, mut numbers) = (Vec::new(), Vec::new());
         for (name, paths) in trained {
             let measured = self.measurer.latents(paths, load_image, &mut each)?;
@@ -279,7 +272,7 @@ impl Detector {
                 }));
             }
             let count = stats.iter().flatten().count();
-            let shape = [count, side * side, self.measurer.backbone.channels()];
+            let shape = [count, side * side, self.measurer.backbone.spec().channels];
             latents.push((name.clone(), Tensor::from_f32(all, &shape, Device::Cpu)?));
             numbers.push(stats);
         }

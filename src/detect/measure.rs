@@ -10,14 +10,13 @@ use image::RgbImage;
 use rayon::prelude::*;
 
 use super::AnomalyMap;
+use crate::backbones::{self, Inputs, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::denoisers::{self, Use};
 use crate::device::Readback;
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::gaussian::{Prior, Whitening};
-use crate::nn::Backbone;
-use crate::nn::features::{self, Inputs};
 use crate::ops;
 use crate::tensor::{DType, Device, Tensor};
 use crate::types::Precision;
@@ -27,7 +26,7 @@ const ORDER: f64 = 4.0;
 
 /// What a detector computes with. It can be shared between threads.
 pub(super) struct Measurer {
-    pub backbone: Backbone,
+    pub backbone: Loaded,
     whitening: Option<Whitening>,
     inverter: Inverter,
     /// What maps are levelled by.
@@ -77,7 +76,7 @@ struct Slot {
 struct Space {
     features: Tensor,
     whitened: Option<Tensor>,
-    backbone: features::Workspace,
+    backbone: backbones::Workspace,
     inverter: diffusion::Workspace,
     held: Option<Held>,
 }
@@ -151,7 +150,7 @@ impl Measurer {
     /// What the checkpoint of a detector describes, on a device.
     pub fn new(
         checkpoint: &Checkpoint,
-        backbone: Backbone,
+        backbone: &Loaded,
         device: Device,
         batch_size: usize,
     ) -> Result<Self> {
@@ -262,9 +261,9 @@ impl Measurer {
     }
 
     fn slot(&self, images: usize) -> Result<Slot> {
-        let maps = self.maps() * self.backbone.grid().pow(2);
+        let maps = self.maps() * self.backbone.spec().grid.pow(2);
         Ok(Slot {
-            inputs: self.backbone.inputs(images, self.device())?,
+            inputs: self.backbone.inputs(images)?,
             results: Readback::new(images * (ops::SCORE_STATS + maps), self.device())?,
         })
     }
@@ -275,7 +274,7 @@ impl Measurer {
     }
 
     fn space(&self, images: usize) -> Result<Space> {
-        let (grid, channels) = (self.backbone.grid(), self.backbone.channels());
+        let (grid, channels) = (self.backbone.spec().grid, self.backbone.spec().channels);
         let zeros = |dtype| Tensor::zeros(&[images, grid, grid, channels], dtype, self.device());
         let (features, whitened) = match self.whitening {
             Some(_) => (zeros(self.inverter.precision().dtype())?, Some(zeros(DType::F32)?)),
@@ -295,7 +294,7 @@ impl Measurer {
             features,
             whitened,
             held: held.transpose()?,
-            backbone: features::Workspace::default(),
+            backbone: backbones::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
         })
     }
@@ -337,7 +336,7 @@ impl Measurer {
         inputs: &mut Inputs,
         features: &'s mut Tensor,
         whitened: &'s mut Option<Tensor>,
-        space: &mut features::Workspace,
+        space: &mut backbones::Workspace,
     ) -> Result<&'s mut Tensor> {
         self.backbone.features(inputs, features.view_mut(), space)?;
         match (&self.whitening, whitened) {
@@ -357,7 +356,7 @@ impl Measurer {
         load: impl Fn(&'a I) -> Result<RgbImage> + Sync,
         mut each: impl FnMut(&'a I, Result<()>) -> Result<()>,
     ) -> Result<Vec<Option<Latent>>> {
-        let (cells, channels) = (self.backbone.grid().pow(2), self.backbone.channels());
+        let (cells, channels) = (self.backbone.spec().grid.pow(2), self.backbone.spec().channels);
         let mut all = Vec::with_capacity(items.len());
         for items in batches(items, self.batch_size) {
             let images = items.len();
@@ -399,7 +398,7 @@ impl Measurer {
             self.compute(&mut batch, categories)?;
         }
         let Batch { items, loaded, mut slot } = batch;
-        let side = self.backbone.grid();
+        let side = self.backbone.spec().grid;
         let (images, cells) = (items.len(), side * side);
         let (stats, maps) = slot.results.wait()?.split_at(images * ops::SCORE_STATS);
         let results = items.iter().zip(loaded).enumerate().map(|(i, (item, loaded))| {

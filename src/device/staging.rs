@@ -2,7 +2,7 @@
 
 use crate::cuda;
 use crate::error::Result;
-use crate::tensor::{Device, TensorView, TensorViewMut};
+use crate::tensor::{Device, Shape, TensorView, TensorViewMut};
 
 /// Where numbers are staged: in the host's memory, or in such as a GPU copies from and to by itself.
 #[derive(Debug)]
@@ -24,14 +24,6 @@ impl Upload {
         }))
     }
 
-    /// Where they go.
-    pub fn device(&self) -> Device {
-        match &self.0 {
-            Staging::Host(_) => Device::Cpu,
-            Staging::Pinned(upload) => upload.device(),
-        }
-    }
-
     /// The bytes on the host, once they have been copied if they were sent.
     pub fn bytes(&mut self) -> Result<&mut [u8]> {
         match &mut self.0 {
@@ -48,12 +40,20 @@ impl Upload {
         }
     }
 
-    /// What was sent last, for a GPU's kernels.
-    #[cfg(feature = "cuda")]
-    pub fn pinned(&mut self) -> Option<&mut cuda::Upload> {
+    /// Has `read` read the first bytes of what was sent last, where they are, as a tensor of bytes; on a GPU it
+    /// queues the work that does.
+    pub fn read<T>(
+        &mut self,
+        shape: &[usize],
+        read: impl FnOnce(TensorView) -> Result<T>,
+    ) -> Result<T> {
+        let shape = Shape::new("Upload", shape)?;
+        let len = shape.elements();
         match &mut self.0 {
-            Staging::Host(_) => None,
-            Staging::Pinned(upload) => Some(upload),
+            Staging::Host(bytes) => read(TensorView::from_bytes(&bytes[..len], &shape)?),
+            Staging::Pinned(upload) => {
+                upload.read(|bytes| read(TensorView::cuda(shape, bytes.part(0, len))))
+            }
         }
     }
 }

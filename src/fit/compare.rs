@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use super::learn::Good;
 use super::synthetic::Synthetic;
 use super::{Control, Event};
+use crate::backbones::{Loaded, Workspace};
 use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
 use crate::detect::ENOUGH;
 use crate::detect::{Evaluated, PIXELS};
 use crate::error::Result;
 use crate::metrics::Metrics;
-use crate::nn::Backbone;
-use crate::nn::features::Workspace;
 use crate::tensor::{DType, Device, Tensor};
 use crate::train::extract_features;
 
@@ -35,14 +34,15 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Puts simpler methods beside a detector that is as good as `detector` says on synthetic defects.
+    /// Puts simpler methods on the features of `backbone`, on the host, beside a detector that is as good as
+    /// `detector` says on synthetic defects.
     pub(super) fn of(
         detector: Evaluated,
+        backbone: &Loaded,
         good: &[Good],
         synthetic: &[Synthetic],
         observe: &mut dyn FnMut(Event) -> Control,
     ) -> Result<Self> {
-        let backbone = Backbone::lite0();
         let fitted = good.iter().map(|of| {
             let trained = of.trained();
             let step = trained.len().div_ceil(FITTED).max(1);
@@ -59,9 +59,9 @@ impl Comparison {
         };
         let [mut padim, mut nearest] = [(); 2].map(|()| BTreeMap::new());
         for (trained, painted) in fitted.iter().zip(synthetic) {
-            let normal = extract_features(&backbone, trained, |_| (), || step(1))?;
+            let normal = extract_features(backbone, trained, |_| (), || step(1))?;
             let images = painted.images();
-            let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
+            let shape = backbone.spec().features().of(images.len());
             let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
             backbone.extract(&images, &mut features, &mut Workspace::default())?;
             let name = &painted.category;

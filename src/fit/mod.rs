@@ -7,14 +7,14 @@ mod synthetic;
 use std::cell::Cell;
 use std::path::PathBuf;
 
+use crate::backbones::{self, Loaded};
 use crate::checkpoint::{Recipe, TrainingConfig, TrainingState};
 use crate::data::{Dataset, load_image};
-use crate::denoisers::{self, FeatureShape, Recompute};
+use crate::denoisers::{self, Recompute};
 use crate::detect::Detector;
 use crate::device::Plan;
 use crate::error::{Error, Result};
-use crate::nn::Backbone;
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
 
 pub use compare::Comparison;
@@ -26,7 +26,9 @@ use synthetic::Synthetic;
 pub struct FitOptions {
     /// How to train.
     pub recipe: Recipe,
-    /// The denoiser: the name of a [preset](denoisers::presets).
+    /// The name of the backbone ([`backbones::named`]).
+    pub backbone: String,
+    /// The denoiser: the name of a preset ([`denoisers::presets`]).
     pub denoiser: String,
     /// Optimiser steps; `None` is the recipe's.
     pub steps: Option<u64>,
@@ -43,11 +45,12 @@ pub struct FitOptions {
 }
 
 impl Default for FitOptions {
-    /// The whitened recipe and the small denoiser on the CPU, seed 0, no state, which would be saved every
-    /// 500 steps.
+    /// The whitened recipe, EfficientNet-Lite0 and the small denoiser on the CPU, seed 0, no state, which would be
+    /// saved every 500 steps.
     fn default() -> Self {
         Self {
             recipe: Recipe::whitened(),
+            backbone: "efficientnet-lite0".into(),
             denoiser: "small".into(),
             steps: None,
             seed: 0,
@@ -149,8 +152,8 @@ pub enum Fitted {
 ///
 /// # Errors
 /// [`Error::Dataset`] if a category has no good images that can be read; [`Error::NonFinite`] if
-/// training diverges (the last good state is saved); [`Error::Argument`] if `resume` is asked for
-/// with other settings or images than before; those of reading and writing files.
+/// training diverges (the last good state is saved); [`Error::Argument`] if there is no backbone of the name, or
+/// `resume` is asked for with other settings or images than before; those of reading and writing files.
 pub fn fit(
     dataset: &Dataset,
     options: &FitOptions,
@@ -162,15 +165,15 @@ pub fn fit(
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,
     };
-    let backbone = Backbone::lite0();
+    let backbone = Loaded::new(backbones::named(&options.backbone)?, Device::Cpu)?;
+    let spec = backbone.spec();
     let good = good_images(dataset, options.seed, &mut observe)?;
     let features = features(dataset, &backbone, &good, &mut observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
-    let shape = FeatureShape { grid: backbone.grid(), channels: backbone.channels() };
     let config = TrainingConfig {
-        denoiser: denoisers::preset(&options.denoiser, shape)?.id(),
-        backbone: Detector::backbone_id(&backbone),
+        denoiser: denoisers::preset(&options.denoiser, spec.features())?.id(),
+        backbone: spec.into(),
         seed: options.seed,
         steps: options.steps.unwrap_or(steps),
         categories: good.iter().map(|of| of.category.to_string()).collect(),
@@ -188,7 +191,7 @@ pub fn fit(
 
     let device = options.resources.device;
     let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
-    let side = backbone.image_size();
+    let side = spec.image_size;
     let painted =
         good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
     let painted = painted.collect::<Result<Vec<_>>>()?;
@@ -199,7 +202,7 @@ pub fn fit(
             observe(Event::Warning(&doubt));
         }
     }
-    let comparison = Comparison::of(told, &good, &painted, &mut observe)?;
+    let comparison = Comparison::of(told, &backbone, &good, &painted, &mut observe)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {
         observe(Event::Warning(&warning));
@@ -236,7 +239,7 @@ fn good_images<'d>(
 /// The features of the images to train on, once there are images of every category to train on and to hold out.
 fn features(
     dataset: &Dataset,
-    backbone: &Backbone,
+    backbone: &Loaded,
     good: &[Good],
     observe: &mut dyn FnMut(Event) -> Control,
 ) -> Result<Tensor> {

@@ -30,8 +30,10 @@ mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
 mod fold_batch_norm;
+mod gather_features;
 mod gelu;
 mod inversion_step;
+mod inverted_residual;
 mod linear;
 mod mahalanobis;
 mod normalise;
@@ -58,8 +60,13 @@ pub use denoising_loss::{Target, denoising_loss};
 pub use depthwise_conv2d::depthwise_conv2d;
 pub use ema::ema;
 pub use fold_batch_norm::{BatchNorm, fold_batch_norm};
+pub use gather_features::{Gather, gather_features};
 pub use gelu::gelu;
 pub use inversion_step::inversion_step;
+pub use inverted_residual::{
+    Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers, InvertedResidualScratch,
+    inverted_residual,
+};
 pub use linear::{PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight};
 pub use mahalanobis::mahalanobis;
 pub use normalise::normalise;

@@ -26,6 +26,7 @@ enum Storage {
     CpuF32(Vec<f32>),
     CpuF16(Vec<f16>),
     CpuBf16(Vec<bf16>),
+    CpuU8(Vec<u8>),
     Cuda(cuda::Memory),
     /// Of a tensor that is planned.
     None(Device, DType),
@@ -57,6 +58,7 @@ impl Tensor {
             (Device::Cpu, DType::F32) => Storage::CpuF32(vec![0.0; n]),
             (Device::Cpu, DType::F16) => Storage::CpuF16(vec![f16::ZERO; n]),
             (Device::Cpu, DType::BF16) => Storage::CpuBf16(vec![bf16::ZERO; n]),
+            (Device::Cpu, DType::U8) => Storage::CpuU8(vec![0; n]),
             (Device::Cuda(ordinal), _) => Storage::Cuda(cuda::Memory::zeros(ordinal, dtype, n)?),
         };
         Ok(Self { shape, storage })
@@ -95,6 +97,7 @@ impl Tensor {
             Storage::CpuF32(v) => Storage::CpuF32(v.clone()),
             Storage::CpuF16(v) => Storage::CpuF16(v.clone()),
             Storage::CpuBf16(v) => Storage::CpuBf16(v.clone()),
+            Storage::CpuU8(v) => Storage::CpuU8(v.clone()),
             Storage::Cuda(memory) => Storage::Cuda(memory.try_clone()?),
             Storage::None(device, dtype) => Storage::None(*device, *dtype),
         };
@@ -138,6 +141,7 @@ impl Tensor {
             Storage::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
             Storage::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
+            Storage::CpuU8(v) => TensorView::cpu_u8(self.shape, v),
             Storage::Cuda(memory) => TensorView::cuda(self.shape, memory.slice()),
             Storage::None(..) => unreachable!("{PLANNED}"),
         }
@@ -149,6 +153,7 @@ impl Tensor {
             Storage::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             Storage::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
             Storage::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
+            Storage::CpuU8(v) => TensorViewMut::cpu_u8(self.shape, v),
             Storage::Cuda(memory) => TensorViewMut::cuda(self.shape, memory.slice_mut()),
             Storage::None(..) => unreachable!("{PLANNED}"),
         }

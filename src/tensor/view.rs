@@ -8,12 +8,14 @@ use rayon::prelude::*;
 use super::{DType, Device, Shape, Tensor};
 use crate::cuda;
 use crate::error::{Error, Result};
+use crate::types::to_u8;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Data<'a> {
     CpuF32(&'a [f32]),
     CpuF16(&'a [f16]),
     CpuBf16(&'a [bf16]),
+    CpuU8(&'a [u8]),
     Cuda(cuda::Slice<'a>),
 }
 
@@ -22,6 +24,7 @@ enum DataMut<'a> {
     CpuF32(&'a mut [f32]),
     CpuF16(&'a mut [f16]),
     CpuBf16(&'a mut [bf16]),
+    CpuU8(&'a mut [u8]),
     Cuda(cuda::SliceMut<'a>),
 }
 
@@ -63,6 +66,10 @@ impl<'a> TensorView<'a> {
         Self { shape, data: Data::CpuBf16(data) }
     }
 
+    pub(super) fn cpu_u8(shape: Shape, data: &'a [u8]) -> Self {
+        Self { shape, data: Data::CpuU8(data) }
+    }
+
     pub(crate) fn cuda(shape: Shape, data: cuda::Slice<'a>) -> Self {
         Self { shape, data: Data::Cuda(data) }
     }
@@ -77,6 +84,18 @@ impl<'a> TensorView<'a> {
             return Err(Error::shape("from_slice", "data", format!("{shape:?}"), &[data.len()]));
         }
         Ok(Self::cpu_f32(shape, data))
+    }
+
+    /// A view of bytes on the host, as those of an image.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` has not as many elements as `shape`.
+    pub fn from_bytes(data: &'a [u8], shape: &[usize]) -> Result<Self> {
+        let shape = Shape::new("from_bytes", shape)?;
+        if data.len() != shape.elements() {
+            return Err(Error::shape("from_bytes", "data", format!("{shape:?}"), &[data.len()]));
+        }
+        Ok(Self::cpu_u8(shape, data))
     }
 
     /// The lengths of the axes.
@@ -100,6 +119,7 @@ impl<'a> TensorView<'a> {
             Data::CpuF32(_) => DType::F32,
             Data::CpuF16(_) => DType::F16,
             Data::CpuBf16(_) => DType::BF16,
+            Data::CpuU8(_) => DType::U8,
             Data::Cuda(v) => v.dtype(),
         }
     }
@@ -131,6 +151,7 @@ impl<'a> TensorView<'a> {
             Data::CpuF32(v) => Self::cpu_f32(shape, &v[start..end]),
             Data::CpuF16(v) => Self::cpu_f16(shape, &v[start..end]),
             Data::CpuBf16(v) => Self::cpu_bf16(shape, &v[start..end]),
+            Data::CpuU8(v) => Self::cpu_u8(shape, &v[start..end]),
             Data::Cuda(v) => Self::cuda(shape, v.part(start, shape.elements())),
         })
     }
@@ -159,6 +180,7 @@ impl<'a> TensorView<'a> {
             Data::CpuF32(v) => out.copy_from_slice(v),
             Data::CpuF16(v) => out.iter_mut().zip(v).for_each(|(o, x)| *o = x.to_f32()),
             Data::CpuBf16(v) => out.iter_mut().zip(v).for_each(|(o, x)| *o = x.to_f32()),
+            Data::CpuU8(v) => out.iter_mut().zip(v).for_each(|(o, &x)| *o = x.into()),
             Data::Cuda(v) => v.read(out)?,
         }
         Ok(())
@@ -191,12 +213,22 @@ impl<'a> TensorView<'a> {
         }
     }
 
+    /// The elements on the host where they are bytes, for the CPU's implementation of `op`.
+    pub(crate) fn u8s(&self, op: &'static str, arg: &'static str) -> Result<&'a [u8]> {
+        match self.data {
+            Data::CpuU8(v) => Ok(v),
+            Data::Cuda(v) => Err(not_on_the_host(op, arg, v.device())),
+            _ => Err(Error::DType { op, arg, expected: DType::U8, got: self.dtype() }),
+        }
+    }
+
     /// The bytes of the elements on the host.
     pub(crate) fn bytes(&self, op: &'static str, arg: &'static str) -> Result<&'a [u8]> {
         match self.data {
             Data::CpuF32(v) => Ok(bytemuck::cast_slice(v)),
             Data::CpuF16(v) => Ok(bytemuck::cast_slice(v)),
             Data::CpuBf16(v) => Ok(bytemuck::cast_slice(v)),
+            Data::CpuU8(v) => Ok(v),
             Data::Cuda(v) => Err(not_on_the_host(op, arg, v.device())),
         }
     }
@@ -221,6 +253,10 @@ impl<'a> TensorViewMut<'a> {
 
     pub(super) fn cpu_bf16(shape: Shape, data: &'a mut [bf16]) -> Self {
         Self { shape, data: DataMut::CpuBf16(data) }
+    }
+
+    pub(super) fn cpu_u8(shape: Shape, data: &'a mut [u8]) -> Self {
+        Self { shape, data: DataMut::CpuU8(data) }
     }
 
     pub(crate) fn cuda(shape: Shape, data: cuda::SliceMut<'a>) -> Self {
@@ -260,6 +296,7 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF32(v) => TensorView::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorView::cpu_f16(self.shape, v),
             DataMut::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
+            DataMut::CpuU8(v) => TensorView::cpu_u8(self.shape, v),
             DataMut::Cuda(v) => TensorView::cuda(self.shape, v.as_slice()),
         }
     }
@@ -270,6 +307,7 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF32(v) => TensorViewMut::cpu_f32(self.shape, v),
             DataMut::CpuF16(v) => TensorViewMut::cpu_f16(self.shape, v),
             DataMut::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
+            DataMut::CpuU8(v) => TensorViewMut::cpu_u8(self.shape, v),
             DataMut::Cuda(v) => TensorViewMut::cuda(self.shape, v.reborrow()),
         }
     }
@@ -312,6 +350,10 @@ impl<'a> TensorViewMut<'a> {
                 let (a, b) = v.split_at_mut(n);
                 (Self::cpu_bf16(shape, a), Self::cpu_bf16(rest, b))
             }
+            DataMut::CpuU8(v) => {
+                let (a, b) = v.split_at_mut(n);
+                (Self::cpu_u8(shape, a), Self::cpu_u8(rest, b))
+            }
             DataMut::Cuda(v) => {
                 let (a, b) = v.split(n);
                 (Self::cuda(shape, a), Self::cuda(rest, b))
@@ -319,7 +361,8 @@ impl<'a> TensorViewMut<'a> {
         })
     }
 
-    /// Copies from numbers on the host, rounding where the elements are of a smaller type.
+    /// Copies from numbers on the host, rounding where the elements are of a smaller type; those that bytes
+    /// cannot hold become the nearest that they can, and NaN 0.
     ///
     /// # Errors
     /// [`Error::Shape`] if `data` has another number of elements; [`Error::Cuda`] if a GPU fails.
@@ -338,12 +381,13 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuBf16(v) => {
                 v.iter_mut().zip(data).for_each(|(v, &x)| *v = bf16::from_f32(x));
             }
+            DataMut::CpuU8(v) => v.iter_mut().zip(data).for_each(|(v, &x)| *v = to_u8(x)),
             DataMut::Cuda(v) => v.write(data)?,
         }
         Ok(())
     }
 
-    /// Sets every element.
+    /// Sets every element, rounding as [`copy_from_slice`](Self::copy_from_slice) does.
     ///
     /// # Errors
     /// [`Error::Cuda`] if a GPU fails.
@@ -354,6 +398,7 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF32(v) => v.par_chunks_mut(PART).for_each(|part| part.fill(value)),
             DataMut::CpuF16(v) => v.fill(f16::from_f32(value)),
             DataMut::CpuBf16(v) => v.fill(bf16::from_f32(value)),
+            DataMut::CpuU8(v) => v.fill(to_u8(value)),
             DataMut::Cuda(v) => v.fill(value)?,
         }
         Ok(())
@@ -375,6 +420,7 @@ impl<'a> TensorViewMut<'a> {
             DataMut::CpuF32(v) => Ok(bytemuck::cast_slice_mut(v)),
             DataMut::CpuF16(v) => Ok(bytemuck::cast_slice_mut(v)),
             DataMut::CpuBf16(v) => Ok(bytemuck::cast_slice_mut(v)),
+            DataMut::CpuU8(v) => Ok(v),
             DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
         }
     }

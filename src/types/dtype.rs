@@ -10,6 +10,8 @@ pub enum DType {
     F16,
     /// The upper half of a 32-bit IEEE float.
     BF16,
+    /// 8-bit unsigned, of images' bytes.
+    U8,
 }
 
 impl DType {
@@ -18,6 +20,12 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::U8 => 1,
         }
     }
+}
+
+/// A number as a byte: rounded, and the nearest that there is; 0 for NaN.
+pub(crate) fn to_u8(x: f32) -> u8 {
+    x.round() as u8
 }

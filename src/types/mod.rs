@@ -2,8 +2,11 @@
 
 mod device;
 mod dtype;
+mod features;
 mod precision;
 
 pub use device::Device;
 pub use dtype::DType;
+pub(crate) use dtype::to_u8;
+pub use features::FeatureShape;
 pub use precision::Precision;

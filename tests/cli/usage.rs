@@ -34,12 +34,13 @@ fn help_shows_what_works() {
 #[test]
 fn wrong_usage_is_code_2() {
     let all = ["--detector", "x", "--out", "y", "z"];
-    let cases: [(&str, Vec<&str>, &str); 15] = [
+    let cases: [(&str, Vec<&str>, &str); 16] = [
         ("train", vec![], "--data <DIR>"),
         ("train", vec!["--data", "x"], "--out <DIR>"),
         ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
         ("train", vec!["--data", "x", "--out", "y", "--recipe", "good"], "whitened, paper"),
         ("train", vec!["--data", "x", "--out", "y", "--device", "gpu"], "cuda:N or best"),
+        ("train", vec!["--data", "x", "--out", "y", "--backbone", "a"], "efficientnet-lite0"),
         ("score", vec!["--detector", "x", "--out", "y"], "<PATH>"),
         ("score", [&all[..], &["--threshold", "1", "--quantile", "1"]].concat(), "cannot be"),
         ("score", [&all[..], &["--score", "best"]].concat(), "block, top5, abs, nll, both"),

@@ -3,11 +3,11 @@
 use std::fs;
 
 use image::{GrayImage, ImageFormat, RgbImage};
+use invad::backbones::Workspace;
 use invad::checkpoint::{Checkpoint, TrainingState};
 use invad::data::decode_image;
 use invad::denoisers::{Dit, DitConfig};
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::nn::features::{Backbone, Workspace};
 use invad::{Device, Trainer};
 use serde_json::json;
 
@@ -65,7 +65,7 @@ fn training_step() {
 #[test]
 fn features() {
     let _alone = alone();
-    let backbone = Backbone::lite0();
+    let backbone = lite0(Device::Cpu);
     let images = [pictures(Kind::Stripes, 0..1), pictures(Kind::Dots, 0..2)].concat();
     for threads in [1, 2] {
         on_threads(threads, || {

@@ -11,7 +11,7 @@ use invad::{DType, Device, Error, Precision, Tensor};
 use crate::support::emulator::{gpu, is_emulated, peak_memory};
 use crate::support::networks::{on_threads, parameters};
 use crate::support::numbers::{bits, f64s, tensor};
-use crate::{LISTS, alone, assert_few, bytes};
+use crate::{LISTS, alone, assert_few, bytes, difference};
 
 const FEATURES: FeatureShape = FeatureShape { grid: 4, channels: 8 };
 const TIMESTEPS: [usize; 3] = [0, 250, 999];
@@ -97,12 +97,6 @@ impl Passes {
 
 fn dot(a: &[f64], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
-}
-
-/// Root mean square of the difference, in parts of that of `want`.
-fn difference(got: &[f64], want: &[f64]) -> f64 {
-    let error: f64 = got.iter().zip(want).map(|(g, w)| (g - w).powi(2)).sum();
-    (error / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
 }
 
 #[test]
@@ -200,15 +194,20 @@ fn gradients_are_added_up() {
     });
 }
 
+/// To the bit on the CPU; a GPU computes again from what it has rounded to f16.
 #[test]
 fn what_is_computed_again_is_the_same() {
     each(|name, denoiser| {
-        for device in [Some(Device::Cpu), gpu()].into_iter().flatten() {
+        for (device, most) in [(Some(Device::Cpu), 0.0), (gpu(), 1e-3)] {
+            let Some(device) = device else { continue };
             let run = |way| Passes::new(&*denoiser, device, 2, way).both();
             let ways = denoiser.recompute();
             let first = run(ways[0]);
             for &way in ways {
-                assert!(run(way) == first, "{name}: {way:?} on {device}");
+                for (got, want) in run(way).iter().zip(&first) {
+                    let off = difference(got, want);
+                    assert!(off <= most, "{name}: {way:?} on {device}: {off:.1e}");
+                }
             }
         }
     });
@@ -336,13 +335,13 @@ fn memory_is_what_was_planned() {
                     plan.bytes().filter(|(of, _)| *of != Purpose::Workspace).map(|of| of.1).sum();
                 let mut passes = Passes::new(&*denoiser, device, 3, way);
                 passes.both();
-                let mut take =
+                let take =
                     || drop(denoiser.trainable(3, how(device, way), &mut { device }).unwrap());
                 let what = format!("{name}, {way:?} on {device}");
                 if device == Device::Cpu {
                     let (taken, _) = bytes(take);
                     assert!(
-                        (planned..planned + LISTS).contains(&taken),
+                        (planned..planned + 2 * LISTS).contains(&taken),
                         "{what}: {taken} {planned}"
                     );
                     assert_few(&what, LISTS, || {
@@ -350,9 +349,11 @@ fn memory_is_what_was_planned() {
                         passes.backward().unwrap();
                     });
                 } else {
+                    peak_memory();
                     let before = peak_memory();
                     take();
                     assert_eq!(peak_memory() - before, planned, "{what}");
+                    peak_memory();
                     passes.forward().unwrap();
                     passes.backward().unwrap();
                     assert_eq!(peak_memory(), before, "{what}: taken by passes");

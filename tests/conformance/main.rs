@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 mod allocations;
+mod backbones;
 mod denoisers;
 #[path = "../support/mod.rs"]
 mod support;
@@ -46,3 +47,9 @@ fn assert_few(name: &str, few: usize, mut call: impl FnMut()) {
 
 /// Lists of slices and rayon's jobs; no buffer of numbers is as small.
 const LISTS: usize = 8 << 10;
+
+/// Root mean square of the difference, in parts of that of `want`.
+fn difference(got: &[f64], want: &[f64]) -> f64 {
+    let error: f64 = got.iter().zip(want).map(|(g, w)| (g - w).powi(2)).sum();
+    (error / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
+}

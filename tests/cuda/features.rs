@@ -1,4 +1,4 @@
-use invad::nn::{Backbone, features};
+use invad::backbones::Workspace;
 use invad::{DType, Device, Error, Tensor};
 
 use crate::inversion::difference;
@@ -10,11 +10,12 @@ fn features_are_those_of_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let mut images = pictures(Kind::Stripes, 0..1);
     images.push(picture(Kind::Dots, 1, 300, 200));
-    let backbone = Backbone::lite0().to_device(gpu).unwrap();
-    let shape = [images.len(), backbone.grid(), backbone.grid(), backbone.channels()];
+    let (here, backbone) = (lite0(Device::Cpu), lite0(gpu));
+    let shape = backbone.spec().features().of(images.len());
     let mut want = Tensor::zeros(&shape, DType::F32, Device::Cpu).unwrap();
-    backbone.extract(&images, &mut want, &mut Default::default()).unwrap();
-    let mut space = features::Workspace::default();
+    // Whose memory it was does not matter.
+    let mut space = Workspace::default();
+    here.extract(&images, &mut want, &mut space).unwrap();
     for dtype in [DType::F16, DType::F32, DType::F32] {
         let mut got = Tensor::zeros(&shape, dtype, gpu).unwrap();
         got.view_mut().fill(f32::NAN).unwrap();
@@ -24,6 +25,6 @@ fn features_are_those_of_the_cpu() {
         assert!(off < 3e-3, "{dtype:?}: {off:.1e}");
     }
     let mut got = Tensor::zeros(&shape, DType::F16, gpu).unwrap();
-    let refused = Backbone::lite0().extract(&images, &mut got, &mut space).unwrap_err();
+    let refused = here.extract(&images, &mut got, &mut space).unwrap_err();
     assert!(matches!(refused, Error::Device { .. }), "{refused}");
 }

@@ -33,6 +33,32 @@ fn numbers_go_there_and_back() {
     }
 }
 
+/// Bytes are rounded and saturate, there as on the host.
+#[test]
+fn bytes_go_there_and_back() {
+    let Some(gpu) = gpu() else { return };
+    let data = [-1.0, 0.4, 0.5, 1.0, 77.3, 254.5, 255.0, 256.0, 1e9, f32::INFINITY, f32::NAN];
+    let want = [0.0, 0.0, 1.0, 1.0, 77.0, 255.0, 255.0, 255.0, 255.0, 255.0, 0.0];
+    for device in [gpu, Device::Cpu] {
+        let mut x = half(&data, &[11], DType::U8, device);
+        assert_eq!((x.device(), x.dtype(), x.dtype().size()), (device, DType::U8, 1));
+        assert_eq!(x.to_vec_f32(), want);
+        assert_eq!(x.view().part(4, &[3]).unwrap().to_vec_f32(), want[4..7]);
+        assert_eq!(x.try_clone().unwrap().to_vec_f32(), want);
+        let there = x.view().copied_to(gpu, DType::U8).unwrap();
+        assert_eq!(there.view().copied_to(Device::Cpu, DType::F32).unwrap().to_vec_f32(), want);
+        let (mut first, mut rest) = x.view_mut().split(&[3]).unwrap();
+        first.fill(300.0).unwrap();
+        rest.copy_from_slice(&[9.0; 8]).unwrap();
+        let filled = [[255.0; 3].to_vec(), [9.0; 8].to_vec()].concat();
+        assert_eq!(x.to_vec_f32(), filled);
+    }
+    let bytes = [3, 200];
+    let view = invad::tensor::TensorView::from_bytes(&bytes, &[2]).unwrap();
+    assert_eq!(view.to_vec_f32(), [3.0, 200.0]);
+    assert!(invad::tensor::TensorView::from_bytes(&bytes, &[3]).is_err());
+}
+
 #[test]
 fn new_memory_is_zero_and_can_be_filled() {
     let Some(gpu) = gpu() else { return };

@@ -2,8 +2,6 @@
 
 use invad::checkpoint::{LossScale, Recipe, TrainingConfig, TrainingState};
 use invad::denoisers::{Denoiser, Dit, DitConfig, FeatureShape, Recompute};
-use invad::nn::Backbone;
-use invad::nn::features::Workspace;
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{DType, Device, Error, Tensor, Trainer};
 
@@ -79,11 +77,11 @@ fn losses_are_those_of_the_cpu() {
 #[test]
 fn quickstart_shortened() {
     let Some(gpu) = gpu() else { return };
-    let backbone = Backbone::lite0();
-    let (c, g) = (backbone.channels(), backbone.grid());
+    let backbone = lite0(Device::Cpu);
+    let [_, _, g, c] = backbone.spec().features().of(1);
     let images = [pictures(Kind::Stripes, 0..4), pictures(Kind::Dots, 0..4)].concat();
     let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
-    backbone.extract(&images, &mut features, &mut Workspace::default()).unwrap();
+    backbone.extract(&images, &mut features, &mut Default::default()).unwrap();
     let config = TrainingConfig {
         denoiser: DitConfig::small(FeatureShape { grid: g, channels: c }).into(),
         ..training(Recipe { batch: 4, ..Recipe::whitened() }, 60)

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use image::RgbImage;
+use invad::backbones::Workspace;
 use invad::detect::{ScoreOptions, Scored};
-use invad::nn::{Backbone, features};
 use invad::{DType, Detector, Device, Error, Tensor};
 use tempfile::tempdir;
 
@@ -18,8 +18,8 @@ use crate::support::networks::*;
 #[test]
 fn images_follow_each_other() {
     let Some(gpu) = gpu() else { return };
-    let backbone = Backbone::lite0().to_device(gpu).unwrap();
-    let mut space = features::Workspace::default();
+    let (here, backbone) = (lite0(Device::Cpu), lite0(gpu));
+    let mut space = Workspace::default();
     let zeros = |device| Tensor::zeros(&[1, 16, 16, 192], DType::F32, device).unwrap();
     let images: Vec<_> = (0..4)
         .map(|i| picture([Kind::Dots, Kind::Stripes][i as usize % 2], i, 64, 64 + 9 * i as u32))
@@ -30,7 +30,7 @@ fn images_follow_each_other() {
     }
     for (i, (image, got)) in images.iter().zip(&got).enumerate() {
         let mut want = zeros(Device::Cpu);
-        backbone.extract(std::slice::from_ref(image), &mut want, &mut space).unwrap();
+        here.extract(std::slice::from_ref(image), &mut want, &mut space).unwrap();
         let off = difference(got, &want);
         assert!(off < 3e-3, "image {i}: {off:.1e}");
     }

@@ -6,10 +6,10 @@ use invad::checkpoint::{CheckpointConfig, Recipe};
 use invad::data::Dataset;
 use invad::denoisers::{DitConfig, FeatureShape};
 use invad::detect::AnomalyMap;
-use invad::nn::Backbone;
-use invad::{Detector, Device, Error, Result, Tensor};
+use invad::{Device, Error, Result, Tensor};
 use tempfile::tempdir;
 
+use crate::support::networks::lite0;
 use crate::support::numbers::tensor;
 use crate::support::photographs;
 
@@ -267,15 +267,12 @@ fn features_that_do_not_fit() {
 
 /// What a detector with this seed says of itself.
 fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
-    let backbone = Backbone::lite0();
+    let backbone = lite0(Device::Cpu);
+    let spec = backbone.spec();
     CheckpointConfig {
         recipe: Recipe::whitened(),
-        denoiser: DitConfig::small(FeatureShape {
-            grid: backbone.grid(),
-            channels: backbone.channels(),
-        })
-        .into(),
-        backbone: Detector::backbone_id(&backbone),
+        denoiser: DitConfig::small(spec.features()).into(),
+        backbone: spec.into(),
         seed,
         steps: 1,
         images: 1,

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use invad::checkpoint::{Checkpoint, TrainingState};
-use invad::{Detector, Error};
+use invad::checkpoint::{BackboneId, Checkpoint, TrainingState};
+use invad::{Detector, Device, Error};
 use tempfile::tempdir;
 
 use crate::support::files::calibrated;
@@ -61,7 +61,7 @@ fn round_trip() {
 #[test]
 fn another_backbone() {
     let [whitened, _] = recipes();
-    let own = Detector::backbone_id(&invad::nn::Backbone::lite0());
+    let own = BackboneId::from(lite0(Device::Cpu).spec());
     let refused = |change: fn(&mut Checkpoint), contains: &[&str]| {
         let folder = tempdir().unwrap();
         let path = folder.path().join("detector");
@@ -87,7 +87,7 @@ fn another_backbone() {
 fn a_denoiser_of_other_features() {
     let [whitened, _] = recipes();
     let mut config = training(whitened, 1);
-    config.backbone = Detector::backbone_id(&invad::nn::Backbone::lite0());
+    config.backbone = BackboneId::from(lite0(Device::Cpu).spec());
     let checkpoint = trained(&config, 3, 1).into_checkpoint().unwrap();
     let refused = Detector::new(checkpoint).err().unwrap().to_string();
     let want = "Detector: `denoiser` should be 192 channels on a grid of 16, got 5 on 4";

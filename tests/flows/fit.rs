@@ -7,9 +7,8 @@ use invad::checkpoint::{ImageStats, Recipe, TrainingState};
 use invad::data::{Dataset, DefectKind, Mask, load_image, paint_defect};
 use invad::detect::{Evaluated, ScoreOptions};
 use invad::metrics::{AnnotatedMap, FPR_LIMIT, Metrics, pixel_metrics};
-use invad::nn::Backbone;
 use invad::train::hold_out;
-use invad::{Comparison, Control, Detector, Error, Event, FitOptions, Fitted, fit, ops};
+use invad::{Comparison, Control, Detector, Device, Error, Event, FitOptions, Fitted, fit, ops};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::networks::*;
@@ -313,10 +312,9 @@ fn simpler_methods_beside_the_detector() {
     let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
     let detector = apart(&detector, &dataset);
     let [comparison] = &seen.compared[..] else { panic!("{}", seen.compared.len()) };
-    let backbone = Backbone::lite0();
+    let backbone = lite0(Device::Cpu);
     let features = |images: &[RgbImage]| {
-        let [g, c] = [backbone.grid(), backbone.channels()];
-        let mut features = numbers::poisoned(&[images.len(), g, g, c]);
+        let mut features = numbers::poisoned(&backbone.spec().features().of(images.len()));
         backbone.extract(images, &mut features, &mut Default::default()).unwrap();
         features
     };

@@ -1,11 +1,14 @@
 //! Images to features with the built-in backbone.
 
 use image::{Rgb, RgbImage};
-use invad::nn::efficientnet::{self, EfficientNet};
-use invad::nn::features::{self, Backbone};
+use invad::backbones::{self, Backbone, BackboneSpec, Extractor, Loaded, Packed, Workspace};
+use invad::device::Allocate;
 use invad::ops;
-use invad::{DType, Device, Tensor};
+use invad::tensor::{TensorView, TensorViewMut};
+use invad::{DType, Device, Error, Precision, Result, Tensor};
+use std::sync::Arc;
 
+use crate::support::networks::lite0;
 use crate::support::numbers::poisoned;
 
 fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
@@ -19,18 +22,24 @@ fn zeros(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, DType::F32, Device::Cpu).unwrap()
 }
 
-/// What a user who has only the operations would do.
+/// An extractor of batches of some images on the CPU.
+fn extractor(batch: usize) -> Box<dyn Extractor> {
+    let lite0 = backbones::named("efficientnet-lite0").unwrap();
+    let packed = lite0.pack(Device::Cpu, Precision::F32).unwrap();
+    packed.extractor(batch, &mut Device::Cpu).unwrap()
+}
+
+/// Image by image.
 fn by_hand(images: &[RgbImage]) -> Vec<f32> {
-    let (network, mut workspace) = (EfficientNet::lite0(), efficientnet::Workspace::default());
+    let mut extractor = extractor(1);
     let mut out = Vec::new();
     for image in images {
         let mut small = vec![0; 256 * 256 * 3];
         let from = [image.height() as usize, image.width() as usize];
         ops::resize_antialias(image.as_raw(), from, &mut small, [256, 256]).unwrap();
-        let (mut x, mut y) = (zeros(&[1, 256, 256, 3]), poisoned(&[1, 16, 16, 192]));
-        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-        ops::normalise(&small, mean, std, &mut x).unwrap();
-        network.forward(&x, &mut y, &mut workspace).unwrap();
+        let mut y = poisoned(&[1, 16, 16, 192]);
+        let rgb = TensorView::from_bytes(&small, &[1, 256, 256, 3]).unwrap();
+        extractor.extract(rgb, y.view_mut()).unwrap();
         out.extend(y.to_vec_f32());
     }
     out
@@ -43,10 +52,10 @@ fn the_same_bits_for_any_batch_and_number_of_threads() {
         .into();
     let want = by_hand(&images);
     assert!(want.iter().all(|v| v.is_finite()) && want.iter().any(|v| v.abs() > 1.0));
-    let backbone = Backbone::lite0();
+    let backbone = lite0(Device::Cpu);
     for threads in [1, 2, 3, 8] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut workspace = features::Workspace::default();
+        let mut workspace = Workspace::default();
         pool.install(|| {
             for _ in 0..2 {
                 let mut y = poisoned(&[images.len(), 16, 16, 192]);
@@ -65,17 +74,19 @@ fn the_same_bits_for_any_batch_and_number_of_threads() {
 
 #[test]
 fn says_what_it_is() {
-    fn shared<T: Send + Sync>(_: &T) {}
-    let backbone = Backbone::lite0();
+    fn shared<T: Clone + Send + Sync>(_: &T) {}
+    let backbone = lite0(Device::Cpu);
     shared(&backbone);
-    assert_eq!(backbone.name(), "efficientnet-lite0");
-    assert_eq!((backbone.channels(), backbone.grid(), backbone.image_size()), (192, 16, 256));
-    assert_eq!(backbone.hash(), "33c8ec7b0a856c49c862c268a16373fcbed83308ae9b310e85a069f11e15543e");
+    let spec = backbone.spec();
+    assert_eq!(spec.name, "efficientnet-lite0");
+    assert_eq!((spec.channels, spec.grid, spec.image_size), (192, 16, 256));
+    assert_eq!(spec.hash, "33c8ec7b0a856c49c862c268a16373fcbed83308ae9b310e85a069f11e15543e");
+    assert!(backbones::names().contains(&spec.name));
 }
 
 #[test]
 fn refuses_what_does_not_fit() {
-    let (backbone, mut workspace) = (Backbone::lite0(), features::Workspace::default());
+    let (backbone, mut workspace) = (lite0(Device::Cpu), Workspace::default());
     let mut run = |images: &[RgbImage], y: &[usize]| {
         backbone.extract(images, &mut zeros(y), &mut workspace).map_err(|e| e.to_string())
     };
@@ -84,10 +95,88 @@ fn refuses_what_does_not_fit() {
     assert!(error.contains("`features` should have shape [1, 16, 16, 192]"), "{error}");
     let error = run(&[picture(9, 9, 0), RgbImage::new(0, 5)], &[2, 16, 16, 192]).unwrap_err();
     assert!(error.contains("0×5 at 1"), "{error}");
-    let network = EfficientNet::lite0();
-    let mut workspace = efficientnet::Workspace::default();
-    let error = network
-        .forward(&zeros(&[1, 224, 256, 3]), &mut zeros(&[1, 16, 16, 192]), &mut workspace)
-        .unwrap_err();
-    assert!(error.to_string().contains("`images` should have shape [1, 256, 256, 3]"), "{error}");
+    let rgb = vec![0; 224 * 256 * 3];
+    let rgb = TensorView::from_bytes(&rgb, &[1, 224, 256, 3]).unwrap();
+    let error = extractor(1).extract(rgb, zeros(&[1, 16, 16, 192]).view_mut()).unwrap_err();
+    assert!(error.to_string().contains("`rgb` should have shape [1, 256, 256, 3]"), "{error}");
+    let error = backbones::named("resnet").unwrap_err().to_string();
+    assert!(error.contains("efficientnet-lite0") && error.contains("resnet"), "{error}");
+    let lite0 = backbones::named("efficientnet-lite0").unwrap();
+    assert!(matches!(lite0.pack(Device::Cpu, Precision::F16), Err(Error::Argument { .. })));
+}
+
+/// The mean colour of each quarter of an image, and how many images there were at once.
+#[derive(Debug)]
+struct Quarters(BackboneSpec);
+
+#[derive(Debug)]
+struct PackedQuarters;
+
+impl Backbone for Quarters {
+    fn spec(&self) -> &BackboneSpec {
+        &self.0
+    }
+
+    fn pack(&self, _: Device, _: Precision) -> Result<Arc<dyn Packed>> {
+        Ok(Arc::new(PackedQuarters))
+    }
+}
+
+impl Packed for PackedQuarters {
+    fn extractor(
+        self: Arc<Self>,
+        batch: usize,
+        _: &mut dyn Allocate,
+    ) -> Result<Box<dyn Extractor>> {
+        struct Quarter(usize);
+        impl Extractor for Quarter {
+            fn extract(
+                &mut self,
+                rgb: TensorView<'_>,
+                mut features: TensorViewMut<'_>,
+            ) -> Result<()> {
+                assert_eq!((rgb.shape()[0], rgb.dtype()), (self.0, DType::U8));
+                let (side, rgb) = (rgb.shape()[1], rgb.to_vec_f32());
+                let half = side / 2;
+                let sum = |i: usize| -> f32 {
+                    let (image, cell, c) = (i / 16, i / 4 % 4, i % 4);
+                    let pixel = |p: usize| {
+                        let (row, column) =
+                            (cell / 2 * half + p / half, cell % 2 * half + p % half);
+                        rgb[((image * side + row) * side + column) * 3 + c]
+                    };
+                    if c == 3 { self.0 as f32 } else { (0..half * half).map(pixel).sum() }
+                };
+                let sums: Vec<f32> = (0..features.len()).map(sum).collect();
+                features.copy_from_slice(&sums)
+            }
+        }
+        Ok(Box::new(Quarter(batch)))
+    }
+}
+
+#[test]
+fn a_backbone_of_somebody_elses() {
+    let of =
+        |size, channels| Arc::new(Quarters(BackboneSpec::new("quarters", "0", size, channels, 2)));
+    backbones::register(of(4, 4)).unwrap();
+    assert!(backbones::register(of(8, 4)).unwrap_err().to_string().contains("not taken"));
+    assert!(backbones::names().contains(&"quarters".into()));
+    let backbone = Loaded::new(backbones::named("quarters").unwrap(), Device::Cpu).unwrap();
+    let images = vec![picture(4, 4, 1); 70];
+    let mut y = poisoned(&[70, 2, 2, 4]);
+    let mut space = Workspace::default();
+    // Memory of another backbone is of no use.
+    lite0(Device::Cpu).extract(&images[..1], &mut zeros(&[1, 16, 16, 192]), &mut space).unwrap();
+    backbone.extract(&images, &mut y, &mut space).unwrap();
+    for (i, cells) in y.to_vec_f32().chunks(16).enumerate() {
+        assert_eq!(cells[3], if i < 64 { 64.0 } else { 6.0 });
+        let image = &images[i];
+        let sum: f32 =
+            [(2, 0), (3, 0), (2, 1), (3, 1)].map(|(x, y)| image[(x, y)][1].into()).iter().sum();
+        assert_eq!(cells[4 + 1], sum);
+    }
+    for spec in [of(0, 4), of(4, 0), of(1 << 20, 4)] {
+        assert!(matches!(Loaded::new(spec, Device::Cpu), Err(Error::Argument { .. })));
+    }
 }

@@ -14,10 +14,12 @@ mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
 mod fold_batch_norm;
+mod gather_features;
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod inversion_step;
+mod inverted_residual;
 mod linear;
 mod mahalanobis;
 mod normalise;

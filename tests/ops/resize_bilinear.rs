@@ -13,7 +13,7 @@ fn weights(input: usize, output: usize) -> Vec<Vec<f64>> {
 }
 
 /// Σ over all pixels.
-fn oracle(x: &[f64], from: [usize; 2], to: [usize; 2], c: usize) -> Vec<f64> {
+pub fn oracle(x: &[f64], from: [usize; 2], to: [usize; 2], c: usize) -> Vec<f64> {
     let rows = weights(from[0], to[0]);
     let columns = weights(from[1], to[1]);
     let batch = x.len() / (from[0] * from[1] * c).max(1);

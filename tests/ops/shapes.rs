@@ -282,6 +282,44 @@ fn operations() {
     );
 }
 
+/// Sizes that all operations take, on a GPU as well.
+const FITTING: [usize; 6] = [2, 8, 8, 8, 8, 2];
+
+/// Arguments of a case, of which those that `bytes` says hold bytes.
+fn arguments(case: &Case, device: Device, bytes: impl Fn(usize) -> bool) -> Vec<Tensor> {
+    let args = case.args.iter().enumerate();
+    args.map(|(i, (_, _, shape))| {
+        let dtype = if bytes(i) { DType::U8 } else { DType::F32 };
+        Tensor::zeros(shape, dtype, device).unwrap()
+    })
+    .collect()
+}
+
+#[test]
+fn bytes_are_refused() {
+    for k in 0..OPERATIONS {
+        let case = case(k, FITTING).expect("an operation");
+        (case.call)(&mut arguments(&case, Device::Cpu, |_| false)).unwrap();
+        for (i, (name, ..)) in case.args.iter().enumerate() {
+            match (case.call)(&mut arguments(&case, Device::Cpu, |j| j == i)) {
+                Err(Error::DType { expected: DType::F32, got: DType::U8, .. }) => {}
+                other => panic!("{}: bytes as `{name}`: {other:?}", case.op),
+            }
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn bytes_are_refused_on_a_gpu() {
+    let Some(gpu) = crate::gpu::gpu() else { return };
+    for k in 0..OPERATIONS {
+        let case = case(k, FITTING).expect("an operation");
+        let refused = (case.call)(&mut arguments(&case, gpu, |_| true));
+        assert!(refused.is_err(), "{}", case.op);
+    }
+}
+
 /// Axes of any number and length, also such that their product does not fit in 64 bits.
 fn any_shape() -> impl Strategy<Value = Vec<usize>> {
     let length =
@@ -347,7 +385,9 @@ proptest! {
             prop_assert!(resized.iter().all(|&v| v == 7));
         }
         let mut y = Tensor::zeros(&[from[0], from[1], to[0]], DType::F32, Device::Cpu).unwrap();
-        let fits = to[0] == 3 && bytes == y.len();
-        prop_assert_eq!(normalise(&rgb, [0.5; 3], [0.5; 3], &mut y).is_ok(), fits);
+        let pixels = bytes / 3;
+        let rgb = TensorView::from_bytes(&rgb[..3 * pixels], &[pixels, 3]).unwrap();
+        let fits = to[0] == 3 && rgb.len() == y.len();
+        prop_assert_eq!(normalise(rgb, [0.5; 3], [0.5; 3], &mut y).is_ok(), fits);
     }
 }

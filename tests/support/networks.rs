@@ -3,12 +3,17 @@
 use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
+use invad::backbones::{self, Loaded};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
 use invad::denoisers::{Denoiser, DitConfig};
-use invad::nn::features::{Backbone, Workspace};
 use invad::{Detector, Device, Tensor, Trainer};
 
 use super::numbers::{Numbers, bits, tensor};
+
+/// EfficientNet-Lite0 on a device.
+pub fn lite0(device: Device) -> Loaded {
+    Loaded::new(backbones::named("efficientnet-lite0").unwrap(), device).unwrap()
+}
 
 /// A denoiser of a few thousand parameters.
 pub fn tiny() -> DitConfig {
@@ -114,15 +119,15 @@ pub fn pictures(kind: Kind, seeds: std::ops::Range<u64>) -> Vec<RgbImage> {
 
 /// A detector of stripes and dots, not calibrated.
 pub fn checkpoint(recipe: Recipe, steps: u64) -> Checkpoint {
-    let backbone = Backbone::lite0();
-    let (c, g) = (backbone.channels(), backbone.grid());
+    let backbone = lite0(Device::Cpu);
+    let [_, _, g, c] = backbone.spec().features().of(1);
     let images = [pictures(Kind::Stripes, 0..6), pictures(Kind::Dots, 0..6)].concat();
     let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
-    backbone.extract(&images, &mut features, &mut Workspace::default()).unwrap();
+    backbone.extract(&images, &mut features, &mut Default::default()).unwrap();
     let config = TrainingConfig {
         denoiser: DitConfig { channels: c, grid: g, width: 32, depth: 1, heads: 2, patch: 1 }
             .into(),
-        backbone: Detector::backbone_id(&backbone),
+        backbone: backbone.spec().into(),
         ..training(recipe, steps)
     };
     let mut trainer = Trainer::new(config, features, Device::Cpu).unwrap();

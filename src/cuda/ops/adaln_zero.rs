@@ -32,7 +32,7 @@ pub(crate) fn adaln_zero(
         let expected = format!("(B, N, D) with D a multiple of 8 up to {WIDEST} on a GPU");
         return Err(Error::shape(OP, "x", expected, x.shape()));
     }
-    let dtype = x.dtype();
+    let dtype = op.float("x", x.dtype())?;
     let rows = op.int("x", images * tokens)?;
     let x = op.aligned("x", op.read("x", x, dtype)?)?;
 
@@ -81,7 +81,7 @@ pub(crate) fn adaln_zero_backward(
         let expected = format!("(B, N, D) with D a multiple of 8 up to {WIDEST_BACKWARD} on a GPU");
         return Err(Error::shape(OP, "x", expected, x.shape()));
     }
-    let dtype = x.dtype();
+    let dtype = op.float("x", x.dtype())?;
     let x = op.aligned("x", op.read("x", x, dtype)?)?;
     let dout = op.aligned("dout", op.read("dout", dout, DType::F16)?)?;
     let stats = op.read("stats", stats, DType::F32)?;

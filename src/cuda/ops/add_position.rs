@@ -19,7 +19,7 @@ pub(crate) fn add_position(
         return Err(Error::shape(OP, "tokens", expected, tokens.shape()));
     }
     let images = tokens.shape()[0];
-    let dtype = x.dtype();
+    let dtype = op.float("x", x.dtype())?;
     let count = position.len();
     let size = op.int("position", count)?;
     let tokens = op.aligned("tokens", op.read("tokens", tokens, DType::F16)?)?;

@@ -2,7 +2,7 @@
 
 use super::{Op, is_f16};
 use crate::cuda::launch::{Launch, args};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// x (B, H, W, C) in f16, resized bilinearly to the grid of `features` (B, G, G, F) in f16 or f32, as
@@ -12,23 +12,28 @@ pub(crate) fn gather_features(
     features: TensorViewMut,
     first_channel: usize,
 ) -> Result<()> {
-    let op = Op::new("gather_features", "x", x.on_cuda())?;
+    const OP: &str = "gather_features";
+    let op = Op::new(OP, "x", x.on_cuda())?;
     let &[images, height, width, channels] = x.shape() else {
-        unreachable!("the network knows the shape")
+        unreachable!("the shape has been checked")
     };
     let (grid, all) = (features.shape()[1], features.shape()[3]);
-    assert!([channels, all, first_channel].iter().all(|n| n.is_multiple_of(8)));
-    assert!(first_channel + channels <= all && features.shape()[0] == images);
+    let eights = [channels, all, first_channel].iter().all(|n| n.is_multiple_of(8));
+    if !eights {
+        let expected = "channels, and a first one, in multiples of 8 on a GPU";
+        let got = format!("{channels} of {all} from {first_channel} on");
+        return Err(Error::argument(OP, "features", expected, got));
+    }
     op.int("x", height * width * channels)?;
     let int = |value| op.int("features", value);
     let [h, w, c, g] = [int(height)?, int(width)?, int(channels)?, int(grid)?];
     let [all, first] = [int(all)?, int(first_channel)?];
-    let dtype = features.dtype();
+    let dtype = op.float("features", features.dtype())?;
     let x = op.aligned("x", op.read("x", x, DType::F16)?)?;
     let features = op.aligned("features", op.write("features", features, dtype)?)?;
     let across = (grid * (channels / 8)).div_ceil(128);
     let launch = Launch { grid: [across, grid, images], block: 128, shared: 0 };
     let args = args![x, features, h, w, c, g, all, first];
     // SAFETY: the tensors have these sizes.
-    unsafe { op.launch("gather_features", &[("FEATURES_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch(OP, &[("FEATURES_F16", is_f16(dtype))], launch, &args) }
 }

@@ -42,7 +42,7 @@ pub(crate) fn linear(
     if k == 0 {
         return Err(Error::shape(OP, "x", "(…, K ≥ 1)", x.shape()));
     }
-    let dtype = if gelu == Gelu::Kept { DType::F16 } else { y.dtype() };
+    let dtype = if gelu == Gelu::Kept { DType::F16 } else { op.float("y", y.dtype())? };
     let product = Product {
         form: Form::Output,
         m,
@@ -88,7 +88,7 @@ pub(crate) fn linear_backward_input(
     if n == 0 {
         return Err(Error::shape(OP, "dy", "(…, N ≥ 1)", dy.shape()));
     }
-    let dtype = if gelu_input.is_some() { DType::F16 } else { dx.dtype() };
+    let dtype = if gelu_input.is_some() { DType::F16 } else { op.float("dx", dx.dtype())? };
     let product = Product {
         form: Form::InputGradient,
         m,

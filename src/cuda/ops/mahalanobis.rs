@@ -29,7 +29,7 @@ pub(crate) fn mahalanobis(
     op.int("map", warps)?;
     let [b, p] = [op.int("map", images)?, op.int("map", positions)?];
     let [k, c] = [op.int("vectors", rank)?, op.int("vectors", channels)?];
-    let dtype = x.dtype();
+    let dtype = op.float("x", x.dtype())?;
     let x = op.aligned("x", op.read("x", x, dtype)?)?;
     let mean = op.aligned("mean", op.read("mean", mean, DType::F32)?)?;
     let vectors = op.aligned("vectors", op.read("vectors", vectors, DType::F32)?)?;

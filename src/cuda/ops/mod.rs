@@ -23,9 +23,11 @@ mod depthwise_conv2d;
 mod gather_features;
 mod gelu;
 mod inversion_step;
+mod inverted_residual;
 mod linear;
 mod mahalanobis;
 mod normal;
+mod normalise;
 mod patchify;
 mod resize_bilinear;
 mod score;
@@ -49,11 +51,13 @@ pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use gather_features::gather_features;
 pub(crate) use gelu::gelu;
 pub(crate) use inversion_step::inversion_step;
+pub(crate) use inverted_residual::{Residual, ResidualScratch, inverted_residual};
 pub(crate) use linear::{
     linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
 };
 pub(crate) use mahalanobis::mahalanobis;
 pub(crate) use normal::normal;
+pub(crate) use normalise::{factors, normalise};
 pub(crate) use patchify::{patchify, unpatchify};
 pub(crate) use resize_bilinear::resize_bilinear;
 pub(crate) use score::score;
@@ -122,6 +126,14 @@ impl<'a> Op<'a> {
                 "a part that begins at a multiple of 16 bytes, on a GPU",
                 format!("{rest} bytes more"),
             )),
+        }
+    }
+
+    /// The type of an argument that may be f32 or f16.
+    fn float(&self, arg: &'static str, got: DType) -> Result<DType> {
+        match got {
+            DType::F32 | DType::F16 => Ok(got),
+            _ => Err(Error::DType { op: self.name, arg, expected: DType::F16, got }),
         }
     }
 

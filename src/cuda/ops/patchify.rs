@@ -15,7 +15,7 @@ pub(crate) fn patchify(
 ) -> Result<()> {
     let op = Op::new("patchify", "grid", grid.on_cuda())?;
     let (launch, sizes) = launch(&op, grid.shape(), patch, order)?;
-    let dtype = grid.dtype();
+    let dtype = op.float("grid", grid.dtype())?;
     let grid = op.read("grid", grid, dtype)?;
     let patches = op.write("patches", patches, DType::F16)?;
     let [side, patch, channels, last] = sizes;

@@ -8,7 +8,7 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 /// SiLU from f32 or f16 to f16.
 pub(crate) fn silu(x: TensorView, y: TensorViewMut) -> Result<()> {
     let op = Op::new("silu", "x", x.on_cuda())?;
-    let (dtype, count) = (x.dtype(), x.len());
+    let (dtype, count) = (op.float("x", x.dtype())?, x.len());
     let n = op.int("x", count)?;
     let x = op.read("x", x, dtype)?;
     let y = op.write("y", y, DType::F16)?;
@@ -20,7 +20,7 @@ pub(crate) fn silu(x: TensorView, y: TensorViewMut) -> Result<()> {
 /// The gradient of SiLU in f32, at x in f32 or f16.
 pub(crate) fn silu_backward(x: TensorView, dy: TensorView, dx: TensorViewMut) -> Result<()> {
     let op = Op::new("silu_backward", "x", x.on_cuda())?;
-    let (dtype, count) = (x.dtype(), x.len());
+    let (dtype, count) = (op.float("x", x.dtype())?, x.len());
     let n = op.int("x", count)?;
     let x = op.read("x", x, dtype)?;
     let dy = op.read("dy", dy, DType::F32)?;

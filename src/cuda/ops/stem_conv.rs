@@ -3,16 +3,15 @@
 use super::Op;
 use crate::cpu::conv2d::Window;
 use crate::cuda::launch::{Launch, args};
-use crate::cuda::memory::Bytes;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// The first convolution of a network, 3 × 3 at stride 2, of RGB images of bytes, normalised on the
+/// The first convolution of a network, 3 × 3 at stride 2, of RGB images of bytes (B, H, W, 3), normalised on the
 /// way, and then activated: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
 /// f32, O a multiple of 8 up to 256.
 pub(crate) fn stem_conv(
-    rgb: &Bytes,
+    rgb: TensorView,
     normalise: TensorView,
     weight: TensorView,
     bias: TensorView,
@@ -20,15 +19,16 @@ pub(crate) fn stem_conv(
     activation: Activation,
     y: TensorViewMut,
 ) -> Result<()> {
-    let op = Op::new("stem_conv", "normalise", normalise.on_cuda())?;
-    let channels = bias.len();
-    let images = y.shape()[0];
+    let op = Op::new("stem_conv", "rgb", rgb.on_cuda())?;
+    let (images, channels) = (rgb.shape()[0], bias.len());
     let ([height, width], [rows, columns]) = (window.input, window.output);
-    assert!(rgb.device() == op.context.device() && rgb.len() >= images * height * width * 3);
+    assert!(rgb.shape() == [images, height, width, 3]);
+    assert!(y.shape() == [images, rows, columns, channels]);
     assert!(channels.is_multiple_of(8) && channels <= 256 && window.stride == 2);
     let int = |value| op.int("rgb", value);
     let [h, w, out_h, out_w] = [int(height)?, int(width)?, int(rows)?, int(columns)?];
     let [o, top, left] = [int(channels)?, int(window.top)?, int(window.left)?];
+    let rgb = op.read("rgb", rgb, DType::U8)?;
     let normalise = op.read("normalise", normalise, DType::F32)?;
     let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
     let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
@@ -37,7 +37,7 @@ pub(crate) fn stem_conv(
     let shared = 112 * channels as u32;
     let launch = Launch { grid: [across, rows, images], block: 128, shared };
     let defines = [("ACTIVATION", op.activation("activation", activation)?)];
-    let args = args![rgb.address(), normalise, weight, bias, y, h, w, out_h, out_w, o, top, left];
+    let args = args![rgb, normalise, weight, bias, y, h, w, out_h, out_w, o, top, left];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
     unsafe { op.launch("stem_conv", &defines, launch, &args) }
 }

@@ -14,7 +14,6 @@ use invad::checkpoint::{Checkpoint, ImageStats};
 use invad::denoisers;
 use invad::detect::Scored;
 use invad::diffusion::Inverter;
-use invad::nn::{Backbone, features};
 use invad::{Detector, Device, Tensor};
 use tempfile::tempdir;
 
@@ -78,11 +77,10 @@ fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 5], Vec<u3
 
 /// Features, whitening and inversion, one after another: (1, G², C).
 fn latent(checkpoint: &Checkpoint, image: &RgbImage) -> Tensor {
-    let backbone = Backbone::lite0();
-    let (c, g) = (backbone.channels(), backbone.grid());
+    let backbone = lite0(Device::Cpu);
+    let [_, _, g, c] = backbone.spec().features().of(1);
     let mut x = poisoned(&[1, g, g, c]);
-    let mut space = features::Workspace::default();
-    backbone.extract(std::slice::from_ref(image), &mut x, &mut space).unwrap();
+    backbone.extract(std::slice::from_ref(image), &mut x, &mut Default::default()).unwrap();
     if let Some(whitening) = &checkpoint.whitening {
         let mut z = poisoned(x.shape());
         whitening.apply(&x, &mut z).unwrap();

@@ -1,10 +1,11 @@
 //! Schedules, operations, scores and features of images.
 
 use image::RgbImage;
+use invad::backbones;
 use invad::data::Mask;
 use invad::diffusion::Schedule;
-use invad::nn::features::{self, Backbone};
 use invad::ops::{self, Activation, Chunk};
+use invad::tensor::TensorView;
 use invad::{Device, Tensor, metrics, train};
 
 use super::{Result, on, output, tensor, text, transposed};
@@ -179,10 +180,12 @@ pub fn rgb_to_luma(rgb: &[u8]) -> Result<Vec<u8>> {
 
 /// With the mean and deviation of ImageNet; returns (3, pixels).
 pub fn normalise(rgb: &[u8]) -> Result<Vec<f32>> {
-    let mut y = output(&[rgb.len() / 3, 3])?;
+    let pixels = rgb.len() / 3;
+    let mut y = output(&[pixels, 3])?;
     let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let rgb = TensorView::from_bytes(rgb, y.shape()).map_err(text)?;
     ops::normalise(rgb, mean, std, &mut y).map_err(text)?;
-    Ok(transposed(&y.to_vec_f32(), rgb.len() / 3, 3))
+    Ok(transposed(&y.to_vec_f32(), pixels, 3))
 }
 
 pub fn learning_rate(rate: &LearningRate, step: u64) -> f64 {
@@ -193,9 +196,10 @@ pub fn learning_rate(rate: &LearningRate, step: u64) -> f64 {
 /// (C, G, G).
 pub fn lite0_features(rgb: &[u8], [h, w]: [usize; 2], device: Device) -> Result<Vec<f32>> {
     let image = RgbImage::from_raw(w as u32, h as u32, rgb.to_vec()).ok_or("not an RGB image")?;
-    let backbone = Backbone::lite0().to_device(device).map_err(text)?;
-    let (grid, channels) = (backbone.grid(), backbone.channels());
+    let lite0 = backbones::named("efficientnet-lite0").map_err(text)?;
+    let backbone = backbones::Loaded::new(lite0, device).map_err(text)?;
+    let [_, grid, _, channels] = backbone.spec().features().of(1);
     let mut y = on(device, &output(&[1, grid, grid, channels])?)?;
-    backbone.extract(&[image], &mut y, &mut features::Workspace::default()).map_err(text)?;
+    backbone.extract(&[image], &mut y, &mut Default::default()).map_err(text)?;
     Ok(transposed(&y.to_vec_f32(), grid * grid, channels))
 }

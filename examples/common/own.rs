@@ -1,0 +1,41 @@
+//! What programs with a part of their own have in common: a detector is trained with it and tells defects.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use invad::data::Dataset;
+use invad::detect::{ScoreOptions, evaluate};
+use invad::{Control, Device, FitOptions, Fitted, Result, fit};
+
+use super::say;
+
+/// Trains a detector with a part of one's own, and prints how well it tells defective images from good ones
+#[derive(Parser)]
+pub struct Options {
+    /// A data set: CATEGORY/train/good/*, CATEGORY/test/good/* and CATEGORY/test/DEFECT/*
+    #[arg(long, value_name = "DIR", default_value = "examples/data")]
+    data: PathBuf,
+    /// Optimiser steps
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    steps: u64,
+    /// Where to compute: cpu, cuda, cuda:N or best
+    #[arg(long, default_value = "best")]
+    device: Device,
+}
+
+/// Trains a detector and says how well it tells defective images from good ones.
+pub fn try_out(options: &Options, with: FitOptions) -> Result<()> {
+    let fit_options =
+        FitOptions { steps: Some(options.steps), resources: options.device.into(), ..with };
+    let dataset = Dataset::open(&options.data, &[])?;
+    let Fitted::Detector(detector) = fit(&dataset, &fit_options, |_| Control::Continue)? else {
+        unreachable!("nobody stops it")
+    };
+    let found =
+        evaluate(&detector, &dataset, &ScoreOptions::default(), |_, result| result.map(drop))?;
+    for (category, metrics) in &found.calibrated.categories {
+        let percent = metrics.image_auroc.unwrap_or(f64::NAN);
+        say(format!("{category}: image AUROC {percent:.1} %"));
+    }
+    Ok(())
+}

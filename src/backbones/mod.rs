@@ -1,0 +1,89 @@
+//! From images to features: frozen networks, by name.
+//!
+//! A backbone is a [`Backbone`] that is given to [`register`], or one of this crate's own; [`Loaded`] has one ready on a
+//! device. `examples/custom_backbone.rs` has one of its own.
+
+mod efficientnet;
+mod loaded;
+mod spec;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::device::Allocate;
+use crate::error::Result;
+use crate::registry::Registry;
+use crate::tensor::{Device, TensorView, TensorViewMut};
+use crate::types::Precision;
+
+pub(crate) use loaded::Inputs;
+pub use loaded::{Loaded, Workspace};
+pub use spec::{BackboneSpec, Filter};
+
+/// A frozen network that turns images into features, wherever it is to compute.
+pub trait Backbone: fmt::Debug + Send + Sync {
+    /// What it is, what it takes and what it makes of it.
+    fn spec(&self) -> &BackboneSpec;
+
+    /// Its weights on a device.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable) if the device cannot be used;
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if it has not enough memory;
+    /// [`Error::Argument`](crate::Error::Argument) if there it does not compute with this precision.
+    fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>>;
+}
+
+/// A backbone's weights on a device, shared by all who compute with them.
+pub trait Packed: fmt::Debug + Send + Sync {
+    /// Buffers for batches of `batch` images, memory on a device through `a`, whose device is the one it was packed
+    /// for.
+    ///
+    /// # Errors
+    /// Those of [`Allocate::zeros`].
+    fn extractor(self: Arc<Self>, batch: usize, a: &mut dyn Allocate)
+    -> Result<Box<dyn Extractor>>;
+}
+
+/// A backbone ready to compute features of batches of one size.
+pub trait Extractor: Send {
+    /// Queues or does the work of a batch.
+    ///
+    /// `rgb`: (B, S, S, 3) bytes ([`DType::U8`](crate::DType::U8)), not normalised, on the device; `features`: (B, G,
+    /// G, C), written, f32 or on a GPU f16 or f32.
+    ///
+    /// The work is the same at every call: nothing is allocated on a device, copied to or from the host, or decided by
+    /// numbers of a device, so that a GPU may record it. On a CPU the bits depend neither on the number of
+    /// threads nor on what else is in the batch.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType) and
+    /// [`Error::Device`](crate::Error::Device) if the arguments are others; [`Error::Cuda`](crate::Error::Cuda) if a
+    /// GPU fails.
+    fn extract(&mut self, rgb: TensorView<'_>, features: TensorViewMut<'_>) -> Result<()>;
+}
+
+static BACKBONES: Registry<Arc<dyn Backbone>> =
+    Registry::new("backbone", &[("efficientnet-lite0", efficientnet::lite0)]);
+
+/// The backbone of this name.
+///
+/// # Errors
+/// [`Error::Argument`](crate::Error::Argument) if there is none.
+pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
+    BACKBONES.named(name)
+}
+
+/// The names of all backbones, those of this crate first.
+pub fn names() -> Vec<String> {
+    BACKBONES.names()
+}
+
+/// Makes a backbone known by the name of its [`spec`](Backbone::spec), for the rest of the process: detectors that were
+/// trained with it can then be loaded.
+///
+/// # Errors
+/// [`Error::Argument`](crate::Error::Argument) if the name is taken.
+pub fn register(backbone: Arc<dyn Backbone>) -> Result<()> {
+    BACKBONES.register(backbone.spec().name.clone(), backbone)
+}

@@ -1,6 +1,0 @@
-//! The backbone.
-
-pub mod efficientnet;
-pub mod features;
-
-pub use features::Backbone;

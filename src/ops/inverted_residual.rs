@@ -1,0 +1,346 @@
+//! The block of EfficientNet and MobileNet without squeeze-excite.
+
+use std::fmt;
+
+use super::{Activation, expect_shape};
+use crate::cpu;
+use crate::cpu::conv2d::{Conv, Window};
+use crate::cpu::depthwise_conv2d::{DepthwiseConv, SUPPORTED};
+use crate::cpu::gemm::{self, Mat, Rhs};
+use crate::cpu::inverted_residual::Band;
+use crate::cuda;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Device, Shape, Tensor, TensorView, TensorViewMut};
+
+const OP: &str = "inverted_residual";
+
+/// The convolution that a block begins with, M its output channels.
+#[derive(Clone, Copy, Debug)]
+pub enum Expansion<'a> {
+    /// Of each pixel by itself. `weight`: (C, M).
+    Pointwise(FoldedLayer<'a>),
+    /// Of a network's first block: 3 × 3 at stride 2, of images of bytes, which are normalised as
+    /// [`normalise`](super::normalise) does. `weight`: (3, 3, 3, M): row, column, red, green and blue.
+    Stem {
+        /// The convolution.
+        layer: FoldedLayer<'a>,
+        /// The mean of red, green and blue, of pixels in [0, 1].
+        mean: [f32; 3],
+        /// Their standard deviation.
+        std: [f32; 3],
+    },
+}
+
+/// A convolution's weight and bias on the host, in f32, with the batch normalisation after it folded in
+/// ([`fold_batch_norm`](super::fold_batch_norm)).
+#[derive(Clone, Copy, Debug)]
+pub struct FoldedLayer<'a> {
+    /// The weight, output channels last.
+    pub weight: TensorView<'a>,
+    /// A number of each output channel.
+    pub bias: TensorView<'a>,
+}
+
+/// What an [`InvertedResidual`] is made of. Images are padded as TensorFlow's "SAME" has it
+/// ([`Padding::same`](super::Padding::same)).
+#[derive(Clone, Copy, Debug)]
+pub struct InvertedResidualLayers<'a> {
+    /// Height and width of an input.
+    pub input: [usize; 2],
+    /// The first convolution, to M channels.
+    pub expansion: Expansion<'a>,
+    /// The depthwise convolution. `weight`: (K, K, M) with K 3 or 5.
+    pub depthwise: FoldedLayer<'a>,
+    /// Its stride, 1 or 2.
+    pub stride: usize,
+    /// The last convolution, of each pixel by itself. `weight`: (M, O).
+    pub projection: FoldedLayer<'a>,
+    /// What the first two are followed by; on a GPU none, ReLU6 or SiLU.
+    pub activation: Activation,
+    /// Whether the input is added to the output: for a pointwise expansion, at stride 1, where O = C.
+    pub skip: bool,
+}
+
+/// A block with its weights as a device computes with them: f32 on a CPU; on a GPU f16, of the stem's and the depthwise
+/// convolution f32.
+pub struct InvertedResidual {
+    /// The expansion, the depthwise convolution and the projection.
+    windows: [Window; 3],
+    /// C, M and O.
+    channels: [usize; 3],
+    activation: Activation,
+    skip: bool,
+    weights: Weights,
+}
+
+enum Weights {
+    Cpu {
+        /// Of a stem: what each byte is, normalised.
+        table: Option<Box<[[f32; 256]; 3]>>,
+        expansion: (gemm::Packed, Vec<f32>),
+        depthwise: (Vec<f32>, Vec<f32>),
+        projection: (gemm::Packed, Vec<f32>),
+    },
+    Cuda(Box<cuda::ops::Residual>),
+}
+
+impl fmt::Debug for InvertedResidual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (input, output, device) = (self.input(1), self.output(1), self.device());
+        write!(f, "InvertedResidual {:?} → {:?} on {device}", &input[1..], &output[1..])
+    }
+}
+
+impl InvertedResidual {
+    /// Packs a block for a device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit together; [`Error::DType`] or [`Error::Device`] if weights are
+    /// not f32 on the host; [`Error::Argument`] for another kernel, stride or activation than there is, or a skip
+    /// between unlike shapes; [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it
+    /// has not enough memory.
+    pub fn new(block: &InvertedResidualLayers, device: Device) -> Result<Self> {
+        let InvertedResidualLayers {
+            input,
+            expansion,
+            depthwise,
+            stride,
+            projection,
+            activation,
+            skip,
+        } = *block;
+        let layer = match expansion {
+            Expansion::Pointwise(layer) | Expansion::Stem { layer, .. } => layer,
+        };
+        let (taps, c, mid) = match (expansion, layer.weight.shape()) {
+            (Expansion::Pointwise(_), &[c, mid]) => (1, c, mid),
+            (Expansion::Stem { .. }, &[3, 3, 3, mid]) => (3, 3, mid),
+            (_, got) => {
+                let expected = "(C, M), or (3, 3, 3, M) of a stem";
+                return Err(Error::shape(OP, "expansion", expected, got));
+            }
+        };
+        let k = depthwise.weight.shape().first().copied().unwrap_or(0);
+        expect_shape(OP, "depthwise", depthwise.weight.shape(), &[k, k, mid])?;
+        if !SUPPORTED.contains(&(k, stride)) {
+            let expected = "a kernel of 3 or 5 with a stride of 1 or 2";
+            let got = format!("a kernel of {k} with a stride of {stride}");
+            return Err(Error::argument(OP, "depthwise", expected, got));
+        }
+        let out = projection.weight.shape().last().copied().unwrap_or(0);
+        expect_shape(OP, "projection", projection.weight.shape(), &[mid, out])?;
+        for (arg, layer, channels) in [
+            ("expansion's bias", layer, mid),
+            ("depthwise's bias", depthwise, mid),
+            ("projection's bias", projection, out),
+        ] {
+            expect_shape(OP, arg, layer.bias.shape(), &[channels])?;
+        }
+        // So that no size overflows.
+        Shape::new(OP, &[input[0], input[1], c.max(mid).max(out)])?;
+        if [input[0], input[1], c, mid, out].contains(&0) {
+            let expected = "at least one pixel and one channel";
+            return Err(Error::argument(OP, "block", expected, format!("{block:?}")));
+        }
+        let first = Window::same(input, taps, if taps == 1 { 1 } else { 2 });
+        let second = Window::same(first.output, k, stride);
+        let windows = [first, second, Window::same(second.output, 1, 1)];
+        if skip && (taps != 1 || stride != 1 || c != out) {
+            let expected = "only where input and output have the same shape, and none for a stem";
+            return Err(Error::argument(OP, "skip", expected, skip));
+        }
+        let weights = Weights::new(block, layer, device)?;
+        Ok(Self { windows, channels: [c, mid, out], activation, skip, weights })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        match &self.weights {
+            Weights::Cpu { .. } => Device::Cpu,
+            Weights::Cuda(weights) => weights.device(),
+        }
+    }
+
+    /// The shape of its input, (B, H, W, C).
+    pub fn input(&self, images: usize) -> [usize; 4] {
+        let [height, width] = self.windows[0].input;
+        [images, height, width, self.channels[0]]
+    }
+
+    /// The shape of its output, (B, H', W', O).
+    pub fn output(&self, images: usize) -> [usize; 4] {
+        let [height, width] = self.windows[2].output;
+        [images, height, width, self.channels[2]]
+    }
+}
+
+impl Weights {
+    fn new(block: &InvertedResidualLayers, expansion: FoldedLayer, device: Device) -> Result<Self> {
+        if device != Device::Cpu {
+            let weights = cuda::ops::Residual::new(block, expansion, device)?;
+            return Ok(Self::Cuda(Box::new(weights)));
+        }
+        let packed = |arg, layer: FoldedLayer| -> Result<_> {
+            let (weight, bias) = (layer.weight.f32s(OP, arg)?, layer.bias.f32s(OP, arg)?);
+            let rows = weight.len() / bias.len();
+            Ok((gemm::Packed::new(Mat::new(weight, rows, bias.len())), bias.to_vec()))
+        };
+        let FoldedLayer { weight, bias } = block.depthwise;
+        Ok(Self::Cpu {
+            table: match block.expansion {
+                Expansion::Pointwise(_) => None,
+                Expansion::Stem { mean, std, .. } => {
+                    Some(Box::new(cpu::normalise_table(mean, std)))
+                }
+            },
+            expansion: packed("expansion", expansion)?,
+            depthwise: (
+                weight.f32s(OP, "depthwise")?.to_vec(),
+                bias.f32s(OP, "depthwise")?.to_vec(),
+            ),
+            projection: packed("projection", block.projection)?,
+        })
+    }
+}
+
+/// The memory that [`inverted_residual`] works in, made once for the blocks of a network. On a CPU it grows in the
+/// first pass.
+#[derive(Debug)]
+pub struct InvertedResidualScratch(Space);
+
+#[derive(Debug)]
+enum Space {
+    Cpu {
+        /// A stem's image, normalised.
+        normalised: Vec<f32>,
+        /// One for each thread.
+        bands: Vec<Band>,
+    },
+    Cuda(cuda::ops::ResidualScratch),
+}
+
+impl InvertedResidualScratch {
+    /// For batches of up to `images` images through these blocks, one after another, on all of a CPU's threads.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not enough memory.
+    pub fn new<'b>(
+        blocks: impl IntoIterator<Item = &'b InvertedResidual>,
+        images: usize,
+        device: Device,
+    ) -> Result<Self> {
+        let zeros = |len| Tensor::zeros(&[len], DType::F16, device);
+        Self::taken(blocks, images, device, rayon::current_num_threads(), zeros)
+    }
+
+    /// The same on so many of a CPU's threads, and a GPU's memory from `take`, which is told how many f16 numbers.
+    pub(crate) fn taken<'b>(
+        blocks: impl IntoIterator<Item = &'b InvertedResidual>,
+        images: usize,
+        device: Device,
+        threads: usize,
+        mut take: impl FnMut(usize) -> Result<Tensor>,
+    ) -> Result<Self> {
+        if device == Device::Cpu {
+            let bands = std::iter::repeat_with(Band::default).take(threads.max(1)).collect();
+            return Ok(Self(Space::Cpu { normalised: Vec::new(), bands }));
+        }
+        let mut longest = [0; 2];
+        for block in blocks {
+            for (longest, window) in longest.iter_mut().zip(&block.windows) {
+                let [height, width] = window.output;
+                *longest = (images * height * width * block.channels[1]).max(*longest);
+            }
+        }
+        let [expanded, filtered] = longest.map(&mut take);
+        Ok(Self(Space::Cuda(cuda::ops::ResidualScratch::new([expanded?, filtered?]))))
+    }
+}
+
+/// y = project(depthwise(expand(x))), or x + that.
+///
+/// Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018.
+///
+/// `x`: (B, H, W, C), or of a stem (B, H, W, 3) bytes ([`DType::U8`]); `y`: (B, H', W', O):
+/// [`InvertedResidual::input`] and [`InvertedResidual::output`]. f32; on a GPU f16, what lies between the
+/// convolutions as well, with C, M and O multiples of 8, and M of a stem up to 256.
+///
+/// On a CPU images are computed one after another, the rows of each split over the threads of `scratch`; the bits do
+/// not depend on how many there are.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes are others, or a GPU's kernels cannot compute them; [`Error::DType`] if `x` or `y`
+/// holds others; [`Error::Device`] if the block, `scratch`, `x` and `y` are not on one device; [`Error::Argument`] if
+/// `scratch` is too small.
+pub fn inverted_residual<'a>(
+    x: impl Into<TensorView<'a>>,
+    block: &InvertedResidual,
+    scratch: &mut InvertedResidualScratch,
+    y: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    let (x, y) = (x.into(), y.into());
+    let images = x.shape().first().copied().unwrap_or(0);
+    expect_shape(OP, "x", x.shape(), &block.input(images))?;
+    expect_shape(OP, "y", y.shape(), &block.output(images))?;
+    let InvertedResidual { windows, channels: [c, mid, out], activation, skip, ref weights } =
+        *block;
+    on_gpu!(x, {
+        let (Weights::Cuda(weights), Space::Cuda(scratch)) = (weights, &mut scratch.0) else {
+            let (arg, expected) = ("block or scratch", x.device());
+            return Err(Error::Device { op: OP, arg, expected, got: Device::Cpu });
+        };
+        cuda::ops::inverted_residual(x, weights, windows, activation, skip, scratch, y)
+    });
+    let (
+        Weights::Cpu { table, expansion, depthwise, projection },
+        Space::Cpu { normalised, bands },
+    ) = (weights, &mut scratch.0)
+    else {
+        let (arg, got) = ("x", x.device());
+        return Err(Error::Device { op: OP, arg, expected: block.device(), got });
+    };
+    let block = cpu::InvertedResidual {
+        expand: Conv {
+            window: windows[0],
+            channels: [c, mid],
+            weight: Rhs::Packed(&expansion.0),
+            bias: &expansion.1,
+            activation,
+        },
+        depthwise: DepthwiseConv {
+            window: windows[1],
+            channels: mid,
+            weight: &depthwise.0,
+            bias: &depthwise.1,
+            activation,
+        },
+        project: Conv {
+            window: windows[2],
+            channels: [mid, out],
+            weight: Rhs::Packed(&projection.0),
+            bias: &projection.1,
+            activation: Activation::None,
+        },
+        skip,
+    };
+    let len = |size: [usize; 2], channels| size[0] * size[1] * channels;
+    let (x_len, y_len) = (len(windows[0].input, c), len(windows[2].output, out));
+    let y = y.into_f32s(OP, "y")?.chunks_exact_mut(y_len);
+    match table {
+        Some(table) => {
+            normalised.resize(x_len.max(normalised.len()), 0.0);
+            let normalised = &mut normalised[..x_len];
+            let part = 3 * (x_len / 3).div_ceil(bands.len());
+            for (rgb, y) in x.u8s(OP, "x")?.chunks_exact(x_len).zip(y) {
+                cpu::normalise_in_parts(table, rgb, normalised, part);
+                cpu::inverted_residual(&block, normalised, y, bands);
+            }
+        }
+        None => {
+            for (x, y) in x.f32s(OP, "x")?.chunks_exact(x_len).zip(y) {
+                cpu::inverted_residual(&block, x, y, bands);
+            }
+        }
+    }
+    Ok(())
+}
