@@ -1,5 +1,5 @@
 //! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, a hash of that text, the parameters of
-//! its entry point, and the sets of constants that operations compile it with. Needs no CUDA.
+//! its entry point, the size of its launch, and the sets of constants that operations compile it with. Needs no CUDA.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -32,10 +32,11 @@ fn main() {
         let digest = Sha256::digest(text.as_bytes());
         let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
         let (parameters, sets) = (parameters(name, &text), sets(&path, &text));
+        let launch = launch(name, &text);
         writeln!(
             table,
             "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}), \
-             parameters: &[{parameters}], sets: &[{sets}] }},"
+             parameters: &[{parameters}], launch: {launch:?}, sets: &[{sets}] }},"
         )
         .unwrap();
     }
@@ -66,6 +67,21 @@ fn parameters(name: &str, text: &str) -> String {
         format!("({:?}, Kind::{kind})", words[words.len() - 1])
     });
     parsed.collect::<Vec<_>>().join(", ")
+}
+
+/// Grid, block and shared memory of a launch, from the line `// Launch: grid …; block …; shared …` of the comment at
+/// the head, whose last part may be missing.
+fn launch<'a>(name: &str, text: &'a str) -> [&'a str; 3] {
+    let line = text.lines().find_map(|line| line.strip_prefix("// Launch: "));
+    let mut parts = line.unwrap_or_default().split("; ").peekable();
+    let launch = ["grid ", "block ", "shared "].map(|what| {
+        let part = parts.next_if(|part| part.starts_with(what)).unwrap_or_default();
+        part.strip_prefix(what).unwrap_or_default()
+    });
+    if launch[0].is_empty() || launch[1].is_empty() || parts.next().is_some() {
+        panic!("{KERNELS}/{name}.cu: no `// Launch: grid …; block …`, or `; shared …` after it");
+    }
+    launch
 }
 
 /// The sets of constants as Rust has them. Each line `// Sets: A 1 2, B 0 1` of the comment at the head stands for

@@ -1,13 +1,17 @@
 //! Compiles all kernels and shows what they take up.
 
 mod common;
+#[path = "common/kernel_tables.rs"]
+mod kernel_tables;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use common::say;
-use invad::Result;
 use invad::cuda::{compile, variants};
+use invad::{Error, Result};
 
 /// Compiles every kernel in all its variants and shows registers, shared memory (bytes of a block) and
 /// spills (bytes of a thread) for each architecture. Needs NVRTC, but no GPU
@@ -16,6 +20,9 @@ struct Options {
     /// Architectures, as in sm_89
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [80, 86, 89, 90, 120])]
     arch: Vec<u32>,
+    /// Brings the tables of this file up to date, which is kernels/README.md
+    #[arg(long, value_name = "FILE")]
+    tables: Option<PathBuf>,
     /// Only kernels whose name contains this
     #[arg(value_name = "NAME", default_value = "")]
     filter: String,
@@ -23,7 +30,25 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    common::run(|| table(&options))
+    common::run(|| match &options.tables {
+        Some(file) => tables(file),
+        None => table(&options),
+    })
+}
+
+fn tables(path: &Path) -> Result<ExitCode> {
+    let io = |e| Error::io(path, e);
+    let mut text = fs::read_to_string(path).map_err(io)?;
+    let tables = [
+        (kernel_tables::LAUNCHES, kernel_tables::launches()),
+        (kernel_tables::REGISTERS, kernel_tables::registers()?),
+    ];
+    for (name, table) in tables {
+        let [before, _, after] = kernel_tables::parts(&text, name);
+        text = [before, &table, after].concat();
+    }
+    fs::write(path, text).map_err(io)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn table(options: &Options) -> Result<ExitCode> {

@@ -5,7 +5,7 @@
 // a, s:        f32 (B)
 // Sizes: size = numbers of an image.
 //
-// Grid (⌈size/256⌉, B), block 256, no shared memory.
+// Launch: grid ⌈size/256⌉, B; block 256
 // Computes in f32. out is written.
 //
 // Defines: none.

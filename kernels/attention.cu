@@ -7,13 +7,12 @@
 //       may be null
 // Sizes: tokens = N, heads = H, head_size = d; scale is above 0, 1/√d as a rule.
 //
-// Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 32768 bytes.
+// Launch: grid ⌈N/64⌉, H, B; block 128; shared 32768
 // Accumulates in f32; probabilities are rounded to fp16 before they multiply v, their sum is not.
 // out and lse are written.
 //
-// HEAD_SIZE   32, 64, 96, 128, 192 or 256: d, or the next of them above it.
-// TOKENS_256  1: N is 256 and d is HEAD_SIZE; 0: any N up to 256 and any d up to HEAD_SIZE.
-// Sets: HEAD_SIZE 32 64 96 128 192 256, TOKENS_256 0 1
+// TOKENS_256  1: N is 256 and d a multiple of 32; 0: any N up to 256 and any d.
+// Sets: TOKENS_256 0 1
 // Limits: d a multiple of 8; qkv and out aligned to 16 bytes; H and B at most 65535; N·3·H·d below 2³¹.
 //
 // A block owns 64 queries, a warp 16 of them. Their products with all keys stay in registers while q and k
@@ -24,8 +23,8 @@
 #include "include/device.cuh"
 #include "include/softmax.cuh"
 
-#if !defined(HEAD_SIZE) || !defined(TOKENS_256)
-#error "attention needs HEAD_SIZE and TOKENS_256"
+#if !defined(TOKENS_256)
+#error "attention needs TOKENS_256"
 #endif
 
 const int KEYS = 256;
@@ -33,20 +32,20 @@ const int QUERIES = 64;
 const int THREADS = 128;
 const int K_WIDTH = 16;
 const int V_WIDTH = 32;
-const int K_CHUNKS = HEAD_SIZE / K_WIDTH;
-const int V_CHUNKS = HEAD_SIZE / V_WIDTH;
 const int SLOT = KEYS * V_WIDTH;
 const bool MASKED = !TOKENS_256;
 // Three blocks to a multiprocessor leave 168 registers, which suffices without masks.
-const int BLOCKS = TOKENS_256 && HEAD_SIZE >= 128 ? 3 : 2;
+const int BLOCKS = MASKED ? 2 : 3;
 
-static_assert(HEAD_SIZE % 32 == 0 && HEAD_SIZE <= 256, "HEAD_SIZE is a multiple of 32 up to 256");
 static_assert((KEYS + QUERIES) * K_WIDTH <= SLOT, "a chunk of k and q fits a slot");
 
 KERNEL void LAUNCH_BOUNDS(THREADS, BLOCKS)
 attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_size, float scale) {
     DYNAMIC_SHARED(h16, shared);
-    if (!MASKED) tokens = KEYS, head_size = HEAD_SIZE;
+    if (!MASKED) tokens = KEYS;
+    // Twice as many chunks of q and k as of v, so that v's begin in the first slot.
+    const int v_chunks = MASKED ? (head_size + V_WIDTH - 1) / V_WIDTH : head_size / V_WIDTH;
+    const int k_chunks = 2 * v_chunks;
     const int first_query = blockIdx.x * QUERIES, head = blockIdx.y, image = blockIdx.z;
     const int width = heads * head_size, stride = 3 * width;
     const h16* k = qkv + (int64_t)image * tokens * stride + width + head * head_size;
@@ -56,13 +55,13 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
     // Chunk i of the sequence: q and k column by column, then v.
     auto fetch = [&](int i) {
         h16* slot = shared + (i & 1) * SLOT;
-        if (i < K_CHUNKS) {
+        if (i < k_chunks) {
             const int column = i * K_WIDTH, left = head_size - column;
             copy_tile_async<KEYS, K_WIDTH, THREADS, MASKED>(slot, k + column, stride, tokens, left);
             copy_tile_async<QUERIES, K_WIDTH, THREADS, MASKED>(slot + KEYS * K_WIDTH, q + column, stride,
                                                                tokens - first_query, left);
-        } else if (i < K_CHUNKS + V_CHUNKS) {
-            const int column = (i - K_CHUNKS) * V_WIDTH;
+        } else if (i < k_chunks + v_chunks) {
+            const int column = (i - k_chunks) * V_WIDTH;
             copy_tile_async<KEYS, V_WIDTH, THREADS, MASKED>(slot, v + column, stride, tokens,
                                                             head_size - column);
         }
@@ -76,7 +75,7 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
     clear(s);
     fetch(0);
 #pragma unroll 1
-    for (int i = 0; i < K_CHUNKS; ++i) {
+    for (int i = 0; i < k_chunks; ++i) {
         cp_async_wait<0>();
         __syncthreads();
         fetch(i + 1);
@@ -96,14 +95,14 @@ attention(const h16* qkv, h16* out, float* lse, int tokens, int heads, int head_
 
     h16* to = out + ((int64_t)image * tokens + first_row) * width + head * head_size;
 #pragma unroll 1
-    for (int i = K_CHUNKS; i < K_CHUNKS + V_CHUNKS; ++i) {
+    for (int i = k_chunks; i < k_chunks + v_chunks; ++i) {
         cp_async_wait<0>();
         __syncthreads();
         fetch(i + 1);
         float o[V_WIDTH / 8][4];
         clear(o);
         multiply<V_WIDTH>(o, p, shared + (i & 1) * SLOT, keys);
-        const int column = (i - K_CHUNKS) * V_WIDTH;
+        const int column = (i - k_chunks) * V_WIDTH;
         store_16x32(to + column, width, o, 0, inverse, tokens - first_row, head_size - column);
     }
 }

@@ -11,7 +11,7 @@
 // sums:  f32 (B, H, ⌈N/64⌉, ⌈d/32⌉, 2048), this kernel's own; not used if N is at most 256
 // Sizes: tokens = N, heads = H, head_size = d; scale is the forward pass's.
 //
-// Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 41472 bytes.
+// Launch: grid ⌈N/64⌉, H, B; block 128; shared 41472
 // Accumulates in f32; p and ds are rounded to fp16, ds without scale. What exceeds fp16 becomes infinite.
 // dq and delta are written.
 //

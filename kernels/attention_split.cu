@@ -7,7 +7,7 @@
 //       may be null
 // Sizes: tokens = N, heads = H, head_size = d; scale is above 0, 1/√d as a rule.
 //
-// Grid (⌈N/32⌉, H, B), block 256, dynamic shared memory 92160 bytes, static 1024.
+// Launch: grid ⌈N/32⌉, H, B; block 256; shared 92160
 // Accumulates in f32, over quarters of the keys and then over the quarters; probabilities are rounded to fp16
 // before they multiply v, their sum is not.
 // out and lse are written.

@@ -7,8 +7,7 @@
 //       may be null
 // Sizes: tokens = N, heads = H, head_size = d; scale is above 0, 1/√d as a rule.
 //
-// Grid (⌈N/64⌉, H, B), block 128, dynamic shared memory 2·HEAD_SIZE·(64 + 2·KEYS) bytes, where KEYS is 32 for
-// a HEAD_SIZE above 128 and 64 otherwise.
+// Launch: grid ⌈N/64⌉, H, B; block 128; shared 2·HEAD_SIZE·(64 + 2·keys), keys 32 where HEAD_SIZE > 128, else 64
 // Accumulates in f32; probabilities are rounded to fp16 before they multiply v, their sum is not.
 // out and lse are written.
 //
@@ -30,7 +29,7 @@ const int KEYS = HEAD_SIZE > 128 ? 32 : 64;
 const int QUERIES = 64;
 const int THREADS = 128;
 const int SLOT = KEYS * HEAD_SIZE;
-const int BLOCKS = HEAD_SIZE > 192 ? 1 : HEAD_SIZE > 64 ? 2 : 3;
+const int BLOCKS = HEAD_SIZE > 64 ? 2 : 3;
 
 static_assert(HEAD_SIZE % 32 == 0 && HEAD_SIZE <= 256, "HEAD_SIZE is a multiple of 32 up to 256");
 

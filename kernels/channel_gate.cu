@@ -4,7 +4,7 @@
 // gate:  fp16 (B, C), before the sigmoid
 // Sizes: pixels = P, channels = C.
 //
-// Grid (⌈P·C/2048⌉, B), block 256, no shared memory.
+// Launch: grid ⌈P·C/2048⌉, B; block 256
 // Computes in f32. x is written.
 //
 // Defines: none.

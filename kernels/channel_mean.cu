@@ -4,7 +4,7 @@
 // mean:  fp16 (B, C)
 // Sizes: pixels = P, channels = C.
 //
-// Grid (⌈C/64⌉, B), block 256, static shared memory 8192 bytes.
+// Launch: grid ⌈C/64⌉, B; block 256
 // Accumulates in f32, in an order that depends on P alone. mean is written.
 //
 // Defines: none.

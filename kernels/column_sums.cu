@@ -1,44 +1,35 @@
 // y[s] = Σ of the rows of slab s of a matrix, or y[s] += that sum, for up to three matrices side by side
 //
-// x:  f32 (fp16 with INPUT_F16), rows that begin `stride` numbers apart, of `columns` numbers for each matrix
+// x:  f32 (fp16 with x_f16), rows that begin `stride` numbers apart, of `columns` numbers for each matrix
 // y0, y1, y2:  f32, of each matrix a row of `columns` numbers for each slab, which begin `y_stride` numbers apart
-// Sizes: rows of x in all; slab: rows of a slab, fewer in the last.
+// Sizes: rows of x in all; slab: rows of a slab, fewer in the last; accumulate and x_f16 0 or 1.
 //
-// Grid (⌈columns/32⌉, slabs, matrices), block 256, static shared memory 1024 bytes.
+// Launch: grid ⌈columns/32⌉, slabs, matrices; block 256
 // Accumulates in f32, in an order that depends on the sizes alone. As many of y0, y1 and y2 as there are matrices
 // are written, or with `accumulate` added to.
 //
-// INPUT_F16  1: x is fp16; 0: f32.
-// Sets: INPUT_F16 0 1
+// Defines: none.
 // Limits: at most 65535 slabs.
 //
 // A warp reads 32 neighbouring columns of every eighth row.
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-#if !defined(INPUT_F16)
-#error "column_sums needs INPUT_F16"
-#endif
-
-#if INPUT_F16
-typedef h16 Input;
-#else
-typedef float Input;
-#endif
-
 const int WARPS = 8;
 
 KERNEL void LAUNCH_BOUNDS(32 * WARPS, 6)
-column_sums(const Input* x, float* y0, float* y1, float* y2, int rows, int columns, int stride, int slab,
-            int y_stride, int accumulate) {
+column_sums(const void* x, float* y0, float* y1, float* y2, int rows, int columns, int stride, int slab,
+            int y_stride, int accumulate, int x_f16) {
     SHARED(float, sums[WARPS][32]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;
     const int first = blockIdx.y * slab, end = rows - first < slab ? rows : first + slab;
-    x += blockIdx.z * columns;
     float sum = 0.0f;
     if (column < columns) {
+        typed(x, x_f16, [&](auto* x) {
+            x += blockIdx.z * columns + column;
 #pragma unroll 4
-        for (int row = first + warp; row < end; row += WARPS) sum += load1(x + (int64_t)row * stride + column);
+            for (int row = first + warp; row < end; row += WARPS) sum += load1(x + (int64_t)row * stride);
+        });
     }
     sums[warp][lane] = sum;
     __syncthreads();

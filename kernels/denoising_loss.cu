@@ -8,7 +8,8 @@
 // dp:         fp16 (B, …); may be null
 // Sizes: size = numbers of an image, of which the first 8·eights are taken by eights.
 //
-// Grid B, block 512, a block per image, static shared memory 64 bytes.
+// Launch: grid B; block 512
+// A block per image.
 // Computes and accumulates in f32, in an order that depends on size and eights alone. loss and dp are written.
 //
 // Defines: none.

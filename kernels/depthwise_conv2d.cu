@@ -8,18 +8,15 @@
 // y:       fp16 (B, H', W', C)
 // Sizes: height = H, width = W, channels = C, out_height = H', out_width = W', and what pads the image above
 // (top) and to its left (left); what lies past its other sides follows from H' and W'.
+// activation: 0 none; 1 ReLU6; 2 SiLU, v·σ(v); input_activation the same for x, so that the product before can leave
+// its activation to this kernel.
 //
-// Grid (⌈⌈W'/4⌉·(C/8)/128⌉, H', B), block 128, no shared memory.
+// Launch: grid ⌈⌈W'/4⌉·(C/8)/128⌉, H', B; block 128
 // Accumulates in f32. y is written.
 //
-// KERNEL_SIZE       K, 3 or 5.
-// STRIDE            1 or 2.
-// ACTIVATION        0: none; 1: ReLU6; 2: SiLU, v·σ(v).
-// INPUT_ACTIVATION  the same for x, so that the product before can leave its activation to this kernel; where x
-//                   has passed ReLU6 already, it may as well pass it again.
-// Sets: KERNEL_SIZE 3 5, STRIDE 1 2, ACTIVATION 1, INPUT_ACTIVATION 1
-// Sets: KERNEL_SIZE 3 5, STRIDE 1 2, ACTIVATION 2, INPUT_ACTIVATION 2
-// Sets: KERNEL_SIZE 3, STRIDE 1, ACTIVATION 0 1 2, INPUT_ACTIVATION 0
+// KERNEL_SIZE  K, 3 or 5.
+// STRIDE       1 or 2.
+// Sets: KERNEL_SIZE 3 5, STRIDE 1 2
 // Limits: C a multiple of 8; all pointers aligned to 16 bytes; H' and B at most 65535; W·C below 2³¹.
 //
 // A thread computes 8 channels of 4 neighbouring pixels, which share what they read of a row.
@@ -27,17 +24,18 @@
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-#if !defined(KERNEL_SIZE) || !defined(STRIDE) || !defined(ACTIVATION) || !defined(INPUT_ACTIVATION)
-#error "depthwise_conv2d needs KERNEL_SIZE, STRIDE, ACTIVATION and INPUT_ACTIVATION"
+#if !defined(KERNEL_SIZE) || !defined(STRIDE)
+#error "depthwise_conv2d needs KERNEL_SIZE and STRIDE"
 #endif
 
 const int THREADS = 128;
 const int PIXELS = 4;
 const int COLUMNS = (PIXELS - 1) * STRIDE + KERNEL_SIZE;
 
-KERNEL void LAUNCH_BOUNDS(THREADS, 4)
-depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, int height,
-                 int width, int channels, int out_height, int out_width, int top, int left) {
+KERNEL void LAUNCH_BOUNDS(THREADS, KERNEL_SIZE == 3 && STRIDE == 1 ? 5 : 4)
+depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, int height, int width,
+                 int channels, int out_height, int out_width, int top, int left, int activation,
+                 int input_activation) {
     const int groups = channels / 8, i = blockIdx.x * THREADS + threadIdx.x;
     const int channel = i % groups * 8, column = i / groups * PIXELS, row = blockIdx.y;
     if (column >= out_width) return;
@@ -46,40 +44,44 @@ depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, i
     float sums[PIXELS][8];
 #pragma unroll
     for (int p = 0; p < PIXELS; ++p) load8(bias + channel, sums[p]);
+    with_activation(input_activation, [&](auto activate) {
 #pragma unroll 1
-    for (int ky = 0; ky < KERNEL_SIZE; ++ky) {
-        const int in_row = row * STRIDE + ky - top;
-        if (in_row < 0 || in_row >= height) continue;
-        const h16* line = image + (int64_t)in_row * width * channels;
-        float w[KERNEL_SIZE][8];
+        for (int ky = 0; ky < KERNEL_SIZE; ++ky) {
+            const int in_row = row * STRIDE + ky - top;
+            if (in_row < 0 || in_row >= height) continue;
+            const h16* line = image + (int64_t)in_row * width * channels;
+            float w[KERNEL_SIZE][8];
 #pragma unroll
-        for (int kx = 0; kx < KERNEL_SIZE; ++kx) {
-            load8(weight + (ky * KERNEL_SIZE + kx) * channels + channel, w[kx]);
-        }
+            for (int kx = 0; kx < KERNEL_SIZE; ++kx) {
+                load8(weight + (ky * KERNEL_SIZE + kx) * channels + channel, w[kx]);
+            }
 #pragma unroll
-        for (int c = 0; c < COLUMNS; ++c) {
-            const int in_column = column * STRIDE + c - left;
-            if (in_column < 0 || in_column >= width) continue;
-            float v[8];
-            load8(line + in_column * channels, v);
+            for (int c = 0; c < COLUMNS; ++c) {
+                const int in_column = column * STRIDE + c - left;
+                if (in_column < 0 || in_column >= width) continue;
+                float v[8];
+                load8(line + in_column * channels, v);
 #pragma unroll
-            for (int e = 0; e < 8; ++e) v[e] = activate<INPUT_ACTIVATION>(v[e]);
+                for (int e = 0; e < 8; ++e) v[e] = activate(v[e]);
 #pragma unroll
-            for (int p = 0; p < PIXELS; ++p) {
-                const int kx = c - p * STRIDE;
-                if (kx < 0 || kx >= KERNEL_SIZE) continue;
+                for (int p = 0; p < PIXELS; ++p) {
+                    const int kx = c - p * STRIDE;
+                    if (kx < 0 || kx >= KERNEL_SIZE) continue;
 #pragma unroll
-                for (int e = 0; e < 8; ++e) sums[p][e] += v[e] * w[kx][e];
+                    for (int e = 0; e < 8; ++e) sums[p][e] += v[e] * w[kx][e];
+                }
             }
         }
-    }
+    });
     h16* to = y + (((int64_t)blockIdx.z * out_height + row) * out_width + column) * channels + channel;
+    with_activation(activation, [&](auto activate) {
 #pragma unroll
-    for (int p = 0; p < PIXELS; ++p) {
-        if (column + p >= out_width) break;
+        for (int p = 0; p < PIXELS; ++p) {
+            if (column + p >= out_width) break;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) sums[p][e] = activate<ACTIVATION>(sums[p][e]);
-        store8(to + p * channels, sums[p]);
-    }
+            for (int e = 0; e < 8; ++e) sums[p][e] = activate(sums[p][e]);
+            store8(to + p * channels, sums[p]);
+        }
+    });
 }
 REGISTER_KERNEL(depthwise_conv2d)

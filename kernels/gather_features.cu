@@ -2,33 +2,23 @@
 //
 // A block's output, resized bilinearly to the grid of features, into its channels of the concatenated map.
 // x:         fp16 (B, h, w, C)
-// features:  fp16 (f32 with FEATURES_F16 0), (B, G, G, F); other channels are left as they are
-// Sizes: height = h, width = w, channels = C, grid = G, features_channels = F, first_channel.
+// features:  f32 (fp16 with features_f16), (B, G, G, F); other channels are left as they are
+// Sizes: height = h, width = w, channels = C, grid = G, features_channels = F, first_channel; features_f16 0
+// or 1.
 //
-// Grid (⌈G·(C/8)/128⌉, G, B), block 128, no shared memory.
+// Launch: grid ⌈G·(C/8)/128⌉, G, B; block 128
 // Computes in f32. features is written.
 //
-// FEATURES_F16  1: features are fp16; 0: f32.
-// Sets: FEATURES_F16 0 1
+// Defines: none.
 // Limits: C, F and first_channel multiples of 8; x and features aligned to 16 bytes; G and B at most 65535;
 // h·w·C below 2³¹.
 #include "include/device.cuh"
 #include "include/resize.cuh"
 #include "include/vector.cuh"
 
-#if !defined(FEATURES_F16)
-#error "gather_features needs FEATURES_F16"
-#endif
-
-#if FEATURES_F16
-typedef h16 Feature;
-#else
-typedef float Feature;
-#endif
-
-KERNEL void LAUNCH_BOUNDS(128, 4)
-gather_features(const h16* x, Feature* features, int height, int width, int channels, int grid,
-                int features_channels, int first_channel) {
+KERNEL void LAUNCH_BOUNDS(128, 8)
+gather_features(const h16* x, void* features, int height, int width, int channels, int grid,
+                int features_channels, int first_channel, int features_f16) {
     const int groups = channels / 8, i = blockIdx.x * 128 + threadIdx.x;
     const int channel = i % groups * 8, column = i / groups, row = blockIdx.y;
     if (column >= grid) return;
@@ -46,6 +36,7 @@ gather_features(const h16* x, Feature* features, int height, int width, int chan
         v[e] = blend(near, far, across.weight);
     }
     const int64_t cell = ((int64_t)blockIdx.z * grid + row) * grid + column;
-    store8(features + cell * features_channels + first_channel + channel, v);
+    const int64_t at = cell * features_channels + first_channel + channel;
+    typed(features, features_f16, [&](auto* features) { store8(features + at, v); });
 }
 REGISTER_KERNEL(gather_features)

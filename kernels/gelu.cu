@@ -4,7 +4,7 @@
 // y:  fp16, of as many numbers
 // Sizes: n numbers.
 //
-// Grid ⌈n/2048⌉, block 256, no shared memory.
+// Launch: grid ⌈n/2048⌉; block 256
 // Computes in f32. y is written.
 //
 // Defines: none.

@@ -4,7 +4,7 @@
 // sums:  f32, a number for each block
 // Sizes: n numbers.
 //
-// Grid ⌈n/16384⌉, block 256, static shared memory 32 bytes.
+// Launch: grid ⌈n/16384⌉; block 256
 // Accumulates in f32, in an order that depends on n alone. sums is written.
 //
 // Defines: none.

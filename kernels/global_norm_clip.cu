@@ -4,7 +4,7 @@
 // u:     f32, one number: 1 over the loss scale
 // norm:  f32 (2)
 //
-// Grid 1, block 256, static shared memory 2048 bytes.
+// Launch: grid 1; block 256
 // Computes and accumulates in f64, in an order that depends on `count` alone. norm is written.
 //
 // Defines: none.

@@ -4,7 +4,7 @@
 // output:  fp16, of as many numbers: what the network returned; null: x ← a·x
 // Sizes: n numbers; factors a and b.
 //
-// Grid ⌈n/2048⌉, block 256, no shared memory.
+// Launch: grid ⌈n/2048⌉; block 256
 // Computes in f32. x is written.
 //
 // Defines: none.
@@ -12,7 +12,7 @@
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-KERNEL void LAUNCH_BOUNDS(256, 4) inversion_step(float* x, const h16* output, int n, float a, float b) {
+KERNEL void LAUNCH_BOUNDS(256, 6) inversion_step(float* x, const h16* output, int n, float a, float b) {
     const int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
     if (i + 8 <= n) {
         float v[8], step[8] = {};

@@ -5,7 +5,7 @@
 // key (key_low, key_high).
 // Sizes: n numbers.
 //
-// Grid ⌈n/1024⌉, block 256, no shared memory.
+// Launch: grid ⌈n/1024⌉; block 256
 // Words and numbers are bit for bit those of src/cpu/random.rs: products and sums are not fused, division and
 // root correctly rounded. out is written.
 //

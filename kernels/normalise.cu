@@ -2,31 +2,20 @@
 //
 // Bytes of images as networks take them: (v/255 − mean)/std with factor = 1/(255·std), offset = −mean/std.
 // rgb:  u8 (…, 3)
-// y:    f32 (fp16 with Y_F16 1), of as many numbers
-// Sizes: n numbers.
+// y:    f32 (fp16 with y_f16), of as many numbers
+// Sizes: n numbers; y_f16 0 or 1.
 //
-// Grid ⌈n/2048⌉, block 256, no shared memory.
+// Launch: grid ⌈n/2048⌉; block 256
 // Computes in f32. y is written.
 //
-// Y_F16  1: y is fp16; 0: f32.
-// Sets: Y_F16 0 1
+// Defines: none.
 // Limits: n a multiple of 3, below 2³¹; y aligned to 16 bytes.
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-#if !defined(Y_F16)
-#error "normalise needs Y_F16"
-#endif
-
-#if Y_F16
-typedef h16 Output;
-#else
-typedef float Output;
-#endif
-
 KERNEL void LAUNCH_BOUNDS(256, 6)
-normalise(const uint8_t* rgb, Output* y, int n, float red_factor, float green_factor, float blue_factor,
-          float red_offset, float green_offset, float blue_offset) {
+normalise(const uint8_t* rgb, void* y, int n, float red_factor, float green_factor, float blue_factor,
+          float red_offset, float green_offset, float blue_offset, int y_f16) {
     const int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
     if (i >= n) return;
     const int first = i % 3;
@@ -38,6 +27,6 @@ normalise(const uint8_t* rgb, Output* y, int n, float red_factor, float green_fa
         const float offset = c == 0 ? red_offset : c == 1 ? green_offset : blue_offset;
         v[e] = i + e < n ? rgb[i + e] * factor + offset : 0.0f;
     }
-    store_some(y + i, n - i, v);
+    typed(y, y_f16, [&](auto* y) { store_some(y + i, n - i, v); });
 }
 REGISTER_KERNEL(normalise)

@@ -5,7 +5,7 @@
 // y:  f32 (B, H, W, C)
 // Sizes: height = h, width = w, channels = C, out_height = H, out_width = W. A map of scores has C = 1.
 //
-// Grid (⌈W·C/256⌉, H, B), block 256, no shared memory.
+// Launch: grid ⌈W·C/256⌉, H, B; block 256
 // Computes in f32. y is written.
 //
 // Defines: none.
@@ -13,7 +13,7 @@
 #include "include/device.cuh"
 #include "include/resize.cuh"
 
-KERNEL void LAUNCH_BOUNDS(256, 4)
+KERNEL void LAUNCH_BOUNDS(256, 6)
 resize_bilinear(const float* x, float* y, int height, int width, int channels, int out_height,
                 int out_width) {
     const int i = blockIdx.x * 256 + threadIdx.x, row = blockIdx.y;

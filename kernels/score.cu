@@ -6,14 +6,15 @@
 // map:     f32 (B, N)
 // Sizes: tokens = B·N, channels = C; factors a and b.
 //
-// Grid ⌈tokens/8⌉, block 256, a warp per token, no shared memory.
+// Launch: grid ⌈tokens/8⌉; block 256
+// A warp per token.
 // Accumulates in f32, in an order that depends on the channels alone. map is written.
 //
 // Defines: none.
 // Limits: tokens below 2³¹.
 #include "include/device.cuh"
 
-KERNEL void LAUNCH_BOUNDS(256, 4)
+KERNEL void LAUNCH_BOUNDS(256, 6)
 score(const float* x, const h16* output, float* map, int tokens, int channels, float a, float b) {
     const int token = blockIdx.x * 8 + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (token >= tokens) return;

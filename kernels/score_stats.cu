@@ -4,7 +4,8 @@
 // stats:  f32 (B, 5); all NaN where the image's map has a NaN. Where N < 5 the mean is over N
 // Sizes: tokens = N, channels = C.
 //
-// Grid B, block 32, a warp per image, no shared memory.
+// Launch: grid B; block 32
+// A warp per image.
 // Accumulates in f32, in an order that depends on N alone. stats is written.
 //
 // Defines: none.

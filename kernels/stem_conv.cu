@@ -9,12 +9,12 @@
 // y:          fp16 (B, H', W', O)
 // Sizes: height = H, width = W, out_height = H', out_width = W', out_channels = O, and what pads the image
 // above (top) and to its left (left); what lies past its other sides follows from H' and W'.
+// activation: 0 none; 1 ReLU6; 2 SiLU, v·σ(v).
 //
-// Grid (⌈⌈W'/4⌉·(O/8)/128⌉, H', B), block 128, dynamic shared memory 112·O bytes.
+// Launch: grid ⌈⌈W'/4⌉·(O/8)/128⌉, H', B; block 128; shared 112·O
 // Accumulates in f32. y is written.
 //
-// ACTIVATION  0: none; 1: ReLU6; 2: SiLU, v·σ(v).
-// Sets: ACTIVATION 0 1 2
+// Defines: none.
 // Limits: O a multiple of 8 up to 256; weight, bias and y aligned to 16 bytes; H' and B at most 65535.
 //
 // A thread computes 8 channels of 4 neighbouring pixels.
@@ -22,16 +22,13 @@
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-#if !defined(ACTIVATION)
-#error "stem_conv needs ACTIVATION"
-#endif
-
 const int THREADS = 128;
 const int PIXELS = 4;
 
 KERNEL void LAUNCH_BOUNDS(THREADS, 4)
 stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const float* bias, h16* y,
-          int height, int width, int out_height, int out_width, int out_channels, int top, int left) {
+          int height, int width, int out_height, int out_width, int out_channels, int top, int left,
+          int activation) {
     DYNAMIC_SHARED(float, weights);
     for (int i = threadIdx.x; i < 28 * out_channels; i += THREADS) {
         weights[i] = i < 27 * out_channels ? weight[i] : bias[i - 27 * out_channels];
@@ -71,12 +68,14 @@ stem_conv(const uint8_t* rgb, const float* normalise, const float* weight, const
         }
     }
     h16* to = y + (((int64_t)blockIdx.z * out_height + row) * out_width + column) * out_channels + channel;
+    with_activation(activation, [&](auto activate) {
 #pragma unroll
-    for (int p = 0; p < PIXELS; ++p) {
-        if (column + p >= out_width) break;
+        for (int p = 0; p < PIXELS; ++p) {
+            if (column + p >= out_width) break;
 #pragma unroll
-        for (int e = 0; e < 8; ++e) sums[p][e] = activate<ACTIVATION>(sums[p][e]);
-        store8(to + p * out_channels, sums[p]);
-    }
+            for (int e = 0; e < 8; ++e) sums[p][e] = activate(sums[p][e]);
+            store8(to + p * out_channels, sums[p]);
+        }
+    });
 }
 REGISTER_KERNEL(stem_conv)

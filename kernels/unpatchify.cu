@@ -4,7 +4,8 @@
 // grid:     fp16 (B, G, G, C)
 // Sizes: side = G, patch = p, channels = C, channels_last 0 or 1.
 //
-// Grid B·(G/p)², block 128, a block per token, no shared memory.
+// Launch: grid B·(G/p)²; block 128
+// A block per token.
 // Nothing is computed. grid is written.
 //
 // Defines: none.

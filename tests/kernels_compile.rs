@@ -1,5 +1,6 @@
 //! Every kernel in every variant compiles with NVRTC for every architecture, without spills and with
-//! few enough registers for the blocks that a multiprocessor is to hold.
+//! few enough registers for the blocks that its launch bounds promise; the tables of `kernels/README.md` are as the
+//! kernels are.
 //!
 //! `INVAD_NVRTC` lists folders as `CUDA_PATH` names one: the tests then run with each one's NVRTC. Without
 //! NVRTC they are ignored, and fail with `INVAD_REQUIRE_NVRTC=1`.
@@ -8,49 +9,21 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use invad::cuda::{Variant, compile, kernels, probe, variants};
+use invad::cuda::{Variant, compile, probe, variants};
 use libtest_mimic::{Arguments, Failed, Trial};
+
+#[path = "../examples/common/kernel_tables.rs"]
+mod kernel_tables;
+
+use kernel_tables::{LAUNCHES, REGISTERS, compiler, launches, parts, registers};
 
 const ARCHITECTURES: [u32; 5] = [80, 86, 89, 90, 120];
 
-/// For each kernel the threads of a block, and the blocks that a multiprocessor's 65536 registers
-/// are to hold of it. On sm_89 and newer.
-const OCCUPANCY: &[(&str, u32, u32)] = &[
-    ("adaln_zero", 128, 2),
-    // At a width of 4096, where the block has so many.
-    ("adaln_zero_backward", 512, 1),
-    ("adamw", 256, 3),
-    ("add_noise", 256, 6),
-    ("add_position", 256, 4),
-    ("attention", 128, 2),
-    ("attention_backward_kv", 128, 2),
-    ("attention_backward_q", 128, 2),
-    ("attention_split", 256, 1),
-    ("attention_tiled", 128, 2),
-    ("channel_gate", 256, 4),
-    ("channel_mean", 256, 4),
-    ("column_sums", 256, 6),
-    ("denoising_loss", 512, 2),
-    ("depthwise_conv2d", 128, 4),
-    ("gather_features", 128, 8),
-    ("gelu", 256, 4),
-    ("global_norm", 256, 6),
-    ("global_norm_clip", 256, 1),
-    ("inversion_step", 256, 6),
-    ("mahalanobis", 256, 2),
-    ("normal", 256, 4),
-    ("normalise", 256, 6),
-    ("patchify", 128, 8),
-    ("resize_bilinear", 256, 6),
-    ("score", 256, 6),
-    ("score_stats", 32, 16),
-    ("silu", 256, 6),
-    ("silu_backward", 256, 6),
-    ("stem_conv", 128, 4),
-    ("timestep_embedding", 128, 8),
-    ("to_f16", 256, 6),
-    ("unpatchify", 128, 8),
-];
+/// The most sets of constants: each is a compilation that somebody waits for.
+const MOST_SETS: usize = 60;
+
+/// What has been read of `kernels/README.md` when this was compiled.
+const README: &str = include_str!("../kernels/README.md");
 
 /// Instructions that the tensor-core kernels are to consist of.
 const INSTRUCTIONS: [&str; 3] = ["mma.sync", "ldmatrix", "cp.async"];
@@ -93,11 +66,15 @@ fn run(folder: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let nvrtc = match probe().nvrtc.version {
-        Some((major, minor)) => format!("NVRTC {major}.{minor}"),
-        None => "no NVRTC".into(),
-    };
-    let mut trials = vec![Trial::test("table", table)];
+    let nvrtc = compiler();
+    // Another compiler has other registers.
+    let other = !parts(README, REGISTERS)[1].starts_with(&nvrtc);
+    let mut trials = vec![
+        Trial::test("sets", sets),
+        Trial::test("launches", || same(LAUNCHES, &launches())),
+        Trial::test("registers", || same(REGISTERS, &registers().map_err(|e| e.to_string())?))
+            .with_ignored_flag(missing.is_some() || other),
+    ];
     for variant in variants() {
         for arch in ARCHITECTURES {
             let variant = variant.clone();
@@ -109,25 +86,35 @@ fn run(folder: Option<&Path>) -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Every kernel has a row.
-fn table() -> Result<(), Failed> {
-    let names: Vec<&str> = OCCUPANCY.iter().map(|(name, ..)| *name).collect();
-    let kernels: Vec<&str> = kernels().collect();
-    if names == kernels { Ok(()) } else { Err(format!("{names:?} for {kernels:?}").into()) }
+fn sets() -> Result<(), Failed> {
+    let sets = variants().len();
+    if sets <= MOST_SETS { Ok(()) } else { Err(format!("{sets} sets").into()) }
+}
+
+/// Whether `kernels/README.md` has this table.
+fn same(name: &str, table: &str) -> Result<(), Failed> {
+    let written = parts(README, name)[1];
+    if written == table {
+        return Ok(());
+    }
+    let mut lines = table.lines().filter(|line| !written.lines().any(|w| w == *line));
+    let line = lines.next().unwrap_or("fewer lines");
+    let command = "cargo run --release --example kernels -- --tables kernels/README.md";
+    Err(format!("kernels/README.md lacks\n{line}\n`{command}` adds it").into())
 }
 
 fn check(variant: &Variant, arch: u32) -> Result<(), Failed> {
     let compiled = compile(variant.kernel, &variant.defines, arch).map_err(|e| e.to_string())?;
-    let usage = compiled.usage().ok_or_else(|| format!("no usage in the log: {}", compiled.log))?;
+    let usage = compiled
+        .usage()
+        .ok_or_else(|| format!("no launch bounds, or no usage in the log: {}", compiled.log))?;
     if usage.spills > 0 {
         return Err(format!("{usage:?}: spills").into());
     }
-    let row = OCCUPANCY.iter().find(|(name, ..)| *name == variant.kernel);
-    let &(_, threads, blocks) = row.ok_or("no row in the table")?;
     // Registers are handed out to warps in steps of 8 a thread.
-    let registers = usage.registers.next_multiple_of(8) * threads * blocks;
-    if arch >= 89 && registers > 65_536 {
-        return Err(format!("{usage:?}: {blocks} blocks need {registers} registers").into());
+    let registers = usage.registers.next_multiple_of(8) * usage.threads * usage.blocks;
+    if registers > 65_536 {
+        return Err(format!("{usage:?}: so many blocks need {registers} registers").into());
     }
     if variant.kernel.starts_with("attention") {
         for instruction in INSTRUCTIONS {

@@ -4,9 +4,11 @@
 
 DEVICE float sigmoid(float v) { return 1.0f / (1.0f + expf(-v)); }
 
-// 0: none; 1: ReLU6; 2: SiLU, v·σ(v).
-template <int KIND>
-DEVICE float activate(float v) {
-    static_assert(KIND >= 0 && KIND <= 2, "an activation of this list");
-    return KIND == 1 ? fminf(fmaxf(v, 0.0f), 6.0f) : KIND == 2 ? v * sigmoid(v) : v;
+// Calls `work` with an activation, 0: none; 1: ReLU6; 2: SiLU, v·σ(v). The choice is the whole launch's: one branch,
+// with code for each behind it.
+template <class Work>
+DEVICE void with_activation(int kind, Work work) {
+    if (kind == 0) work([](float v) { return v; });
+    else if (kind == 1) work([](float v) { return fminf(fmaxf(v, 0.0f), 6.0f); });
+    else work([](float v) { return v * sigmoid(v); });
 }

@@ -43,6 +43,20 @@ DEVICE float load1(const h16* from) { return to_f32(*from); }
 DEVICE void store1(float* to, float v) { *to = v; }
 DEVICE void store1(h16* to, float v) { *to = to_h16(v); }
 
+// Calls `work` with an address of fp16 numbers, or of f32 ones. The choice is the whole launch's: one branch, with
+// code for each type behind it.
+template <class Work>
+DEVICE void typed(const void* numbers, bool is_f16, Work work) {
+    if (is_f16) work(static_cast<const h16*>(numbers));
+    else work(static_cast<const float*>(numbers));
+}
+
+template <class Work>
+DEVICE void typed(void* numbers, bool is_f16, Work work) {
+    if (is_f16) work(static_cast<h16*>(numbers));
+    else work(static_cast<float*>(numbers));
+}
+
 // The first `count` of eight numbers; the others are 0, or are not stored.
 template <class T>
 DEVICE void load_some(const T* from, int64_t count, float (&v)[8]) {

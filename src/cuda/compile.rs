@@ -9,8 +9,10 @@ use super::probe::probe;
 use super::{Source, find};
 use crate::error::{Error, Result};
 
-/// Options of every kernel. Line numbers are for profilers and compute-sanitizer.
-pub(super) const OPTIONS: [&str; 3] = ["--std=c++17", "--generate-line-info", "--ptxas-options=-v"];
+/// Options of every kernel. Line numbers are for profilers and compute-sanitizer; to NVRTC 12 a lambda whose types
+/// are open is the host's unless all is the device's.
+pub(super) const OPTIONS: [&str; 4] =
+    ["--std=c++17", "-default-device", "--generate-line-info", "--ptxas-options=-v"];
 
 /// A compiled kernel.
 #[derive(Clone, Debug)]
@@ -26,6 +28,10 @@ pub struct Compiled {
 /// What a thread or a block of a kernel takes up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
+    /// Threads of a block.
+    pub threads: u32,
+    /// Blocks that a multiprocessor's registers are to hold, as the kernel's launch bounds promise.
+    pub blocks: u32,
     /// Registers of a thread.
     pub registers: u32,
     /// Bytes of shared memory of a block, without those given at the launch.
@@ -84,11 +90,17 @@ pub(super) fn compile_source(
 impl Compiled {
     /// What the kernel takes up, if the compiler says so.
     pub fn usage(&self) -> Option<Usage> {
+        let bound = |directive: &str| -> Option<u32> {
+            let (_, rest) = self.ptx.split_once(directive)?;
+            rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        };
         let before = |unit: &str| -> Option<u32> {
             let words = self.log[..self.log.find(unit)?].trim_end();
             words.rsplit([' ', '\n', ',']).next()?.parse().ok()
         };
         Some(Usage {
+            threads: bound(".maxntid ")?,
+            blocks: bound(".minnctapersm ")?,
             registers: before(" registers")?,
             shared: before(" bytes smem").unwrap_or(0),
             spills: before(" bytes spill stores")? + before(" bytes spill loads")?,

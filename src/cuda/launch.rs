@@ -60,6 +60,18 @@ pub(crate) enum Kind {
     Double,
 }
 
+impl Kind {
+    /// C's name of the type of a number.
+    pub fn number(self) -> Option<&'static str> {
+        match self {
+            Self::Address => None,
+            Self::Int => Some("int"),
+            Self::Float => Some("float"),
+            Self::Double => Some("double"),
+        }
+    }
+}
+
 /// An argument of a kernel, in the first bytes of a word.
 #[derive(Clone, Copy)]
 pub(crate) struct Arg(Kind, [u8; 8]);

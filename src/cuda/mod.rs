@@ -40,6 +40,8 @@ struct Source {
     text: &'static str,
     /// The names and kinds of its parameters, in order.
     parameters: &'static [(&'static str, Kind)],
+    /// Grid, block and shared memory of a launch, in the words of the source.
+    launch: [&'static str; 3],
     /// The sets of constants that operations compile it with, of some a choice.
     sets: &'static [&'static [Define]],
 }
@@ -60,6 +62,36 @@ fn find(kernel: &str) -> Option<&'static Source> {
     SOURCES.iter().find(|source| source.name == kernel)
 }
 
+/// How a kernel is launched, in the words of its source.
+#[derive(Clone, Debug)]
+pub struct Contract {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// The names of the constants it is compiled with.
+    pub defines: Vec<&'static str>,
+    /// Blocks along x, y and z.
+    pub grid: &'static str,
+    /// Threads of a block.
+    pub block: &'static str,
+    /// Bytes of shared memory of a block that the launch asks for; empty for none.
+    pub shared: &'static str,
+    /// The names of the arguments, in order, and the type of those that are numbers; the others are addresses.
+    pub arguments: Vec<(&'static str, Option<&'static str>)>,
+}
+
+/// How each kernel is launched.
+pub fn contracts() -> Vec<Contract> {
+    let of = |source: &Source| {
+        let [grid, block, shared] = source.launch;
+        // All sets are of the same constants.
+        let defines = source.sets[0].iter().map(|define| define.0).collect();
+        let arguments = source.parameters.iter().map(|&(name, kind)| (name, kind.number()));
+        let arguments = arguments.collect();
+        Contract { kernel: source.name, defines, grid, block, shared, arguments }
+    };
+    SOURCES.iter().map(of).collect()
+}
+
 /// A kernel with one set of the constants it can be compiled with.
 #[derive(Clone, Debug)]
 pub struct Variant {
@@ -69,7 +101,7 @@ pub struct Variant {
     pub defines: Vec<(&'static str, i64)>,
 }
 
-/// Every kernel in the variants that the operations use; of the widths of `adaln_zero` a choice.
+/// Every kernel in the variants that operations use; of the widths of `adaln_zero` and its gradient a choice.
 pub fn variants() -> Vec<Variant> {
     let of = |source: &'static Source| {
         source.sets.iter().map(|set| Variant { kernel: source.name, defines: set.to_vec() })

@@ -38,7 +38,7 @@ fn compilers_say_what_is_wrong() {
     let missing = compile("attention", &[], 89).unwrap_err();
     let Error::Compile { kernel, arch, log, .. } = &missing else { panic!("{missing}") };
     assert_eq!((kernel.as_str(), *arch), ("attention", 89));
-    assert!(log.contains("attention needs HEAD_SIZE"), "{log}");
+    assert!(log.contains("attention needs TOKENS_256"), "{log}");
     assert!(log.contains("attention.cu"), "{log}");
     let refused = compile("attention", &[], 1234).unwrap_err().to_string();
     assert!(refused.contains("sm_1234") && refused.contains("pip install"), "{refused}");

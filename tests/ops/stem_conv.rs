@@ -8,8 +8,7 @@ mod on_gpu {
     use crate::support::numbers::{assert_close, uniform};
 
     fn check([height, width, channels]: [usize; 3]) {
-        let defines = [("ACTIVATION", 0)];
-        let Some(Kernel { stream, function }) = kernel("stem_conv", &defines) else { return };
+        let Some(Kernel { stream, function }) = kernel("stem_conv", &[]) else { return };
         let rgb: Vec<u8> = (0..height * width * 3).map(|i| (i * 89 % 251) as u8).collect();
         let (normalise, bias) = (uniform(1, 6, 0.02), uniform(2, channels, 1.0));
         let weight = uniform(3, 27 * channels, 1.0);
@@ -40,7 +39,8 @@ mod on_gpu {
         let [normalise, weight, bias] =
             [normalise, weight, bias].map(|x| stream.clone_htod(&x).unwrap());
         let mut y = stream.clone_htod(&vec![f16::NAN; want.len()]).unwrap();
-        let sizes = [height, width, rows, columns, channels, 1, 1].map(|n| n as i32);
+        // Padding, then no activation.
+        let sizes = [height, width, rows, columns, channels, 1, 1, 0].map(|n| n as i32);
         let mut launch = stream.launch_builder(&function);
         launch.arg(&bytes).arg(&normalise).arg(&weight).arg(&bias).arg(&mut y);
         sizes.iter().for_each(|size| {

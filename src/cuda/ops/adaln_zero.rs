@@ -53,9 +53,10 @@ pub(crate) fn adaln_zero(
     let per_block = if width <= WARP_WIDTH { 4 } else { 1 };
     let grid = [(images * tokens).div_ceil(per_block), 1, 1];
     let launch = Launch { grid, block: 128, shared: 0 };
-    let defines = [("WIDTH", width as i64), ("STREAM_F16", is_f16(dtype))];
+    let defines = [("WIDTH", width as i64)];
     let (tokens, stride) = (op.int("x", tokens)?, op.int("shift", tables.stride)?);
-    let args = args![x, y, gate, shift, scale, x_out, out, stats, rows, tokens, stride];
+    let f16 = is_f16(dtype);
+    let args = args![x, y, gate, shift, scale, x_out, out, stats, rows, tokens, stride, f16];
     // SAFETY: x, y, x_out and out have `rows` rows of WIDTH numbers, stats two numbers for each, and
     // the tables a row for each image, or one where `stride` is 0.
     unsafe { op.launch("adaln_zero", &defines, launch, &args) }
@@ -107,9 +108,9 @@ pub(crate) fn adaln_zero_backward(
     let sums = op.context.scratch(adaln_zero_backward_scratch(images, tokens, width))?;
     let block = 32 * width.div_ceil(256) as u32;
     let launch = Launch { grid: [slabs, images, 1], block, shared: 0 };
-    let defines = [("WIDTH", width as i64), ("STREAM_F16", is_f16(dtype))];
-    let (n, rows) = (op.int("x", tokens)?, op.int("x", slab)?);
-    let args = args![x, stats, y, gate, scale, dout, dx, dy, sums, n, rows, stride];
+    let defines = [("WIDTH", width as i64)];
+    let (n, rows, f16) = (op.int("x", tokens)?, op.int("x", slab)?, is_f16(dtype));
+    let args = args![x, stats, y, gate, scale, dout, dx, dy, sums, n, rows, stride, f16];
     // SAFETY: x, dout, dx, y and dy have a row of WIDTH numbers for each token, stats two numbers, the
     // tables a row for each image, or one where `stride` is 0, and sums three rows for each slab.
     unsafe { op.launch(OP, &defines, launch, &args)? };

@@ -65,8 +65,9 @@ pub(crate) fn adamw(
     let rounded = rounded.map(|r| write("rounded", r, DType::F16)).transpose()?;
     let launch = Launch { grid: [count.div_ceil(2048), 1, 1], block: 256, shared: 0 };
     let (low, high, stream) = (seed as i32, (seed >> 32) as i32, Stream::Rounding as i32);
-    let args = args![gradient, p, m, v, average, rounded, numbers, norm, low, high, stream, n];
-    let defines = [("MOMENTS_BF16", i64::from(halves))];
+    let halves = i32::from(halves);
+    let args =
+        args![gradient, p, m, v, average, rounded, numbers, norm, low, high, stream, n, halves];
     // SAFETY: all have n numbers, but for `numbers` and norm, which have those of the operation.
-    unsafe { op.launch(OP, &defines, launch, &args) }
+    unsafe { op.launch(OP, &[], launch, &args) }
 }

@@ -26,9 +26,9 @@ pub(crate) fn add_position(
     let position = op.aligned("position", op.read("position", position, DType::F32)?)?;
     let x = op.aligned("x", op.write("x", x, dtype)?)?;
     let launch = Launch { grid: [count.div_ceil(2048), images, 1], block: 256, shared: 0 };
-    let defines = [("STREAM_F16", is_f16(dtype))];
+    let args = args![tokens, position, x, size, is_f16(dtype)];
     // SAFETY: tokens and x have `size` numbers for each image, position has them once.
-    unsafe { op.launch("add_position", &defines, launch, &args![tokens, position, x, size]) }
+    unsafe { op.launch(OP, &[], launch, &args) }
 }
 
 /// dposition += Σ over images of dx, in f32.

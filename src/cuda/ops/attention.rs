@@ -6,7 +6,7 @@ use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// Head sizes that there are kernels for; others use the next larger one.
+/// Head sizes that some kernels are compiled for; others use the next larger one.
 const BUCKETS: [usize; 6] = [32, 64, 96, 128, 192, 256];
 /// The largest head size.
 pub(crate) const LARGEST_HEAD: usize = BUCKETS[BUCKETS.len() - 1];
@@ -81,9 +81,9 @@ pub(crate) fn attention(
             let launch = Launch { grid: split, block: 256, shared: 92_160 };
             op.launch("attention_split", &[head_size], launch, &args)
         } else if tokens <= TOKENS {
-            let all = ("TOKENS_256", i64::from(tokens == TOKENS && size == bucket));
+            let whole = tokens == TOKENS && size.is_multiple_of(32);
             let launch = Launch { grid, block: 128, shared: 32 << 10 };
-            op.launch("attention", &[head_size, all], launch, &args)
+            op.launch("attention", &[("TOKENS_256", i64::from(whole))], launch, &args)
         } else {
             let keys = if bucket > 128 { 32 } else { 64 };
             let shared = (2 * bucket * (ROWS + 2 * keys)) as u32;

@@ -37,9 +37,8 @@ pub(super) unsafe fn column_sums(
     let int = |value| op.int("columns", value);
     let (rows, columns, stride) = (int(rows)?, int(columns)?, int(stride)?);
     let (slab, to_stride) = (int(slab)?, int(to_stride)?);
-    let defines = [("INPUT_F16", is_f16(dtype))];
-    let accumulate = i32::from(accumulate);
-    let args = args![address, y0, y1, y2, rows, columns, stride, slab, to_stride, accumulate];
+    let (accumulate, f16) = (i32::from(accumulate), is_f16(dtype));
+    let args = args![address, y0, y1, y2, rows, columns, stride, slab, to_stride, accumulate, f16];
     // SAFETY: the caller vouches for the memory.
-    unsafe { op.launch("column_sums", &defines, launch, &args) }
+    unsafe { op.launch("column_sums", &[], launch, &args) }
 }

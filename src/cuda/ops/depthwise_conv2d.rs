@@ -2,19 +2,10 @@
 
 use super::Op;
 use crate::cpu::conv2d::Window;
-use crate::cuda::launch::{Define, Launch, args};
+use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
-
-fn constants(kernel: usize, stride: usize, after: i64, before: i64) -> [Define; 4] {
-    [
-        ("KERNEL_SIZE", kernel as i64),
-        ("STRIDE", stride as i64),
-        ("ACTIVATION", after),
-        ("INPUT_ACTIVATION", before),
-    ]
-}
 
 /// A depthwise convolution of images in f16, with weight and bias in f32, between two activations.
 pub(crate) fn depthwise_conv2d(
@@ -48,8 +39,9 @@ pub(crate) fn depthwise_conv2d(
     let y = op.aligned("y", op.write("y", y, DType::F16)?)?;
     let across = (out_width.div_ceil(4) * (channels / 8)).div_ceil(128);
     let launch = Launch { grid: [across, out_height, images], block: 128, shared: 0 };
-    let defines = constants(window.kernel[0], window.stride, after, before);
-    let args = args![x, weight, bias, y, height, width, count, rows, columns, top, left];
+    let defines = [("KERNEL_SIZE", window.kernel[0] as i64), ("STRIDE", window.stride as i64)];
+    let args =
+        args![x, weight, bias, y, height, width, count, rows, columns, top, left, after, before];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
     unsafe { op.launch("depthwise_conv2d", &defines, launch, &args) }
 }

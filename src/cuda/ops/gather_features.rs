@@ -33,7 +33,7 @@ pub(crate) fn gather_features(
     let features = op.aligned("features", op.write("features", features, dtype)?)?;
     let across = (grid * (channels / 8)).div_ceil(128);
     let launch = Launch { grid: [across, grid, images], block: 128, shared: 0 };
-    let args = args![x, features, h, w, c, g, all, first];
+    let args = args![x, features, h, w, c, g, all, first, is_f16(dtype)];
     // SAFETY: the tensors have these sizes.
-    unsafe { op.launch(OP, &[("FEATURES_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch(OP, &[], launch, &args) }
 }

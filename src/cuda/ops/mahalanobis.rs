@@ -35,8 +35,8 @@ pub(crate) fn mahalanobis(
     let vectors = op.aligned("vectors", op.read("vectors", vectors, DType::F32)?)?;
     let map = op.write("map", map, DType::F32)?;
     let launch = Launch { grid: [warps.div_ceil(8), 1, 1], block: 256, shared: 0 };
-    let args = args![x, mean, vectors, map, b, p, k, c];
+    let args = args![x, mean, vectors, map, b, p, k, c, is_f16(dtype)];
     // SAFETY: x has b·p rows of c numbers and map as many numbers, mean has p rows, vectors k times
     // as many.
-    unsafe { op.launch(OP, &[("X_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch(OP, &[], launch, &args) }
 }

@@ -144,7 +144,7 @@ impl<'a> Op<'a> {
     }
 
     /// An activation as kernels of convolutions are told.
-    fn activation(&self, arg: &'static str, activation: Activation) -> Result<i64> {
+    fn activation(&self, arg: &'static str, activation: Activation) -> Result<i32> {
         match activation {
             Activation::None => Ok(0),
             Activation::Relu6 => Ok(1),
@@ -174,6 +174,6 @@ impl<'a> Op<'a> {
 }
 
 /// Whether a type that may be f32 or f16 is f16, as kernels are told.
-fn is_f16(dtype: DType) -> i64 {
-    i64::from(dtype == DType::F16)
+fn is_f16(dtype: DType) -> i32 {
+    i32::from(dtype == DType::F16)
 }

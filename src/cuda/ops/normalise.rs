@@ -19,9 +19,9 @@ pub(crate) fn normalise(
     let y = op.aligned("y", op.write("y", y, dtype)?)?;
     let [[fr, fg, fb], [or, og, ob]] = factors(mean, std);
     let launch = Launch { grid: [count.div_ceil(2048), 1, 1], block: 256, shared: 0 };
-    let args = args![rgb, y, n, fr, fg, fb, or, og, ob];
+    let args = args![rgb, y, n, fr, fg, fb, or, og, ob, is_f16(dtype)];
     // SAFETY: both have n numbers.
-    unsafe { op.launch("normalise", &[("Y_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch("normalise", &[], launch, &args) }
 }
 
 /// What bytes of red, green and blue are multiplied by, and what is added then.

@@ -19,9 +19,9 @@ pub(crate) fn patchify(
     let grid = op.read("grid", grid, dtype)?;
     let patches = op.write("patches", patches, DType::F16)?;
     let [side, patch, channels, last] = sizes;
-    let args = args![grid, patches, side, patch, channels, last];
+    let args = args![grid, patches, side, patch, channels, last, is_f16(dtype)];
     // SAFETY: both have as many numbers, in the shapes that the sizes say.
-    unsafe { op.launch("patchify", &[("GRID_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch("patchify", &[], launch, &args) }
 }
 
 /// Patches as a grid, both in f16.

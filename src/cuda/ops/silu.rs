@@ -14,7 +14,7 @@ pub(crate) fn silu(x: TensorView, y: TensorViewMut) -> Result<()> {
     let y = op.write("y", y, DType::F16)?;
     let launch = Launch { grid: [count.div_ceil(256), 1, 1], block: 256, shared: 0 };
     // SAFETY: both have n numbers.
-    unsafe { op.launch("silu", &[("INPUT_F16", is_f16(dtype))], launch, &args![x, y, n]) }
+    unsafe { op.launch("silu", &[], launch, &args![x, y, n, is_f16(dtype)]) }
 }
 
 /// The gradient of SiLU in f32, at x in f32 or f16.
@@ -26,7 +26,7 @@ pub(crate) fn silu_backward(x: TensorView, dy: TensorView, dx: TensorViewMut) ->
     let dy = op.read("dy", dy, DType::F32)?;
     let dx = op.write("dx", dx, DType::F32)?;
     let launch = Launch { grid: [count.div_ceil(256), 1, 1], block: 256, shared: 0 };
-    let args = args![x, dy, dx, n];
+    let args = args![x, dy, dx, n, is_f16(dtype)];
     // SAFETY: all have n numbers.
-    unsafe { op.launch("silu_backward", &[("INPUT_F16", is_f16(dtype))], launch, &args) }
+    unsafe { op.launch("silu_backward", &[], launch, &args) }
 }

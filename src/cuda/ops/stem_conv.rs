@@ -36,8 +36,8 @@ pub(crate) fn stem_conv(
     let across = (columns.div_ceil(4) * (channels / 8)).div_ceil(128);
     let shared = 112 * channels as u32;
     let launch = Launch { grid: [across, rows, images], block: 128, shared };
-    let defines = [("ACTIVATION", op.activation("activation", activation)?)];
-    let args = args![rgb, normalise, weight, bias, y, h, w, out_h, out_w, o, top, left];
+    let kind = op.activation("activation", activation)?;
+    let args = args![rgb, normalise, weight, bias, y, h, w, out_h, out_w, o, top, left, kind];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
-    unsafe { op.launch("stem_conv", &defines, launch, &args) }
+    unsafe { op.launch("stem_conv", &[], launch, &args) }
 }
