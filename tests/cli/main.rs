@@ -3,7 +3,6 @@
 //! `cargo test` builds them; for this file alone:
 //! `cargo build --examples --profile test && cargo test --test cli`.
 
-mod custom_backbone;
 mod evaluating;
 #[cfg(target_os = "linux")]
 mod folders;
@@ -12,6 +11,7 @@ mod full_disk;
 #[cfg(unix)]
 mod kills;
 mod locks;
+mod own;
 mod quickstart;
 mod scoring;
 #[cfg(unix)]

@@ -1,11 +1,11 @@
-//! `custom_backbone`: a backbone that the crate does not have, from registration to scores.
+//! `custom_backbone` and `custom_denoiser`: parts that the crate does not have, from registration to scores.
 
 use super::*;
 use crate::support::emulator;
 
 /// The AUROC that it prints of each category.
-fn figures(data: &Path, device: &str, steps: &str) -> Vec<(String, f64)> {
-    let mut command = program("custom_backbone");
+fn figures(name: &str, data: &Path, device: &str, steps: &str) -> Vec<(String, f64)> {
+    let mut command = program(name);
     if device != "cpu" && emulator::is_emulated() {
         // The program's own CUDA libraries.
         let folder = emulator::build();
@@ -20,17 +20,20 @@ fn figures(data: &Path, device: &str, steps: &str) -> Vec<(String, f64)> {
     ran.stdout.lines().map(figure).collect()
 }
 
+const PROGRAMS: [&str; 2] = ["custom_backbone", "custom_denoiser"];
+
 #[test]
-fn a_backbone_of_ones_own() {
-    let data = &shared().data;
-    let here = figures(data, "cpu", "10");
-    assert_eq!(here.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>(), ["bolt", "nut"]);
-    // Defects are large and of a colour that no part has.
-    assert!(here.iter().all(|(_, auroc)| *auroc == 100.0), "{here:?}");
+fn parts_of_ones_own() {
+    for program in PROGRAMS {
+        let here = figures(program, &shared().data, "cpu", "10");
+        assert_eq!(here.iter().map(|(name, _)| &name[..]).collect::<Vec<_>>(), ["bolt", "nut"]);
+        // Defects are large and of a colour that no part has.
+        assert!(here.iter().all(|(_, auroc)| *auroc == 100.0), "{program}: {here:?}");
+    }
 }
 
 #[test]
-fn a_backbone_of_ones_own_on_a_gpu() {
+fn parts_of_ones_own_on_a_gpu() {
     let Some(_) = emulator::gpu() else { return };
     let data = TempDir::new().unwrap();
     for n in 0..6 {
@@ -38,7 +41,10 @@ fn a_backbone_of_ones_own_on_a_gpu() {
     }
     put(data.path().join("bolt/test/good/0.png"), part(10));
     put(data.path().join("bolt/test/dent/0.png"), broken(20).0);
-    // After a step it says nothing.
-    let there = figures(data.path(), "cuda", "1");
-    assert!(matches!(&there[..], [(name, 0.0..=100.0)] if name == "bolt"), "{there:?}");
+    for program in PROGRAMS {
+        // After a step it says nothing.
+        let there = figures(program, data.path(), "cuda", "1");
+        let [(category, 0.0..=100.0)] = &there[..] else { panic!("{program}: {there:?}") };
+        assert_eq!(category, "bolt");
+    }
 }
