@@ -15,7 +15,7 @@ use crate::common::{Work, device, flops, is_test, measure_calls, presets};
 /// 272 channels on a grid of 16, ε-prediction. As much of the batch at once as the device has memory for.
 fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     let config = TrainingConfig {
-        recipe: Recipe { batch, ema: Ema::Constant(0.999), ..Recipe::paper() },
+        recipe: Recipe::paper().batch(batch).ema(Ema::Constant(0.999)),
         denoiser: denoiser.into(),
         backbone: BackboneId { name: "none".into(), hash: String::new(), image_size: 256 },
         seed: 0,
@@ -27,7 +27,7 @@ fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
     ops::normal(random, &mut features).unwrap();
     let mut micro_batch = batch;
     loop {
-        let resources = Resources { micro_batch: Some(micro_batch), ..resources };
+        let resources = resources.micro_batch(Some(micro_batch));
         match Trainer::new(config.clone(), features.clone(), resources) {
             Err(Error::TooLarge { .. }) if micro_batch > 1 => micro_batch /= 2,
             trainer => return trainer.unwrap(),
@@ -40,8 +40,7 @@ pub fn training(c: &mut Criterion) {
     let sizes =
         |width, depth, heads| DitConfig { channels: 272, grid: 16, width, depth, heads, patch: 1 };
     let here = Resources::from(device());
-    let small =
-        Resources { moments: DType::BF16, average: Average::Host { every: 1_000_000 }, ..here };
+    let small = here.moments(DType::BF16).average(Average::Host { every: 1_000_000 });
     let mut cases = Vec::new();
     if device() == Device::Cpu {
         cases.push(("w256d4", sizes(256, 4, 8), 8, here));

@@ -95,7 +95,7 @@ fn main() -> ExitCode {
     common::run(|| {
         let spec = BackboneSpec::new("cosines", "1", 256, 3 * FREQUENCIES, 256 / PATCH);
         backbones::register(Arc::new(Cosines(spec)))?;
-        try_out(&options, FitOptions { backbone: "cosines".into(), ..FitOptions::default() })?;
+        try_out(&options, FitOptions::default().backbone("cosines".into()))?;
         Ok(ExitCode::SUCCESS)
     })
 }

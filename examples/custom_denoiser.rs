@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             smallest: cells,
             presets: &[("cells-512", cells)],
         })?;
-        try_out(&options, FitOptions { denoiser: "cells-512".into(), ..FitOptions::default() })?;
+        try_out(&options, FitOptions::default().denoiser("cells-512".into()))?;
         Ok(ExitCode::SUCCESS)
     })
 }

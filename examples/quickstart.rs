@@ -81,13 +81,11 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     create_folder(&out)?;
     let _lock = FolderLock::acquire(&out)?;
 
-    let fit_options = FitOptions {
-        recipe: Recipe::whitened(),
-        steps: options.steps,
-        seed: options.seed,
-        resources: options.device.into(),
-        ..FitOptions::default()
-    };
+    let fit_options = FitOptions::default()
+        .recipe(Recipe::whitened())
+        .steps(options.steps)
+        .seed(options.seed)
+        .resources(options.device.into());
     let mut progress = FitProgress::default();
     let mut losses = Vec::new();
     let fitted = fit(&dataset, &fit_options, |event| {
@@ -217,10 +215,7 @@ fn write_page(detector: &Detector, scores: &Scores, path: &Path) -> Result<()> {
     let mut rows = Vec::new();
     for (category, kinds) in scores.iter().take(ROWS / 2) {
         let own = detector.calibration().categories.contains_key(&category.name);
-        let options = ScoreOptions {
-            category: own.then(|| category.name.clone()),
-            ..ScoreOptions::default()
-        };
+        let options = ScoreOptions::default().category(own.then(|| category.name.clone()));
         for images in kinds.values().take(kinds_each) {
             let mut images = images.clone();
             images.sort_by(|(a, _), (b, _)| a.total_cmp(b));

@@ -135,17 +135,15 @@ fn main() -> ExitCode {
 
 /// Where to train and how it fits there.
 fn resources(options: &Options) -> Resources {
-    Resources {
-        micro_batch: options.micro_batch,
-        memory: match (options.recompute, options.memory_limit) {
+    Resources::from(options.device)
+        .micro_batch(options.micro_batch)
+        .memory(match (options.recompute, options.memory_limit) {
             (Some(recompute), _) => Memory::Recompute(recompute),
             (None, Some(bytes)) => Memory::Limit(bytes),
             (None, None) => Memory::Free,
-        },
-        moments: options.moments,
-        average: options.average_every.map_or(Average::Device, |every| Average::Host { every }),
-        ..options.device.into()
-    }
+        })
+        .moments(options.moments)
+        .average(options.average_every.map_or(Average::Device, |every| Average::Host { every }))
 }
 
 /// The memory of the training in MiB, by purpose, for each way to compute again.
@@ -206,17 +204,16 @@ fn train(options: Options) -> Result<ExitCode> {
             options.recipe.with_timestep(timestep.map_or(own, usize::from))
         }
     };
-    let fit_options = FitOptions {
-        recipe,
-        backbone: options.backbone,
-        denoiser: options.preset,
-        steps: options.steps,
-        seed: options.seed,
-        resources,
-        state: Some(state_path.clone()),
-        resume: options.resume,
-        save_every: options.save_every,
-    };
+    let fit_options = FitOptions::default()
+        .recipe(recipe)
+        .backbone(options.backbone)
+        .denoiser(options.preset)
+        .steps(options.steps)
+        .seed(options.seed)
+        .resources(resources)
+        .state(Some(state_path.clone()))
+        .resume(options.resume)
+        .save_every(options.save_every);
     let mut progress = FitProgress::default();
     let mut logged = Ok(());
     let fitted = fit(&dataset, &fit_options, |event| {

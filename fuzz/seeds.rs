@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         (corpus("detector")?, corpus("training_state")?, corpus("image")?);
     for (name, recipe) in [("whitened", Recipe::whitened()), ("paper", Recipe::paper())] {
         let config = TrainingConfig {
-            recipe: Recipe { batch: 1, ..recipe },
+            recipe: recipe.batch(1),
             denoiser: DitConfig { channels: 1, grid: 2, width: 2, depth: 1, heads: 1, patch: 1 }
                 .into(),
             backbone: BackboneId { name: "none".into(), hash: "0".into(), image_size: 8 },

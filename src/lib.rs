@@ -2,6 +2,10 @@
 #![deny(missing_docs, missing_debug_implementations)]
 
 pub mod backbones;
+// Before those who use its macro.
+#[macro_use]
+mod types;
+
 pub mod baselines;
 pub mod checkpoint;
 mod cpu;
@@ -26,7 +30,6 @@ mod registry;
 pub mod report;
 pub mod tensor;
 pub mod train;
-mod types;
 
 pub use detect::Detector;
 pub use error::{Error, Result};

@@ -98,6 +98,6 @@ impl Judging {
             .or(quantile.map(Threshold::Quantile))
             .or(threshold_score.map(Threshold::Score))
             .unwrap_or_default();
-        ScoreOptions { category, kind, threshold }
+        ScoreOptions::default().category(category).kind(kind).threshold(threshold)
     }
 }

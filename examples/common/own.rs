@@ -25,8 +25,7 @@ pub struct Options {
 
 /// Trains a detector and says how well it tells defective images from good ones.
 pub fn try_out(options: &Options, with: FitOptions) -> Result<()> {
-    let fit_options =
-        FitOptions { steps: Some(options.steps), resources: options.device.into(), ..with };
+    let fit_options = with.steps(Some(options.steps)).resources(options.device.into());
     let dataset = Dataset::open(&options.data, &[])?;
     let Fitted::Detector(detector) = fit(&dataset, &fit_options, |_| Control::Continue)? else {
         unreachable!("nobody stops it")

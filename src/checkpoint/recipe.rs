@@ -9,6 +9,7 @@ use crate::ops::AdamW;
 /// Everything that decides how a detector is trained and how it scores.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Recipe {
     /// Its name.
     pub name: String,
@@ -58,6 +59,30 @@ pub struct Recipe {
     #[serde(default)]
     pub candidates: Vec<usize>,
 }
+
+setters!(Recipe {
+    name: String,
+    parameterisation: Parameterisation,
+    whiten: bool,
+    prior: bool,
+    timesteps: [usize; 2],
+    loss_weight: LossWeight,
+    batch: usize,
+    steps: Steps,
+    initial_rate: f64,
+    peak_rate: f64,
+    last_rate: f64,
+    warmup: f64,
+    beta1: f64,
+    beta2: f64,
+    eps: f64,
+    weight_decay: f64,
+    clip: f64,
+    ema: Ema,
+    inversion_steps: usize,
+    single_timestep: usize,
+    candidates: Vec<usize>,
+});
 
 fn all_timesteps() -> [usize; 2] {
     [0, TIMESTEPS - 1]

@@ -58,6 +58,7 @@ impl Default for Threshold {
 
 /// How to score.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct ScoreOptions {
     /// The category whose held-out images calibrate the score; `None` for each image that which it is
     /// likeliest of, or without a [`Prior`](crate::gaussian::Prior) all of them pooled.
@@ -67,6 +68,12 @@ pub struct ScoreOptions {
     /// What counts as anomalous.
     pub threshold: Threshold,
 }
+
+setters!(ScoreOptions {
+    category: Option<String>,
+    kind: ScoreKind,
+    threshold: Threshold,
+});
 
 /// How raw numbers become scores, by category where there is a prior.
 pub(super) struct Scales<'d> {

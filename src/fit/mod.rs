@@ -23,6 +23,7 @@ use synthetic::Synthetic;
 
 /// How to [`fit`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct FitOptions {
     /// How to train.
     pub recipe: Recipe,
@@ -43,6 +44,18 @@ pub struct FitOptions {
     /// Steps after which the state is saved again; 0 saves it at the end only.
     pub save_every: u64,
 }
+
+setters!(FitOptions {
+    recipe: Recipe,
+    backbone: String,
+    denoiser: String,
+    steps: Option<u64>,
+    seed: u64,
+    resources: Resources,
+    state: Option<PathBuf>,
+    resume: bool,
+    save_every: u64,
+});
 
 impl Default for FitOptions {
     /// The whitened recipe, EfficientNet-Lite0 and the small denoiser on the CPU, seed 0, no state, which would be

@@ -10,6 +10,7 @@ use crate::types::Precision;
 
 /// Where a training computes, and how it fits there.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Resources {
     /// The device.
     pub device: Device,
@@ -28,6 +29,16 @@ pub struct Resources {
     /// [`LossScale`](crate::checkpoint::LossScale).
     pub loss_scale: f64,
 }
+
+setters!(Resources {
+    device: Device,
+    precision: Option<Precision>,
+    micro_batch: Option<usize>,
+    memory: Memory,
+    moments: DType,
+    average: Average,
+    loss_scale: f64,
+});
 
 /// How a training's memory is kept small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,18 +87,18 @@ impl From<Device> for Resources {
 
 impl Resources {
     /// What the network computes with.
-    pub fn precision(&self) -> Precision {
+    pub(super) fn precision_used(&self) -> Precision {
         self.precision.unwrap_or(Precision::of(self.device))
     }
 
     /// Images computed at once of a batch of `batch`.
-    pub(super) fn micro_batch(&self, batch: usize) -> usize {
+    pub(super) fn images_at_once(&self, batch: usize) -> usize {
         self.micro_batch.unwrap_or(batch)
     }
 
     fn check(&self, batch: usize) -> Result<()> {
         const OP: &str = "Resources";
-        let micro = self.micro_batch(batch);
+        let micro = self.images_at_once(batch);
         if micro == 0 || !batch.is_multiple_of(micro) {
             let expected = format!("a divisor of the batch of {batch}");
             return Err(Error::argument(OP, "micro_batch", expected, micro));
@@ -127,7 +138,7 @@ impl Resources {
         Moved::new(&mut plan, denoiser, self)?;
         Space::new(&mut plan, denoiser, batch, self, recompute)?;
         let elements = denoiser.features().of(batch).iter().product();
-        plan.add(Purpose::Batch, Batches::bytes_on(self.device, self.precision(), elements));
+        plan.add(Purpose::Batch, Batches::bytes_on(self.device, self.precision_used(), elements));
         plan.add(Purpose::Workspace, workspace_bytes(self.device));
         Ok(plan)
     }
@@ -173,7 +184,7 @@ impl Resources {
             Purpose::Activations | Purpose::Recomputed | Purpose::ActivationGradients => {
                 if recompute != Recompute::Blocks && purpose == Purpose::Activations {
                     Some("computing blocks again (recompute)")
-                } else if self.micro_batch(batch) > 1 {
+                } else if self.images_at_once(batch) > 1 {
                     Some("a smaller micro-batch")
                 } else {
                     None

@@ -25,7 +25,7 @@ impl Moved {
         resources: &Resources,
     ) -> Result<Self> {
         let all = [denoiser.len()];
-        let half = resources.precision().dtype();
+        let half = resources.precision_used().dtype();
         let on_device = resources.average == Average::Device;
         let mut take = |purpose, dtype| a.zeros(purpose, &all, dtype);
         Ok(Self {
@@ -85,7 +85,7 @@ impl Space {
         resources: &Resources,
         recompute: Recompute,
     ) -> Result<Self> {
-        let (micro, precision) = (resources.micro_batch(batch), resources.precision());
+        let (micro, precision) = (resources.images_at_once(batch), resources.precision_used());
         let (half, len) = (precision.dtype(), denoiser.len());
         let network = denoiser.trainable(micro, Training { precision, recompute }, a)?;
         a.scratch(ops::kernels::global_norm_scratch(len))?;

@@ -161,7 +161,7 @@ impl Trainer {
             &mut Tensor,
         ) -> Result<(u64, String, Option<LossScale>)>,
     ) -> Result<Self> {
-        let (mut device, precision) = (resources.device, resources.precision());
+        let (mut device, precision) = (resources.device, resources.precision_used());
         denoiser.require(device, Use::Training, precision)?;
         let batch = config.recipe.batch;
         let (recompute, plan) = resources.choose(&*denoiser, batch)?;
@@ -319,7 +319,7 @@ impl Trainer {
 
     /// A GPU has skipped the step, and takes the next with a smaller loss scale.
     fn not_finite(&mut self, k: u64, what: &'static str) -> Result<()> {
-        let scaled = self.resources.precision() == Precision::F16;
+        let scaled = self.resources.precision_used() == Precision::F16;
         let Some(scale) = self.state.loss_scale.as_mut().filter(|_| scaled) else {
             return Err(Error::NonFinite { step: k, what, last_good: k });
         };
@@ -334,7 +334,7 @@ impl Trainer {
 
     fn loss_scale(&self) -> f64 {
         match &self.state.loss_scale {
-            Some(scale) if self.resources.precision() == Precision::F16 => scale.scale,
+            Some(scale) if self.resources.precision_used() == Precision::F16 => scale.scale,
             _ => 1.0,
         }
     }

@@ -4,6 +4,8 @@ mod device;
 mod dtype;
 mod features;
 mod precision;
+#[macro_use]
+mod setters;
 
 pub use device::Device;
 pub use dtype::DType;

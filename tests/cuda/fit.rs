@@ -21,7 +21,7 @@ fn trains_learns_a_prior_and_calibrates() {
         picture(Kind::Stripes, seed, 48, 48).save(path).unwrap();
     }
     let good = Dataset::open(folder.path(), &[]).unwrap();
-    let options = FitOptions { steps: Some(2), resources: gpu.into(), ..FitOptions::default() };
+    let options = FitOptions::default().steps(Some(2)).resources(gpu.into());
     let Fitted::Detector(there) = fit(&good, &options, |_| Control::Continue).unwrap() else {
         panic!("nobody stops it")
     };

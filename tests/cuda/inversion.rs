@@ -154,7 +154,7 @@ fn compare_scores(recipe: Recipe, gpu: Device) {
     assert_eq!((here.device(), there.device()), (Device::Cpu, gpu));
     let mut images = pictures(Kind::Dots, 40..49);
     images.extend((0..2).map(|seed| defective(Kind::Dots, seed, 48, 40)));
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let run = |detector: &Detector| detector.score_with(&images, &options).unwrap();
     let (want, got) = (run(&here), run(&there));
     for (got, want) in got.iter().zip(&want) {

@@ -22,7 +22,7 @@ fn detector(photographs: &Dataset, folder: &Path) -> PathBuf {
     if let Some(file) = env::var_os("INVAD_TEST_DETECTOR") {
         return file.into();
     }
-    let options = FitOptions { steps: Some(STEPS), ..FitOptions::default() };
+    let options = FitOptions::default().steps(Some(STEPS));
     let Ok(Fitted::Detector(detector)) = fit(photographs, &options, |_| Control::Continue) else {
         panic!("training failed");
     };
@@ -36,7 +36,7 @@ fn scores(detector: &Path, device: Device, images: &[(String, Vec<RgbImage>)]) -
     let detector = Detector::load(detector).unwrap().to_device(device).unwrap();
     assert_eq!(detector.device(), device);
     let of = |(category, images): &(String, Vec<RgbImage>)| {
-        let options = ScoreOptions { category: Some(category.clone()), ..ScoreOptions::default() };
+        let options = ScoreOptions::default().category(Some(category.clone()));
         detector.score_with(images, &options).unwrap()
     };
     images.iter().flat_map(of).map(|scored| scored.score).collect()

@@ -84,7 +84,7 @@ fn quickstart_shortened() {
     backbone.extract(&images, &mut features, &mut Default::default()).unwrap();
     let config = TrainingConfig {
         denoiser: DitConfig::small(FeatureShape { grid: g, channels: c }).into(),
-        ..training(Recipe { batch: 4, ..Recipe::whitened() }, 60)
+        ..training(Recipe::whitened().batch(4), 60)
     };
     let run = |device: Device| {
         let mut trainer = Trainer::new(config.clone(), features.clone(), device).unwrap();
@@ -112,13 +112,10 @@ fn ways(device: Device) -> [Resources; 3] {
     let host = Average::Host { every: 3 };
     [
         all,
-        Resources { moments: DType::BF16, average: host, ..all },
-        Resources {
-            micro_batch: Some(2),
-            memory: Memory::Recompute(Recompute::Blocks),
-            loss_scale: 2f64.powi(24),
-            ..all
-        },
+        all.moments(DType::BF16).average(host),
+        all.micro_batch(Some(2))
+            .memory(Memory::Recompute(Recompute::Blocks))
+            .loss_scale(2f64.powi(24)),
     ]
 }
 
@@ -158,14 +155,11 @@ fn memory_does_not_change_what_is_learnt() {
     let [whitened, _] = recipes();
     let config = TrainingConfig {
         denoiser: DitConfig { depth: 3, ..SMALL }.into(),
-        ..config(Recipe { batch: 4, ..whitened }, 4)
+        ..config(whitened.batch(4), 4)
     };
     let run = |recompute, micro| {
-        let resources = Resources {
-            memory: Memory::Recompute(recompute),
-            micro_batch: Some(micro),
-            ..gpu.into()
-        };
+        let resources =
+            Resources::from(gpu).memory(Memory::Recompute(recompute)).micro_batch(Some(micro));
         let mut trainer = start(&config, resources);
         losses(&mut trainer, 4);
         trainer
@@ -212,7 +206,7 @@ fn an_overflow_is_skipped_and_recovered_from() {
     let [_, paper] = recipes();
     let config = config(paper, 60);
     let largest = 2f64.powi(24);
-    let mut trainer = start(&config, Resources { loss_scale: largest, ..gpu.into() });
+    let mut trainer = start(&config, Resources::from(gpu).loss_scale(largest));
     let before = state_bits(trainer.state());
     let first = trainer.step().unwrap();
     assert!(first.skipped && first.loss.is_finite(), "{first:?}");
@@ -270,11 +264,8 @@ fn kernels_keep_to_their_parameters() {
     let config = TrainingConfig { denoiser: denoiser.into(), ..training(whitened, 3) };
     let run = || {
         Recompute::ALL.map(|recompute| {
-            let resources = Resources {
-                micro_batch: Some(2),
-                memory: Memory::Recompute(recompute),
-                ..gpu.into()
-            };
+            let resources =
+                Resources::from(gpu).micro_batch(Some(2)).memory(Memory::Recompute(recompute));
             let mut trainer = Trainer::new(config.clone(), features.clone(), resources).unwrap();
             losses(&mut trainer, 3);
             state_bits(trainer.state())
@@ -325,7 +316,7 @@ fn too_large() {
         let config = config(whitened.clone(), 4);
         Trainer::new(config, images(5), resources).err().unwrap().to_string()
     };
-    let text = refused(Resources { memory: Memory::Limit(1000), ..gpu.into() });
+    let text = refused(Resources::from(gpu).memory(Memory::Limit(1000)));
     assert!(text.starts_with("training on cuda:0 needs "), "{text}");
     assert!(text.contains("of it for workspace, and has 0.0 MB"), "{text}");
     assert!(text.ends_with("; moments in bf16 needs less"), "{text}");
@@ -366,14 +357,14 @@ fn memory_of_real_steps() {
     let cases = [
         (2, Recompute::Nothing, gpu.into()),
         (2, Recompute::Normalisation, ways(gpu)[1]),
-        (3, Recompute::Blocks, Resources { micro_batch: Some(1), ..gpu.into() }),
+        (3, Recompute::Blocks, Resources::from(gpu).micro_batch(Some(1))),
         (0, Recompute::Blocks, gpu.into()),
     ];
     let (depth, recompute, resources) = case(&cases);
     let config =
         TrainingConfig { denoiser: DitConfig { depth, ..SMALL }.into(), ..config(whitened, 2) };
     let memory = Memory::Recompute(recompute);
-    compare_with_plan(&config, images(5), Resources { memory, ..resources }, 2);
+    compare_with_plan(&config, images(5), resources.memory(memory), 2);
 }
 
 #[test]
@@ -382,15 +373,13 @@ fn memory_of_gigant() {
     let Some(gpu) = gpu() else { return };
     let [whitened, _] = recipes();
     let denoiser = DitConfig::gigant(FeatureShape { grid: 16, channels: 272 });
-    let recipe = Recipe { batch: 8, ..whitened };
+    let recipe = whitened.batch(8);
     let config = TrainingConfig { denoiser: denoiser.into(), ..training(recipe, 2) };
     let moments = case(&[DType::BF16, DType::F32]);
-    let resources = Resources {
-        memory: Memory::Recompute(Recompute::Blocks),
-        average: Average::Host { every: 100 },
-        moments,
-        ..gpu.into()
-    };
+    let resources = Resources::from(gpu)
+        .memory(Memory::Recompute(Recompute::Blocks))
+        .average(Average::Host { every: 100 })
+        .moments(moments);
     compare_with_plan(&config, tensor(1, &[8, 16, 16, 272], 1.0), resources, 1);
 }
 

@@ -4,7 +4,7 @@
 use invad::baselines::{self, Baseline, Baselines, NearestNeighbour, Padim};
 use invad::checkpoint::{CheckpointConfig, Recipe};
 use invad::data::Dataset;
-use invad::denoisers::{DitConfig, FeatureShape};
+use invad::denoisers::DitConfig;
 use invad::detect::AnomalyMap;
 use invad::{Device, Error, Result, Tensor};
 use tempfile::tempdir;

@@ -262,10 +262,8 @@ fn other_categories_are_pooled() {
     let mut scores = Vec::new();
     let each = |_: &Sample, result: invad::Result<ImageResult>| {
         let r = result.unwrap();
-        let options = ScoreOptions {
-            category: (r.category == "stripes").then(|| "stripes".into()),
-            ..Default::default()
-        };
+        let options =
+            ScoreOptions::default().category((r.category == "stripes").then(|| "stripes".into()));
         let alone = detector().score_with(std::slice::from_ref(&r.image), &options).unwrap();
         assert_eq!(alone[0], r.scored);
         scores.push(r.scored.score);

@@ -32,13 +32,11 @@ fn open(folder: &TempDir) -> Dataset {
 }
 
 fn options(state: Option<&Path>) -> FitOptions {
-    FitOptions {
-        recipe: Recipe { batch: 2, ..Recipe::whitened() },
-        steps: Some(6),
-        seed: 3,
-        state: state.map(Into::into),
-        ..FitOptions::default()
-    }
+    FitOptions::default()
+        .recipe(Recipe::whitened().batch(2))
+        .steps(Some(6))
+        .seed(3)
+        .state(state.map(Into::into))
 }
 
 #[derive(Default, Debug, PartialEq)]
@@ -108,7 +106,7 @@ fn stopped_and_resumed_is_the_same_detector() {
     assert!(matches!(stopped.unwrap(), Fitted::Stopped(4)));
     assert_eq!(seen.steps.len(), 4);
     assert_eq!(TrainingState::load(&path).unwrap().step, 4);
-    let resume = FitOptions { resume: true, ..options(Some(&path)) };
+    let resume = options(Some(&path)).resume(true);
     let (resumed, seen) = run(&dataset, &resume, u64::MAX);
     assert_eq!(seen.steps, [(5, 6), (6, 6)]);
     assert!(file(resumed.unwrap()) == whole);
@@ -135,7 +133,7 @@ fn calibrates_every_category() {
     let config = detector.config();
     assert_eq!((config.images, config.steps, config.seed), (14, 6, 3));
     assert_eq!(config.categories, ["dots", "stripes"]);
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let scored = detector.score_with(&pictures(Kind::Dots, 50..52), &options).unwrap();
     assert!(scored.iter().all(|s| s.score.is_finite()));
 }
@@ -181,18 +179,18 @@ fn runs_that_cannot_start() {
     let dataset = open(&folder);
     let path = folder.path().join("state");
     run(&dataset, &options(Some(&path)), 2).0.unwrap();
-    let resume = || FitOptions { resume: true, ..options(Some(&path)) };
+    let resume = || options(Some(&path)).resume(true);
     let refused = |options: FitOptions| run(&dataset, &options, u64::MAX).0.err().unwrap();
-    let seed = refused(FitOptions { seed: 4, ..resume() }).to_string();
+    let seed = refused(resume().seed(4)).to_string();
     assert!(seed.starts_with("resume: `seed` should be 3, as"), "{seed}");
-    let steps = refused(FitOptions { steps: Some(7), ..resume() }).to_string();
+    let steps = refused(resume().steps(Some(7))).to_string();
     assert!(steps.starts_with("resume: `steps` should be 6, as"), "{steps}");
-    let recipe = refused(FitOptions { recipe: Recipe::whitened(), ..resume() });
+    let recipe = refused(resume().recipe(Recipe::whitened()));
     assert!(matches!(recipe, Error::Argument { arg: "recipe", .. }), "{recipe}");
-    let none = refused(FitOptions { state: Some(folder.path().join("none")), ..resume() });
+    let none = refused(resume().state(Some(folder.path().join("none"))));
     assert!(matches!(none, Error::Io { .. }), "{none}");
-    let recipe = Recipe { batch: 0, ..Recipe::paper() };
-    let batch = refused(FitOptions { recipe, steps: None, ..options(None) });
+    let recipe = Recipe::paper().batch(0);
+    let batch = refused(options(None).recipe(recipe).steps(None));
     assert!(matches!(batch, Error::Argument { arg: "batch", .. }), "{batch}");
 
     fs::remove_file(folder.path().join("dots/train/good/00.png")).unwrap();
@@ -215,7 +213,7 @@ fn learns_a_prior_where_the_recipe_has_one() {
     let dataset = open(&folder);
     let category = &dataset.categories()[0];
     for recipe in [Recipe::whitened(), Recipe::paper()] {
-        let options = FitOptions { recipe, steps: Some(2), ..options(None) };
+        let options = options(None).recipe(recipe).steps(Some(2));
         let (fitted, seen) = run(&dataset, &options, u64::MAX);
         // Each timestep scores the eight images that are held out, with six synthetic defects each and without.
         let timesteps = if options.recipe.prior { 2 } else { 1 };
@@ -323,7 +321,7 @@ fn simpler_methods_beside_the_detector() {
     for (i, category) in dataset.categories().iter().enumerate() {
         let name = &category.name;
         let (normal, painted, _) = held_out_and_painted(&dataset, i);
-        let options = ScoreOptions { category: Some(name.clone()), ..Default::default() };
+        let options = ScoreOptions::default().category(Some(name.clone()));
         let score = |images: &[RgbImage]| -> Vec<f64> {
             detector.score_with(images, &options).unwrap().iter().map(|s| s.score).collect()
         };
@@ -367,8 +365,8 @@ fn the_timestep_is_chosen() {
     let folder = data();
     let dataset = open(&folder);
     let with = |candidates: &[usize]| {
-        let recipe = Recipe { candidates: candidates.into(), ..options(None).recipe };
-        let (fitted, _) = run(&dataset, &FitOptions { recipe, ..options(None) }, u64::MAX);
+        let recipe = options(None).recipe.candidates(candidates.into());
+        let (fitted, _) = run(&dataset, &options(None).recipe(recipe), u64::MAX);
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
         detector
     };
@@ -376,8 +374,7 @@ fn the_timestep_is_chosen() {
     let told = |detector: &Detector| {
         let (mut scores, mut pros) = (Vec::new(), Vec::new());
         for (i, category) in dataset.categories().iter().enumerate() {
-            let options =
-                ScoreOptions { category: Some(category.name.clone()), ..Default::default() };
+            let options = ScoreOptions::default().category(Some(category.name.clone()));
             let (normal, painted, masks) = held_out_and_painted(&dataset, i);
             let scored = detector.score_with(&[&normal[..], &painted].concat(), &options).unwrap();
             scores.extend(scored[normal.len()..].iter().map(|s| s.score));
@@ -418,7 +415,7 @@ fn few_images() {
                 .save(folder.path().join(format!("{seed}.png")))
                 .unwrap();
         }
-        let options = FitOptions { steps: Some(2), ..options(None) };
+        let options = options(None).steps(Some(2));
         let (fitted, seen) = run(&open(&folder), &options, u64::MAX);
         let Fitted::Detector(detector) = fitted.unwrap() else { panic!("stopped") };
         assert_eq!(seen.warnings.len(), usize::from(count < 16), "{count}");

@@ -1,6 +1,6 @@
 //! What a training may use changes its memory, and its numbers no more than it must.
 
-use invad::checkpoint::{Ema, Recipe, TrainingConfig, TrainingState};
+use invad::checkpoint::{Ema, TrainingConfig, TrainingState};
 use invad::denoisers::{Dit, DitConfig, FeatureShape, Recompute};
 use invad::device::Purpose;
 use invad::train::{Average, Memory, Resources};
@@ -15,7 +15,7 @@ fn with(config: &TrainingConfig, resources: Resources) -> Trainer {
 }
 
 fn recomputing(way: Recompute) -> Resources {
-    Resources { memory: Memory::Recompute(way), ..Resources::default() }
+    Resources::default().memory(Memory::Recompute(way))
 }
 
 /// After `steps` steps: the state's bits, and the losses and norms.
@@ -39,7 +39,7 @@ fn what_is_computed_again_is_the_same() {
             let config =
                 TrainingConfig { denoiser: denoiser.into(), ..training(recipe.clone(), 6) };
             for micro_batch in [None, Some(2)] {
-                let of = |way| run(&config, Resources { micro_batch, ..recomputing(way) }, 6);
+                let of = |way| run(&config, recomputing(way).micro_batch(micro_batch), 6);
                 let kept = of(Recompute::Nothing);
                 for way in [Recompute::Normalisation, Recompute::Blocks] {
                     assert!(of(way) == kept, "{} depth {depth} {way:?}", config.recipe.name);
@@ -52,9 +52,9 @@ fn what_is_computed_again_is_the_same() {
 #[test]
 fn micro_batches_add_up() {
     for recipe in recipes() {
-        let config = training(Recipe { batch: 12, ..recipe }, 8);
+        let config = training(recipe.batch(12), 8);
         let step = |micro_batch| {
-            let mut trainer = with(&config, Resources { micro_batch, ..Resources::default() });
+            let mut trainer = with(&config, Resources::default().micro_batch(micro_batch));
             let report = trainer.step().unwrap();
             (report.loss, report.gradient_norm, f64s(&trainer.state().m))
         };
@@ -75,8 +75,8 @@ fn micro_batches_add_up() {
 fn average_on_the_host() {
     let [whitened, _] = recipes();
     for ema in [Ema::Ramp(0.995), Ema::Constant(0.9)] {
-        let config = training(Recipe { ema, ..whitened.clone() }, 20);
-        let resources = Resources { average: Average::Host { every: 6 }, ..Resources::default() };
+        let config = training(whitened.clone().ema(ema), 20);
+        let resources = Resources::default().average(Average::Host { every: 6 });
         let mut trainer = with(&config, resources);
         let mut here = with(&config, Resources::default());
         let mut want = f64s(&trainer.state().parameters);
@@ -109,7 +109,7 @@ fn average_on_the_host() {
 fn resumed_between_two_averages_same_bits() {
     let [whitened, _] = recipes();
     let config = training(whitened, 11);
-    let resources = Resources { average: Average::Host { every: 4 }, ..Resources::default() };
+    let resources = Resources::default().average(Average::Host { every: 4 });
     let ends = |mut trainer: Trainer| {
         while !trainer.is_done() {
             trainer.step().unwrap();
@@ -139,7 +139,7 @@ fn the_fastest_way_that_fits() {
     let totals = Recompute::ALL.map(|way| plan(way).total());
     assert!(totals[0] > totals[1] && totals[1] > totals[2], "{totals:?}");
     let limited = |bytes| {
-        let resources = Resources { memory: Memory::Limit(bytes), ..Resources::default() };
+        let resources = Resources::default().memory(Memory::Limit(bytes));
         Trainer::new(config.clone(), features(6), resources)
     };
     for (i, way) in Recompute::ALL.into_iter().enumerate() {
@@ -168,7 +168,7 @@ fn settings_that_make_a_plan_smaller() {
     let gigant = Dit::new(gigant).unwrap();
     let on_gpu = |resources: Resources, way| {
         let device = Device::Cuda(0);
-        Resources { device, ..resources }.plan(&gigant, 8, way).unwrap()
+        resources.device(device).plan(&gigant, 8, way).unwrap()
     };
     let bytes = |plan: &invad::device::Plan, purpose| {
         plan.bytes().find(|(p, _)| *p == purpose).map_or(0, |(_, bytes)| bytes)
@@ -180,13 +180,13 @@ fn settings_that_make_a_plan_smaller() {
     assert_eq!(bytes(&fast, Purpose::Moments), 2 * parameters);
     assert_eq!(bytes(&fast, Purpose::Average), parameters);
     let host = Average::Host { every: 100 };
-    let small = Resources { moments: DType::BF16, average: host, ..Resources::default() };
+    let small = Resources::default().moments(DType::BF16).average(host);
     let plan = on_gpu(small, Recompute::Blocks);
     assert_eq!(bytes(&plan, Purpose::Moments), parameters);
     assert_eq!(bytes(&plan, Purpose::Average), 0);
     // What the method was published with took 28 GB on each of eight GPUs.
     assert!(plan.total() <= 18 << 30, "{}", plan.total());
-    let exact = Resources { average: host, ..Resources::default() };
+    let exact = Resources::default().average(host);
     let plan = on_gpu(exact, Recompute::Blocks);
     assert!(plan.total() <= 23 << 30, "{}", plan.total());
 }
@@ -208,12 +208,12 @@ fn resources_out_of_range() {
     };
     let default = Resources::default;
     for micro in [0, 3, 5, 8] {
-        refused(Resources { micro_batch: Some(micro), ..default() }, "micro_batch");
+        refused(default().micro_batch(Some(micro)), "micro_batch");
     }
-    refused(Resources { moments: DType::BF16, ..default() }, "moments");
-    refused(Resources { moments: DType::F16, ..default() }, "moments");
-    refused(Resources { average: Average::Host { every: 0 }, ..default() }, "average");
+    refused(default().moments(DType::BF16), "moments");
+    refused(default().moments(DType::F16), "moments");
+    refused(default().average(Average::Host { every: 0 }), "average");
     for scale in [0.0, 0.5, 3.0, f64::NAN, f64::INFINITY, 2f64.powi(25)] {
-        refused(Resources { loss_scale: scale, ..default() }, "loss_scale");
+        refused(default().loss_scale(scale), "loss_scale");
     }
 }

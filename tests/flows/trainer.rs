@@ -161,7 +161,7 @@ fn learns() {
 #[test]
 fn more_images_in_a_batch_than_there_are() {
     for recipe in recipes() {
-        let config = training(Recipe { batch: 8, ..recipe }, 4);
+        let config = training(recipe.batch(8), 4);
         assert!(trained(&config, 3, 4).is_done());
         assert!(trained(&config, 1, 4).is_done());
     }
@@ -295,7 +295,7 @@ fn evaluations_of_a_recipe() {
 #[test]
 fn steps_of_a_recipe() {
     let steps =
-        |steps, batch, images| Recipe { steps, batch, ..Recipe::paper() }.training_steps(images, 3);
+        |steps, batch, images| Recipe::paper().steps(steps).batch(batch).training_steps(images, 3);
     assert_eq!(steps(Steps::Fixed(1000), 8, 5), 1000);
     assert_eq!(steps(Steps::PerCategory(1000), 8, 75), 3000);
     assert_eq!(steps(Steps::PerCategory(1000), 8, 74), 2960);

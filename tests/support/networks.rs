@@ -22,7 +22,7 @@ pub fn tiny() -> DitConfig {
 
 /// Both recipes, with batches of 4 and a rate at which a tiny network learns.
 pub fn recipes() -> [Recipe; 2] {
-    let small = |recipe| Recipe { batch: 4, peak_rate: 2e-3, ..recipe };
+    let small = |recipe: Recipe| recipe.batch(4).peak_rate(2e-3);
     [small(Recipe::whitened()), small(Recipe::paper())]
 }
 

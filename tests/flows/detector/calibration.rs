@@ -64,7 +64,8 @@ fn scores_and_thresholds_from_the_calibration() {
                 Threshold::Score(1.25),
             ] {
                 let category = category.map(String::from);
-                let options = ScoreOptions { category, kind, threshold };
+                let options =
+                    ScoreOptions::default().category(category).kind(kind).threshold(threshold);
                 let scored = detector.score_with(&images, &options).unwrap();
                 for s in &scored {
                     close(s.score, standardised(&held_out, kind, &s.stats));
@@ -99,11 +100,10 @@ fn a_quantile_of_the_held_out_images() {
     let held_out = held_out(Kind::Dots);
     for (quantile, flagged) in [(1.0, 0), (0.9, 0), (0.7, 2), (0.5, 3), (0.1, 6), (0.0, 6)] {
         for kind in KINDS {
-            let options = ScoreOptions {
-                category: Some("dots".into()),
-                kind,
-                threshold: Threshold::Quantile(quantile),
-            };
+            let options = ScoreOptions::default()
+                .category(Some("dots".into()))
+                .kind(kind)
+                .threshold(Threshold::Quantile(quantile));
             let scored = detector().score_with(&held_out, &options).unwrap();
             let stats: Vec<_> = scored.iter().map(|s| s.stats).collect();
             assert_eq!(stats, detector().calibration().categories["dots"]);
@@ -122,7 +122,7 @@ fn a_single_held_out_image() {
     detector.calibrate("dots", &images[..1], &images[1..4]).unwrap();
     let block = f64::from(detector.calibration().categories["dots"][0].block);
     for kind in KINDS {
-        let options = ScoreOptions { kind, ..Default::default() };
+        let options = ScoreOptions::default().kind(kind);
         let scored = detector.score_with(&images[..2], &options).unwrap();
         assert_eq!(scored[0].score, 0.0, "{kind:?}");
         let times = if kind == ScoreKind::Both { 2.0 } else { 1.0 };
@@ -170,7 +170,7 @@ fn unfamiliar_images() {
     let mean = nll.iter().sum::<f64>() / nll.len() as f64;
     let squares: f64 = nll.iter().map(|v| (v - mean).powi(2)).sum();
     let std = (squares / (nll.len() - 1) as f64).sqrt();
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let black = RgbImage::new(48, 40);
     let noise = RgbImage::from_fn(48, 40, |x, y| Rgb([x * 7919 + y * 104_729; 3].map(|v| v as u8)));
     let images = [&pictures(Kind::Dots, 200..206)[..], &[black, noise]].concat();
@@ -210,7 +210,7 @@ fn copies_count_once() {
     assert_eq!([held_out.len(), trained.len()], [1, 1]);
     assert_ne!(held_out[0].nll, trained[0].nll);
     detector.calibrate("dots", &copies, &copies).unwrap();
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let scored = &detector.score_with(&copies[..1], &options).unwrap()[0];
     let least = scored.stats.top5 * (1.0 + 0.2 * 3.0 * 2f32.sqrt());
     assert!(scored.score == 0.0 && scored.map_threshold >= 0.999 * least, "{scored:?}");
@@ -229,7 +229,7 @@ fn held_out_images_that_drift() {
     let before_and_after = [pictures(Kind::Dots, 0..12), changed.collect()].concat();
     let turns = (0..24).map(|i| before_and_after[i % 2 * 12 + i / 2].clone());
     let in_turn: Vec<_> = turns.collect();
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let mut judge = |held_out: &[RgbImage]| {
         detector.calibrate("dots", held_out, &[]).unwrap();
         let scored = &detector.score_with(&held_out[..1], &options).unwrap()[0];
@@ -262,7 +262,7 @@ fn training_images_add_to_the_spread() {
 
     // Their scores are too low to take part in the mean.
     let (held_out, trained) = (held_out(Kind::Dots), pictures(Kind::Dots, 0..5));
-    let options = ScoreOptions { category: Some("dots".into()), ..Default::default() };
+    let options = ScoreOptions::default().category(Some("dots".into()));
     let [whitened, _] = recipes();
     let mut detector = Detector::new(checkpoint(whitened, 3)).unwrap();
     detector.calibrate("dots", &held_out, &trained).unwrap();

@@ -145,7 +145,7 @@ fn latents_are_held_against_those_of_normal_images() {
         let maps = [stands_out(&z, &own[0]), stands_out(&z, &own[1])];
         let likeliest = usize::from(maps[1].0 < maps[0].0);
         for (i, name) in ["dots", "stripes"].into_iter().enumerate() {
-            let options = ScoreOptions { category: Some(name.into()), ..Default::default() };
+            let options = ScoreOptions::default().category(Some(name.into()));
             let named = &detector.score_with(std::slice::from_ref(&image), &options).unwrap()[0];
             assert_eq!(named.category.as_deref(), Some(name));
             for (&got, &want) in named.map.values().iter().zip(&maps[i].1) {

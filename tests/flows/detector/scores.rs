@@ -1,6 +1,6 @@
 //! What images of all kinds score.
 
-use invad::checkpoint::{Levels, Recipe};
+use invad::checkpoint::Levels;
 use invad::detect::{ScoreOptions, Threshold};
 use invad::{Error, ops};
 
@@ -78,7 +78,7 @@ fn categories_and_options_that_cannot_be_used() {
         assert!(matches!(error, Error::Argument { .. }), "{error}");
         error.to_string()
     };
-    let nuts = || ScoreOptions { category: Some("nuts".into()), ..Default::default() };
+    let nuts = || ScoreOptions::default().category(Some("nuts".into()));
     let want = "score: `category` should be one of dots, stripes, got nuts";
     assert_eq!(refused(detector(), nuts()), want);
     for threshold in [
@@ -87,7 +87,7 @@ fn categories_and_options_that_cannot_be_used() {
         Threshold::Score(f64::INFINITY),
         Threshold::StandardDeviations(f64::NAN),
     ] {
-        let options = ScoreOptions { threshold, ..Default::default() };
+        let options = ScoreOptions::default().threshold(threshold);
         let message = refused(detector(), options);
         assert!(message.starts_with("score: `threshold` should be"), "{message}");
     }
@@ -103,7 +103,7 @@ fn categories_and_options_that_cannot_be_used() {
     let error = fresh.calibrate("dots", &[], &images).unwrap_err().to_string();
     assert_eq!(error, "calibrate: `held_out` should be at least one image, got 0");
     fresh.calibrate("dots", &images, &[]).unwrap();
-    let stripes = ScoreOptions { category: Some("stripes".into()), ..Default::default() };
+    let stripes = ScoreOptions::default().category(Some("stripes".into()));
     let want = "score: `category` should be one of dots, got stripes";
     assert_eq!(refused(&fresh, stripes), want);
     // Held-out statistics of one image have no spread; scores stay numbers.
@@ -161,7 +161,7 @@ fn version_1() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
     let [whitened, _] = recipes();
-    let recipe = Recipe { prior: false, timesteps: [0, 999], inversion_steps: 3, ..whitened };
+    let recipe = whitened.prior(false).timesteps([0, 999]).inversion_steps(3);
     let mut checkpoint = checkpoint(recipe, 3);
     let part = |first: f32| (0..256).map(|i| first + i as f32 / 512.0).collect::<Vec<_>>();
     let (mean, std) = (part(9.0), part(0.5));
