@@ -12,8 +12,8 @@ const TOKENS: usize = 256;
 
 pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("adaln_zero");
-    for &(name, preset) in presets() {
-        let width = preset.config(272, 16).width;
+    for (name, sizes) in presets() {
+        let width = sizes.width;
         for &batch in batches() {
             let shape = [batch, TOKENS, width];
             let x = normal_on_device(&shape, 1.0, 0, DType::F32);
@@ -36,8 +36,8 @@ pub fn forward(c: &mut Criterion) {
 
 pub fn backward(c: &mut Criterion) {
     let mut group = c.benchmark_group("adaln_zero_backward");
-    for &(name, preset) in presets() {
-        let width = preset.config(272, 16).width;
+    for (name, sizes) in presets() {
+        let width = sizes.width;
         for &batch in batches() {
             let shape = [batch, TOKENS, width];
             let x = normal_on_device(&shape, 1.0, 0, DType::F32);

@@ -10,9 +10,8 @@ const HEADS: usize = 8;
 
 pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("attention");
-    for &(name, preset) in presets() {
-        let network = preset.config(272, 16);
-        let (tokens, heads, width) = (network.tokens(), network.heads, network.width);
+    for (name, sizes) in presets() {
+        let (tokens, heads, width) = (sizes.tokens(), sizes.heads, sizes.width);
         for &batch in batches() {
             let shape = [batch, tokens, 3, heads, width / heads];
             let qkv = normal_on_device(&shape, 1.0, 0, stored());

@@ -12,8 +12,8 @@ const TOKENS: usize = 256;
 
 pub fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm");
-    for &(name, preset) in presets() {
-        let width = preset.config(272, 16).width;
+    for (name, sizes) in presets() {
+        let width = sizes.width;
         for (layer, k, n, activation) in [
             ("qkv", width, 3 * width, Activation::None),
             ("fc1", width, 4 * width, Activation::Gelu),
@@ -40,8 +40,8 @@ pub fn forward(c: &mut Criterion) {
 /// Both products of a layer's gradient, with the sums for its bias.
 pub fn backward(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm_backward");
-    for &(name, preset) in presets() {
-        let width = preset.config(272, 16).width;
+    for (name, sizes) in presets() {
+        let width = sizes.width;
         for (layer, k, n) in [("qkv", width, 3 * width), ("fc2", 4 * width, width)] {
             let weight = normal_on_device(&[n, k], (k as f32).sqrt().recip(), 0, stored());
             let mut dweight = zeros(&[n, k], DType::F32);
