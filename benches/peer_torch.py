@@ -11,7 +11,7 @@ seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `tra
 step with noising, loss, backward, clipping and fused AdamW, on a GPU `training/base/B` and
 `training/gigant/B` in mixed precision with a loss scale. On a GPU DiT-base is measured eager and by
 torch.compile, inversions then with CUDA graphs. `features/lite0/4` is EfficientNet-Lite0 to block 10
-on four images of 256×256 with batch normalisation folded, channels first and channels last.
+on the bytes of four images of 256×256 with batch normalisation folded, channels first and channels last.
 """
 import argparse
 import math
@@ -201,9 +201,11 @@ class Lite0(nn.Module):
 def features(calls, _):
     for name, layout in (("first", torch.contiguous_format), ("last", torch.channels_last)):
         model = Lite0().eval().to(memory_format=layout)
-        images = torch.randn(4, 3, 256, 256).to(memory_format=layout)
+        images = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8).to(memory_format=layout)
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         with torch.inference_mode():
-            measure(f"features/lite0/4 {name}", lambda: model(images), calls)
+            measure(f"features/lite0/4 {name}", lambda: model((images / 255 - mean) / std), calls)
 
 
 def main():

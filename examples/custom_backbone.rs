@@ -47,6 +47,7 @@ impl Backbone for Cosines {
     }
 
     fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>> {
+        precision.require("cosines", device)?;
         let mut all: Vec<_> = (0..PATCH * PATCH).map(|i| [i / PATCH, i % PATCH]).collect();
         all.sort_by_key(|[v, u]| (v + u, *v));
         let wave = |at: usize, frequency: usize| {

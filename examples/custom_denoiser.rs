@@ -18,12 +18,8 @@ use invad::{Device, FitOptions, Precision, Result, Tensor};
 fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| {
-        register(Kind {
-            name: "cells",
-            read: |id| cells(id.sizes()?),
-            smallest: cells,
-            presets: &[("cells-512", cells)],
-        })?;
+        let kind = Kind::new("cells", |id| cells(id.sizes()?), cells);
+        register(kind.with_presets(&[("cells-512", cells)]))?;
         try_out(&options, FitOptions::default().denoiser("cells-512".into()))?;
         Ok(ExitCode::SUCCESS)
     })

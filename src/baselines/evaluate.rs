@@ -8,10 +8,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Baseline, NearestNeighbour, Padim};
-use crate::backbones::{self, Loaded, Workspace};
+use crate::backbones::{Loaded, Workspace};
 use crate::checkpoint::CheckpointConfig;
 use crate::data::{Dataset, Mask, Sample, load_sample};
-use crate::detect::{Compared, Evaluated, PIXELS};
+use crate::detect::{Compared, Evaluated, PIXELS, backbone_of};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::tensor::{DType, Device, Tensor};
@@ -48,7 +48,7 @@ pub fn evaluate(
     detector: &CheckpointConfig,
     mut each: impl FnMut(Result<()>) -> Result<()>,
 ) -> Result<Baselines> {
-    let backbone = Loaded::new(backbones::named(&detector.backbone.name)?, Device::Cpu)?;
+    let backbone = Loaded::new(backbone_of(detector)?, Device::Cpu)?;
     let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
     for (i, category) in dataset.categories().iter().enumerate() {
         let known = detector.categories.iter().position(|name| *name == category.name);

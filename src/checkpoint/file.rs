@@ -32,7 +32,7 @@ struct Header<T> {
 
 /// What a reader needs to know before it can understand the rest.
 #[derive(serde::Deserialize)]
-struct Kind {
+struct Preamble {
     format: String,
     version: u32,
 }
@@ -109,15 +109,16 @@ pub(super) fn read<T: DeserializeOwned>(
         .as_ref()
         .and_then(|m| m.get(KEY))
         .ok_or_else(|| fail(format!("not an {format} file: it lacks the metadata `{KEY}`")))?;
-    let kind: Kind = serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
-    if kind.format != format {
-        return Err(fail(format!("its format is {}; {format} is needed", kind.format)));
+    let preamble: Preamble =
+        serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
+    if preamble.format != format {
+        return Err(fail(format!("its format is {}; {format} is needed", preamble.format)));
     }
-    if !(1..=version).contains(&kind.version) {
+    if !(1..=version).contains(&preamble.version) {
         return Err(fail(format!(
             "its version is {}; this invad reads versions 1 to {version}: use the invad that wrote \
              it, or train again",
-            kind.version
+            preamble.version
         )));
     }
     let header: Header<T> = serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;

@@ -1,4 +1,4 @@
-//! How a denoiser is trained and used, and how large it is.
+//! How a denoiser is trained and used.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,7 @@
 //! What a file says of a denoiser.
 
+use std::fmt;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -20,6 +22,13 @@ pub struct DenoiserId {
 /// Files had no kind when there was only this one.
 fn dit() -> String {
     super::dit::KIND.name.into()
+}
+
+impl fmt::Display for DenoiserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        self.sizes.iter().try_for_each(|(name, size)| write!(f, " {name} {size}"))
+    }
 }
 
 impl DenoiserId {

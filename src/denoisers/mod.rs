@@ -8,6 +8,7 @@ mod id;
 mod parameters;
 mod unpacked;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,12 +22,13 @@ pub use unpacked::unpacked;
 use crate::device::Allocate;
 use crate::error::{Error, Result};
 use crate::registry::Registry;
-use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{Device, Shape, Tensor, TensorView, TensorViewMut};
 pub use crate::types::FeatureShape;
 use crate::types::Precision;
 
 /// What a network is to be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Use {
     /// Evaluations alone.
     Inference,
@@ -46,6 +48,7 @@ pub struct Training {
 /// What a backward pass computes again instead of having it kept, from the fastest to the smallest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Recompute {
     /// Nothing.
     #[default]
@@ -123,8 +126,7 @@ pub trait Denoiser: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if it cannot be used; [`Error::Argument`] if it cannot compute the network.
-    fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
-        let _ = purpose;
+    fn require(&self, device: Device, _purpose: Use, precision: Precision) -> Result<()> {
         device.require()?;
         precision.require("denoiser", device)
     }
@@ -222,6 +224,7 @@ pub type Make = fn(FeatureShape) -> Result<Arc<dyn Denoiser>>;
 
 /// A kind of networks.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Kind {
     /// Its name, which [`Denoiser::id`] has.
     pub name: &'static str,
@@ -233,6 +236,23 @@ pub struct Kind {
     pub presets: &'static [(&'static str, Make)],
 }
 
+impl Kind {
+    /// Without presets.
+    pub const fn new(
+        name: &'static str,
+        read: fn(&DenoiserId) -> Result<Arc<dyn Denoiser>>,
+        smallest: Make,
+    ) -> Self {
+        Self { name, read, smallest, presets: &[] }
+    }
+
+    /// The same with these presets, by their names.
+    #[must_use]
+    pub const fn with_presets(self, presets: &'static [(&'static str, Make)]) -> Self {
+        Self { presets, ..self }
+    }
+}
+
 static REGISTRY: Registry<Kind> = Registry::new("denoiser", &[("dit", || Ok(dit::KIND))]);
 
 /// Adds a kind of networks to those that this program knows.
@@ -240,9 +260,12 @@ static REGISTRY: Registry<Kind> = Registry::new("denoiser", &[("dit", || Ok(dit:
 /// # Errors
 /// [`Error::Argument`] if its name or that of a preset is taken.
 pub fn register(kind: Kind) -> Result<()> {
-    let taken = presets();
-    if let Some((name, _)) = kind.presets.iter().find(|(name, _)| taken.contains(name)) {
-        return Err(Error::argument("denoiser", "preset", "one that is not taken", name));
+    let mut taken = presets();
+    for (name, _) in kind.presets {
+        if taken.contains(name) {
+            return Err(Error::argument("denoiser", "preset", "one that is not taken", name));
+        }
+        taken.push(name);
     }
     REGISTRY.register(kind.name.into(), kind)
 }
@@ -264,11 +287,12 @@ pub fn presets() -> Vec<&'static str> {
 /// [`Error::Argument`] if there is no such preset, or it cannot have such features.
 pub fn preset(name: &str, features: FeatureShape) -> Result<Arc<dyn Denoiser>> {
     let kinds = kinds();
-    let preset = kinds.iter().flat_map(|kind| kind.presets).find(|(known, _)| *known == name);
-    match preset {
-        Some((_, make)) => make(features),
-        None => Err(Error::argument("denoiser", "preset", presets().join(", "), name)),
+    for kind in &kinds {
+        if let Some((_, make)) = kind.presets.iter().find(|(known, _)| *known == name) {
+            return checked(kind, make(features)?);
+        }
     }
+    Err(Error::argument("denoiser", "preset", presets().join(", "), name))
 }
 
 /// The network that a file speaks of.
@@ -276,5 +300,41 @@ pub fn preset(name: &str, features: FeatureShape) -> Result<Arc<dyn Denoiser>> {
 /// # Errors
 /// [`Error::Argument`] if its kind is not known, or there is no network of it of these sizes.
 pub fn read(id: &DenoiserId) -> Result<Arc<dyn Denoiser>> {
-    (REGISTRY.named(&id.kind)?.read)(id)
+    let kind = REGISTRY.named(&id.kind)?;
+    checked(&kind, (kind.read)(id)?)
+}
+
+/// What is taken for granted of a network, and only promised by one from outside of the crate.
+fn checked(kind: &Kind, denoiser: Arc<dyn Denoiser>) -> Result<Arc<dyn Denoiser>> {
+    let refused = |arg, expected: &str, got: String| {
+        Err(Error::argument(kind.name, arg, expected.to_string(), got))
+    };
+    let FeatureShape { grid, channels } = denoiser.features();
+    if ![grid, channels].iter().all(|n| (1..=1 << 14).contains(n)) {
+        return refused(
+            "features",
+            "a grid and channels in 1..=16384",
+            format!("{grid}, {channels}"),
+        );
+    }
+    let id = denoiser.id();
+    if id.kind != kind.name || id.sizes.contains_key("kind") {
+        return refused("id", "of its kind, with no size of the name `kind`", format!("{id:?}"));
+    }
+    if denoiser.recompute().is_empty() {
+        return refused("recompute", "at least one way", "none".into());
+    }
+    let (mut end, mut names) = (Some(0usize), BTreeSet::new());
+    for p in denoiser.parameters() {
+        let elements = p.shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis));
+        if end != Some(p.offset) || elements.is_none() || !names.insert(&p.name) {
+            let expected = "one behind the other, each with a name of its own";
+            return refused("parameters", expected, format!("{p:?}"));
+        }
+        end = elements.and_then(|n| n.checked_add(p.offset));
+    }
+    match end {
+        Some(len) => Shape::new("denoiser", &[len]).map(|_| denoiser),
+        None => refused("parameters", "as many as can be addressed", "more".into()),
+    }
 }

@@ -136,7 +136,8 @@ impl Layout {
     /// Adds a parameter; returns where it starts.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> usize {
         let offset = self.len;
-        self.len += shape.iter().product::<usize>();
+        let elements = shape.iter().fold(1usize, |n, axis| n.saturating_mul(*axis));
+        self.len = self.len.saturating_add(elements);
         self.parameters.push(Parameter { name: name.into(), shape: shape.to_vec(), offset });
         offset
     }
@@ -147,7 +148,7 @@ impl Layout {
     }
 
     /// The same with a weight whose second axis is written as several.
-    pub fn linear_shaped(&mut self, name: &str, shape: &[usize]) -> Linear {
+    pub(super) fn linear_shaped(&mut self, name: &str, shape: &[usize]) -> Linear {
         let offset = self.add(format!("{name}.weight"), shape);
         self.add(format!("{name}.bias"), &shape[..1]);
         Linear { offset, n: shape[0], k: shape[1..].iter().product() }

@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use image::RgbImage;
 
 use super::measure::{Measured, Measurer, standing_out};
 use super::scale::Scales;
 use super::{AnomalyMap, ScoreOptions, drift};
-use crate::backbones::{self, Loaded};
+use crate::backbones::{self, Backbone, Loaded};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
 use crate::denoisers;
@@ -96,12 +97,31 @@ impl fmt::Debug for Detector {
     }
 }
 
+/// The backbone that a detector was trained with.
+pub(crate) fn backbone_of(config: &CheckpointConfig) -> Result<Arc<dyn Backbone>> {
+    let wanted = &config.backbone;
+    let backbone = backbones::named(&wanted.name)?;
+    let spec = backbone.spec();
+    let got = BackboneId::from(spec);
+    let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
+    for (arg, wanted, got) in [
+        ("backbone weights", weights(wanted), weights(&got)),
+        ("image size", wanted.image_size.to_string(), got.image_size.to_string()),
+    ] {
+        if wanted != got {
+            let expected = format!("{wanted}, which the detector was trained with");
+            return Err(Error::argument("Detector", arg, expected, got));
+        }
+    }
+    Ok(backbone)
+}
+
 impl Detector {
     /// Reads a detector file.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is damaged, of another version, or
-    /// made with a backbone that this crate does not have.
+    /// made with a backbone or a kind of denoiser that is not registered.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let checkpoint = Checkpoint::load(path)?;
@@ -111,23 +131,11 @@ impl Detector {
     /// A detector from its parts.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is no backbone of the name ([`backbones::named`]), or it is not the one that the
-    /// denoiser was trained with.
+    /// [`Error::Argument`] if there is no backbone of the name ([`backbones::named`]) or no such kind of denoisers, or
+    /// the backbone is not the one that the denoiser was trained with.
     pub fn new(checkpoint: Checkpoint) -> Result<Self> {
-        let wanted = &checkpoint.config.backbone;
-        let backbone = backbones::named(&wanted.name)?;
+        let backbone = backbone_of(&checkpoint.config)?;
         let spec = backbone.spec();
-        let got = BackboneId::from(spec);
-        let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
-        for (arg, wanted, got) in [
-            ("backbone weights", weights(wanted), weights(&got)),
-            ("image size", wanted.image_size.to_string(), got.image_size.to_string()),
-        ] {
-            if wanted != got {
-                let expected = format!("{wanted}, which the detector was trained with");
-                return Err(Error::argument("Detector", arg, expected, got));
-            }
-        }
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?.features();
         if denoiser != spec.features() {
             let expected = format!("{} channels on a grid of {}", spec.channels, spec.grid);

@@ -13,6 +13,7 @@ pub mod panel;
 mod scale;
 
 pub(crate) use calibration::ENOUGH;
+pub(crate) use detector::backbone_of;
 pub use detector::{Detector, Scored};
 pub use evaluate::{BestThreshold, Evaluated, Evaluation, ImageResult, evaluate};
 pub(crate) use evaluate::{Compared, PIXELS};

@@ -7,7 +7,7 @@ use super::memory::reserve_scratch;
 use crate::error::Result;
 use crate::tensor::{DType, Device, Tensor};
 
-/// What memory of a training is for.
+/// What memory is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Purpose {
@@ -58,7 +58,8 @@ pub trait Allocate {
     /// Where the memory is.
     fn device(&self) -> Device;
 
-    /// A tensor of zeros, or one that has no memory and can only be asked for its shape.
+    /// A tensor of zeros, or one that has no memory and can only be asked for its shape: what else it is to hold is
+    /// written in the first pass, since its views panic.
     ///
     /// # Errors
     /// Those of [`Tensor::zeros`].
@@ -115,7 +116,8 @@ impl Plan {
     }
 
     pub(crate) fn add(&mut self, purpose: Purpose, bytes: usize) {
-        *self.bytes.entry(purpose).or_default() += bytes;
+        let all = self.bytes.entry(purpose).or_default();
+        *all = all.saturating_add(bytes);
     }
 
     /// Bytes for each purpose that needs any.
@@ -125,7 +127,7 @@ impl Plan {
 
     /// Bytes in all.
     pub fn total(&self) -> usize {
-        self.bytes.values().sum()
+        self.bytes.values().fold(0, |all, bytes| all.saturating_add(*bytes))
     }
 
     /// What takes most.
@@ -141,7 +143,7 @@ impl Allocate for Plan {
 
     fn zeros(&mut self, purpose: Purpose, shape: &[usize], dtype: DType) -> Result<Tensor> {
         let tensor = Tensor::without_memory(shape, dtype, self.device)?;
-        self.add(purpose, tensor.len() * dtype.size());
+        self.add(purpose, tensor.len().saturating_mul(dtype.size()));
         Ok(tensor)
     }
 

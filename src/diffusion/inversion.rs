@@ -57,9 +57,9 @@ impl fmt::Debug for Workspace {
 }
 
 impl Inverter {
-    /// `steps` evaluations of the network F on a device, with the precision that it has all operations for; its `parameters` are on the CPU. One step is
-    /// the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are the timesteps of
-    /// [`Schedule::respaced`].
+    /// `steps` evaluations of the network F on a device, with the precision that it has all operations for; its
+    /// `parameters` are on the CPU. One step is the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are
+    /// the timesteps of [`Schedule::respaced`].
     ///
     /// # Errors
     /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
@@ -153,6 +153,8 @@ impl Inverter {
     }
 
     fn run(&self, mut x: TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
+        // What is recorded is of this inverter alone.
+        self.require_own(space)?;
         let key = Key::new(scored, x.view())?;
         let mut recorded = std::mem::take(&mut space.recorded);
         let ran = recorded.run(self.device, key, || self.steps(&mut x, space, scored));

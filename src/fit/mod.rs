@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crate::backbones::{self, Loaded};
 use crate::checkpoint::{Recipe, TrainingConfig, TrainingState};
 use crate::data::{Dataset, load_image};
-use crate::denoisers::{self, Recompute};
+use crate::denoisers::{self, Recompute, Use};
 use crate::detect::Detector;
 use crate::device::Plan;
 use crate::error::{Error, Result};
@@ -165,8 +165,8 @@ pub enum Fitted {
 ///
 /// # Errors
 /// [`Error::Dataset`] if a category has no good images that can be read; [`Error::NonFinite`] if
-/// training diverges (the last good state is saved); [`Error::Argument`] if there is no backbone of the name, or
-/// `resume` is asked for with other settings or images than before; those of reading and writing files.
+/// training diverges (the last good state is saved); [`Error::Argument`] if there is no backbone or no denoiser
+/// of the name, or `resume` is asked for with other settings or images than before; those of reading and writing files.
 pub fn fit(
     dataset: &Dataset,
     options: &FitOptions,
@@ -180,12 +180,16 @@ pub fn fit(
     };
     let backbone = Loaded::new(backbones::named(&options.backbone)?, Device::Cpu)?;
     let spec = backbone.spec();
+    let denoiser = denoisers::preset(&options.denoiser, spec.features())?;
+    let Resources { device, .. } = options.resources;
+    denoiser.require(device, Use::Training, options.resources.precision_used())?;
+    options.recipe.check()?;
     let good = good_images(dataset, options.seed, &mut observe)?;
     let features = features(dataset, &backbone, &good, &mut observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
     let config = TrainingConfig {
-        denoiser: denoisers::preset(&options.denoiser, spec.features())?.id(),
+        denoiser: denoiser.id(),
         backbone: spec.into(),
         seed: options.seed,
         steps: options.steps.unwrap_or(steps),

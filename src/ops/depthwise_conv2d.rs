@@ -13,7 +13,7 @@ use crate::tensor::{TensorView, TensorViewMut};
 ///
 /// `x`: (B, H, W, C). `weight`: (K, K, C) with K 3 or 5. `bias`: (C). `y`: (B, H', W', C) with
 /// H' = ⌊(H + top + bottom − K)/stride⌋ + 1 and likewise W'. The stride is 1 or 2. On a GPU `x` and
-/// `y` hold f16, C is a multiple of 8, and the activation none or ReLU6.
+/// `y` hold f16, C is a multiple of 8, and the activation none, ReLU6 or SiLU.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not agree; [`Error::Argument`] if the kernel does not fit or

@@ -249,7 +249,8 @@ impl InvertedResidualScratch {
         for block in blocks {
             for (longest, window) in longest.iter_mut().zip(&block.windows) {
                 let [height, width] = window.output;
-                *longest = (images * height * width * block.channels[1]).max(*longest);
+                let shape = Shape::new(OP, &[images, height, width, block.channels[1]])?;
+                *longest = shape.elements().max(*longest);
             }
         }
         let [expanded, filtered] = longest.map(&mut take);

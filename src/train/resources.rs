@@ -87,7 +87,7 @@ impl From<Device> for Resources {
 
 impl Resources {
     /// What the network computes with.
-    pub(super) fn precision_used(&self) -> Precision {
+    pub(crate) fn precision_used(&self) -> Precision {
         self.precision.unwrap_or(Precision::of(self.device))
     }
 
@@ -134,6 +134,12 @@ impl Resources {
         recompute: Recompute,
     ) -> Result<Plan> {
         self.check(batch)?;
+        let ways = denoiser.recompute();
+        if !ways.contains(&recompute) {
+            let names: Vec<_> = ways.iter().map(|way| way.name()).collect();
+            let (expected, got) = (names.join(" or "), recompute.name());
+            return Err(Error::argument("Resources", "recompute", expected, got));
+        }
         let mut plan = Plan::new(self.device);
         Moved::new(&mut plan, denoiser, self)?;
         Space::new(&mut plan, denoiser, batch, self, recompute)?;
@@ -164,14 +170,14 @@ impl Resources {
             last = Some((way, plan));
         }
         let (way, plan) = last.expect("there is a way");
-        Err(self.too_large(&plan, way, batch, limit))
+        Err(self.too_large(&plan, ways.last() != Some(&way), batch, limit))
     }
 
-    /// What to say where a plan does not fit into `available` bytes.
+    /// What to say where a plan does not fit into `available` bytes; whether more can be computed again.
     pub(super) fn too_large(
         &self,
         plan: &Plan,
-        recompute: Recompute,
+        can_recompute: bool,
         batch: usize,
         available: usize,
     ) -> Error {
@@ -182,7 +188,7 @@ impl Resources {
             }
             Purpose::Average if self.average == Average::Device => Some("the average on the host"),
             Purpose::Activations | Purpose::Recomputed | Purpose::ActivationGradients => {
-                if recompute != Recompute::Blocks && purpose == Purpose::Activations {
+                if can_recompute && purpose == Purpose::Activations {
                     Some("computing blocks again (recompute)")
                 } else if self.images_at_once(batch) > 1 {
                     Some("a smaller micro-batch")

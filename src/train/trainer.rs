@@ -79,7 +79,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Shape`] if the features do not fit the denoiser; [`Error::Argument`] if the
     /// configuration or the resources are out of range, or a GPU cannot compute the denoiser
-    /// ([`Denoiser::require`]); [`Error::Unavailable`] if the device cannot be used; [`Error::TooLarge`] if it has not enough memory.
+    /// ([`Denoiser::require`]); [`Error::Unavailable`] if the device cannot be used; [`Error::TooLarge`] if it has not
+    /// enough memory.
     pub fn new(
         config: TrainingConfig,
         features: Tensor,
@@ -88,6 +89,7 @@ impl Trainer {
         let resources = resources.into();
         let denoiser = denoisers::read(&config.denoiser)?;
         check(&config, denoiser.features(), &features)?;
+        denoiser.require(resources.device, Use::Training, resources.precision_used())?;
         let hash = hash(&features)?;
         let whitening = config.recipe.whiten.then(|| Whitening::fit(&features)).transpose()?;
         let seed = config.seed;
@@ -173,7 +175,10 @@ impl Trainer {
             Ok((batches, moved, space))
         });
         let (batches, mut moved, space) = taken.map_err(|e| match e {
-            Error::OutOfMemory { free, .. } => resources.too_large(&plan, recompute, batch, free),
+            Error::OutOfMemory { free, .. } => {
+                let more = denoiser.recompute().last() != Some(&recompute);
+                resources.too_large(&plan, more, batch, free)
+            }
             other => other,
         })?;
         let mut ema = match moved.average.take() {
@@ -510,9 +515,10 @@ fn check(config: &TrainingConfig, of: FeatureShape, features: &Tensor) -> Result
 fn difference(was: &TrainingConfig, is: &TrainingConfig) -> Option<(&'static str, String, String)> {
     let pairs = [
         ("recipe", format!("{:?}", was.recipe), format!("{:?}", is.recipe)),
-        ("preset", format!("{:?}", was.denoiser), format!("{:?}", is.denoiser)),
+        ("denoiser", was.denoiser.to_string(), is.denoiser.to_string()),
         ("backbone", was.backbone.name.clone(), is.backbone.name.clone()),
         ("backbone weights", was.backbone.hash.clone(), is.backbone.hash.clone()),
+        ("image size", was.backbone.image_size.to_string(), is.backbone.image_size.to_string()),
         ("seed", was.seed.to_string(), is.seed.to_string()),
         ("steps", was.steps.to_string(), is.steps.to_string()),
         ("category", was.categories.join(", "), is.categories.join(", ")),

@@ -5,7 +5,7 @@ macro_rules! setters {
     ($type:ty { $($field:ident: $value:ty),+ $(,)? }) => {
         impl $type {
             $(
-                #[doc = concat!("The same with another [`", stringify!($field), "`](Self::", stringify!($field), ").")]
+                #[doc = concat!("The same with another `", stringify!($field), "`.")]
                 #[must_use]
                 pub fn $field(self, $field: $value) -> Self {
                     Self { $field, ..self }

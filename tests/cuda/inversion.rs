@@ -128,6 +128,12 @@ fn what_does_not_fit_is_refused() {
     let mut space = inverter.workspace(2).unwrap();
     let refused = inverter.invert(&mut tensor(1, &[2, 8, 8, 24], 1.0), &mut space).unwrap_err();
     assert!(matches!(refused, Error::Device { .. }), "{refused}");
+    // Another inverter's workspace, which has recorded work on the same x.
+    let other = Inverter::new(&dit, &parameters(&dit, 6), BOTH[1], 3, 0, gpu).unwrap();
+    let mut x = Tensor::zeros(&[2, 8, 8, 24], DType::F32, gpu).unwrap();
+    inverter.invert(&mut x, &mut space).unwrap();
+    let refused = other.invert(&mut x, &mut space).unwrap_err();
+    assert!(matches!(refused, Error::Argument { arg: "space", .. }), "{refused}");
     let mut three = Tensor::zeros(&[3, 8, 8, 24], DType::F32, gpu).unwrap();
     let refused = inverter.invert(&mut three, &mut space).unwrap_err();
     assert!(matches!(refused, Error::Shape { .. }), "{refused}");

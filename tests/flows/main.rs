@@ -3,6 +3,7 @@
 mod baselines;
 mod checkpoint;
 mod damaged;
+mod denoisers;
 mod detector;
 mod evaluate;
 mod fit;

@@ -92,7 +92,11 @@ fn resume_refuses_other_settings_by_name() {
     refused(with(|c| c.steps = 10), features(6), "steps");
     refused(TrainingConfig { recipe: paper, ..config.clone() }, features(6), "recipe");
     refused(with(|c| c.recipe.clip = 2.0), features(6), "recipe");
-    refused(with(|c| c.denoiser = DitConfig { width: 32, ..tiny() }.into()), features(6), "preset");
+    refused(
+        with(|c| c.denoiser = DitConfig { width: 32, ..tiny() }.into()),
+        features(6),
+        "denoiser",
+    );
     refused(with(|c| c.backbone.name = "other".into()), features(6), "backbone");
     refused(with(|c| c.backbone.hash = "other".into()), features(6), "backbone weights");
     refused(with(|c| c.categories = vec!["nuts".into()]), features(6), "category");

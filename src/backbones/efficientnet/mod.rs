@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Backbone, BackboneSpec, Extractor, Packed};
 use crate::device::{Allocate, Purpose, Share, Shared};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{
     self, Activation, Gather, InvertedResidual, InvertedResidualScratch, expect_shape,
 };
@@ -111,11 +111,7 @@ impl Backbone for EfficientNet {
     }
 
     fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>> {
-        if precision != Precision::of(device) {
-            let expected = format!("{:?} on {device}", Precision::of(device));
-            let got = format!("{precision:?}");
-            return Err(Error::argument(self.config.name, "precision", expected, got));
-        }
+        precision.require("backbone", device)?;
         let blocks = read::blocks(self.config, &self.spec, device)?;
         Ok(Arc::new(Network { blocks, spec: self.spec.clone(), precision }))
     }

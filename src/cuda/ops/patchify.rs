@@ -47,6 +47,7 @@ fn launch(op: &Op, shape: &[usize], patch: usize, order: PatchOrder) -> Result<(
     let tokens = images * (side / patch) * (side / patch);
     let last = i32::from(order == PatchOrder::ChannelsLast);
     let int = |value| op.int("grid", value);
+    int(patch * patch * channels)?;
     let sizes = [int(side)?, int(patch)?, int(channels)?, last];
     Ok((Launch { grid: [tokens, 1, 1], block: 128, shared: 0 }, sizes))
 }

@@ -26,6 +26,7 @@ pub(crate) fn stem_conv(
     assert!(y.shape() == [images, rows, columns, channels]);
     assert!(channels.is_multiple_of(8) && channels <= 256 && window.stride == 2);
     let int = |value| op.int("rgb", value);
+    int(3 * width)?;
     let [h, w, out_h, out_w] = [int(height)?, int(width)?, int(rows)?, int(columns)?];
     let [o, top, left] = [int(channels)?, int(window.top)?, int(window.left)?];
     let rgb = op.read("rgb", rgb, DType::U8)?;

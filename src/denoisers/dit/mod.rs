@@ -163,6 +163,7 @@ impl Denoiser for Dit {
         how: Training,
         a: &mut dyn Allocate,
     ) -> Result<Box<dyn Trainable>> {
+        how.precision.require("Dit", a.device())?;
         let acts = Activations::of_training(a, &self.config, batch, how)?;
         let gradients = Gradients::new(a, &self.config, batch, how.precision)?;
         a.scratch(self.scratch_bytes(batch))?;
