@@ -180,3 +180,46 @@ fn a_backbone_of_somebody_elses() {
         assert!(matches!(Loaded::new(spec, Device::Cpu), Err(Error::Argument { .. })));
     }
 }
+
+/// Weights of a file are those of the crate, under a name of their own.
+#[test]
+fn weights_of_a_file() {
+    const ASSET: &[u8] = include_bytes!("../../assets/efficientnet-lite0.safetensors");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lite0.safetensors");
+    let open = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        backbones::efficientnet_lite0("ours", &path)
+    };
+    let ours = open(ASSET).unwrap();
+    let own = lite0(Device::Cpu);
+    assert_eq!((&ours.spec().name[..], &ours.spec().hash), ("ours", &own.spec().hash));
+    backbones::register(ours).unwrap();
+    let ours = Loaded::new(backbones::named("ours").unwrap(), Device::Cpu).unwrap();
+    let features = |backbone: &Loaded| {
+        let mut y = poisoned(&backbone.spec().features().of(1));
+        backbone.extract(&[picture(300, 200, 1)], &mut y, &mut Workspace::default()).unwrap();
+        y.to_vec_f32()
+    };
+    assert!(features(&ours) == features(&own));
+
+    let refused = |bytes: &[u8], reason: &str| {
+        let refused = open(bytes).unwrap_err();
+        assert!(matches!(refused, Error::File { .. }), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("lite0.safetensors") && text.contains(reason), "{text}");
+    };
+    refused(&ASSET[..ASSET.len() - 4], "");
+    refused(b"weights", "");
+    let mut nan = ASSET.to_vec();
+    let end = nan.len();
+    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    refused(&nan, "holds NaN");
+    let find = |name: &[u8]| ASSET.windows(name.len()).position(|at| at == name).unwrap();
+    let mut renamed = ASSET.to_vec();
+    renamed[find(b"_conv_stem.weight")] = b'-';
+    refused(&renamed, "there is no tensor `_conv_stem.weight`");
+    std::fs::remove_file(&path).unwrap();
+    let refused = backbones::efficientnet_lite0("ours", &path).unwrap_err();
+    assert!(matches!(refused, Error::Io { .. }), "{refused}");
+}

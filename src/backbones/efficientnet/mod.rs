@@ -5,14 +5,17 @@
 
 mod read;
 
+use std::borrow::Cow;
 use std::fmt;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::{Backbone, BackboneSpec, Extractor, Packed};
 use crate::device::{Allocate, Purpose, Share, Shared};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::{
     self, Activation, Gather, InvertedResidual, InvertedResidualScratch, expect_shape,
 };
@@ -33,7 +36,7 @@ struct BlockConfig {
 #[derive(Debug)]
 struct Config {
     name: &'static str,
-    /// The file with the names of the PyTorch ports.
+    /// What the crate has of it: a file with the names of the PyTorch ports.
     weights: &'static [u8],
     /// Height and width of an image.
     image_size: usize,
@@ -84,24 +87,50 @@ static LITE0: Config = Config {
 
 /// EfficientNet-Lite0 with ImageNet weights, up to block 10: 192 channels.
 pub(super) fn lite0() -> Result<Arc<dyn Backbone>> {
-    Ok(Arc::new(EfficientNet::new(&LITE0)))
+    Ok(Arc::new(EfficientNet::new(&LITE0, LITE0.name.into(), LITE0.weights.into())))
+}
+
+/// EfficientNet-Lite0 with the weights of a file and a name of its own, to be given to [`register`](super::register).
+///
+/// The file is one of safetensors in f32 with the names of the PyTorch ports (`_conv_stem.weight`,
+/// `_blocks.3._bn1.running_mean`, …); what lies beyond block 10 is not read.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is damaged or lacks a tensor.
+pub fn efficientnet_lite0(
+    name: impl Into<String>,
+    weights: impl AsRef<Path>,
+) -> Result<Arc<dyn Backbone>> {
+    let path = weights.as_ref();
+    let weights = fs::read(path).map_err(|e| Error::io(path, e))?;
+    let network = EfficientNet::new(&LITE0, name.into(), weights.into());
+    match network.pack(Device::Cpu, Precision::F32) {
+        Ok(_) => Ok(Arc::new(network)),
+        Err(e) => Err(Error::file(path, e.to_string())),
+    }
 }
 
 /// An EfficientNet without squeeze-excite.
-#[derive(Debug)]
 struct EfficientNet {
     config: &'static Config,
+    weights: Cow<'static, [u8]>,
     spec: BackboneSpec,
 }
 
+impl fmt::Debug for EfficientNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EfficientNet").field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
 impl EfficientNet {
-    fn new(config: &'static Config) -> Self {
-        let digest = Sha256::digest(config.weights);
+    fn new(config: &'static Config, name: String, weights: Cow<'static, [u8]>) -> Self {
+        let digest = Sha256::digest(&weights);
         let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let channels = config.taps.iter().map(|&i| config.blocks[i].output).sum();
         let (size, grid) = (config.image_size, config.image_size / STRIDE);
-        let spec = BackboneSpec::new(config.name, hash, size, channels, grid);
-        Self { config, spec }
+        let spec = BackboneSpec::new(name, hash, size, channels, grid);
+        Self { config, weights, spec }
     }
 }
 
@@ -112,7 +141,7 @@ impl Backbone for EfficientNet {
 
     fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>> {
         precision.require("backbone", device)?;
-        let blocks = read::blocks(self.config, &self.spec, device)?;
+        let blocks = read::blocks(self.config, &self.weights, &self.spec, device)?;
         Ok(Arc::new(Network { blocks, spec: self.spec.clone(), precision }))
     }
 }

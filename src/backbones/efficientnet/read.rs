@@ -11,10 +11,15 @@ use crate::ops::{
 use crate::tensor::{Device, TensorView};
 
 /// The blocks of a network, packed for a device.
-pub(super) fn blocks(config: &Config, spec: &BackboneSpec, device: Device) -> Result<Vec<Block>> {
+pub(super) fn blocks(
+    config: &Config,
+    weights: &[u8],
+    spec: &BackboneSpec,
+    device: Device,
+) -> Result<Vec<Block>> {
     let wrong =
         |reason: String| Error::argument(config.name, "weights", "those of the network", reason);
-    let file = SafeTensors::deserialize(config.weights).map_err(|e| wrong(e.to_string()))?;
+    let file = SafeTensors::deserialize(weights).map_err(|e| wrong(e.to_string()))?;
     let reader = Reader { file, eps: config.eps };
     let mut input = [config.image_size; 2];
     let (mut index, mut first_channel) = (0, 0);
@@ -89,7 +94,12 @@ impl Reader<'_> {
             let (dtype, got) = (tensor.dtype(), tensor.shape());
             return Err(format!("`{name}` should be F32 {shape:?}, it is {dtype:?} {got:?}"));
         }
-        Ok(tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+        let numbers = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
+        let numbers: Vec<f32> = numbers.collect();
+        match numbers.iter().find(|v| !v.is_finite()) {
+            Some(bad) => Err(format!("`{name}` holds {bad}")),
+            None => Ok(numbers),
+        }
     }
 
     fn conv(
