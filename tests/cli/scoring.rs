@@ -287,7 +287,7 @@ fn files_that_are_no_detector() {
         bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
         bytes
     };
-    let version = replaced(r#"\"version\":2"#, r#"\"version\":9"#);
+    let version = replaced(r#"\"version\":3"#, r#"\"version\":9"#);
     refused(&with("version", &version), &["its version is 9; this invad reads versions 1 to 3"]);
     let width = replaced(r#"\"width\":128"#, r#"\"width\":256"#);
     refused(&with("width", &width), &["should be ", ", got "]);
