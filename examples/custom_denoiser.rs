@@ -1,4 +1,4 @@
-//! A denoiser of one's own: registered by name, trained, kept in a file and scored with, on the CPU or a GPU.
+//! A denoiser of one's own: registered by name, trained and scored with, on the CPU or a GPU.
 //!
 //! It sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂.
 
