@@ -110,8 +110,15 @@ fn a_recording_keeps_its_memory() {
     assert_eq!(other.to_vec_f32(), [7.0; 1500]);
 }
 
+/// In a process of its own, as every test that makes a context (see `interop`).
 #[test]
 fn memory_of_the_callers_is_not_recorded() {
+    passes_alone("graph::a_recording_of_a_callers_memory", &[]);
+}
+
+#[test]
+#[ignore = "run by the other test"]
+fn a_recording_of_a_callers_memory() {
     if gpu().is_none() {
         return;
     }
