@@ -30,6 +30,7 @@ mod registry;
 pub mod report;
 pub mod tensor;
 pub mod train;
+pub mod weights;
 
 pub use detect::Detector;
 pub use error::{Error, Result};

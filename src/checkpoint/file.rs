@@ -14,13 +14,12 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::files::AtomicFile;
 use crate::tensor::{Device, Tensor, TensorView};
+use crate::weights::read_metadata;
 
 /// The metadata's only key: one, so that equal contents are equal bytes.
 const KEY: &str = "invad";
 /// Bytes of a file's first number, the length of its head.
 const LENGTH: usize = 8;
-/// The longest head that safetensors allows, in bytes.
-const LONGEST_HEAD: u64 = 100_000_000;
 
 #[derive(Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -99,7 +98,8 @@ pub(super) fn read<T: DeserializeOwned>(
     let fail = |reason: String| Error::file(path, reason);
     let what = format!("not a whole {format} file");
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let metadata = match read_metadata(&mut file) {
+    let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
+    let metadata = match read_metadata(&mut file, len) {
         Ok(metadata) => metadata,
         Err(SafeTensorError::IoError(e)) => return Err(Error::io(path, e)),
         Err(e) => return Err(fail(format!("{what}: {e}"))),
@@ -139,28 +139,6 @@ pub(super) fn read<T: DeserializeOwned>(
         tensors.insert(name, Tensor::from_f32(data, shape, Device::Cpu)?);
     }
     Ok(Contents { config: header.config, tensors, path: path.to_path_buf() })
-}
-
-/// What stands before the tensors, which begin where `file` is then.
-fn read_metadata(file: &mut File) -> std::result::Result<Metadata, SafeTensorError> {
-    let all = file.metadata()?.len();
-    let after = all.checked_sub(LENGTH as u64).ok_or(SafeTensorError::HeaderTooSmall)?;
-    let mut length = [0; LENGTH];
-    file.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEAD {
-        return Err(SafeTensorError::HeaderTooLarge);
-    }
-    let data = after.checked_sub(length).ok_or(SafeTensorError::InvalidHeaderLength)?;
-    let mut head = vec![0; length as usize];
-    file.read_exact(&mut head)?;
-    let head = std::str::from_utf8(&head).map_err(SafeTensorError::InvalidHeader)?;
-    let metadata: Metadata =
-        serde_json::from_str(head).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
-    match metadata.data_len() as u64 == data {
-        true => Ok(metadata),
-        false => Err(SafeTensorError::MetadataIncompleteBuffer),
-    }
 }
 
 impl<T> Contents<T> {

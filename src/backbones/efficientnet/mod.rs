@@ -5,22 +5,19 @@
 
 mod read;
 
-use std::borrow::Cow;
 use std::fmt;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::{Backbone, BackboneSpec, Extractor, Packed};
 use crate::device::{Allocate, Purpose, Share, Shared};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{
     self, Activation, Gather, InvertedResidual, InvertedResidualScratch, expect_shape,
 };
 use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
+use crate::weights::Weights;
 
 /// One block: expansion to `expand` · `input` channels, depthwise convolution, projection.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +84,8 @@ static LITE0: Config = Config {
 
 /// EfficientNet-Lite0 with ImageNet weights, up to block 10: 192 channels.
 pub(super) fn lite0() -> Result<Arc<dyn Backbone>> {
-    Ok(Arc::new(EfficientNet::new(&LITE0, LITE0.name.into(), LITE0.weights.into())))
+    let weights = Weights::of_bytes(LITE0.name, LITE0.weights)?;
+    Ok(Arc::new(EfficientNet::new(&LITE0, LITE0.name.into(), weights)?))
 }
 
 /// EfficientNet-Lite0 with the weights of a file and a name of its own, to be given to [`register`](super::register).
@@ -101,19 +99,16 @@ pub fn efficientnet_lite0(
     name: impl Into<String>,
     weights: impl AsRef<Path>,
 ) -> Result<Arc<dyn Backbone>> {
-    let path = weights.as_ref();
-    let weights = fs::read(path).map_err(|e| Error::io(path, e))?;
-    let network = EfficientNet::new(&LITE0, name.into(), weights.into());
-    match network.pack(Device::Cpu, Precision::F32) {
-        Ok(_) => Ok(Arc::new(network)),
-        Err(e) => Err(Error::file(path, e.to_string())),
-    }
+    let network = EfficientNet::new(&LITE0, name.into(), Weights::open(weights)?)?;
+    // So that what the file lacks is said here.
+    network.pack(Device::Cpu, Precision::F32)?;
+    Ok(Arc::new(network))
 }
 
 /// An EfficientNet without squeeze-excite.
 struct EfficientNet {
     config: &'static Config,
-    weights: Cow<'static, [u8]>,
+    weights: Weights,
     spec: BackboneSpec,
 }
 
@@ -124,13 +119,11 @@ impl fmt::Debug for EfficientNet {
 }
 
 impl EfficientNet {
-    fn new(config: &'static Config, name: String, weights: Cow<'static, [u8]>) -> Self {
-        let digest = Sha256::digest(&weights);
-        let hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    fn new(config: &'static Config, name: String, weights: Weights) -> Result<Self> {
         let channels = config.taps.iter().map(|&i| config.blocks[i].output).sum();
         let (size, grid) = (config.image_size, config.image_size / STRIDE);
-        let spec = BackboneSpec::new(name, hash, size, channels, grid);
-        Self { config, weights, spec }
+        let spec = BackboneSpec::new(name, weights.hash()?, size, channels, grid);
+        Ok(Self { config, weights, spec })
     }
 }
 

@@ -1,26 +1,22 @@
 //! Weights from files.
 
-use safetensors::{Dtype, SafeTensors};
-
 use super::{Block, Config, Tap};
 use crate::backbones::BackboneSpec;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::{
     BatchNorm, Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers, fold_batch_norm,
 };
 use crate::tensor::{Device, TensorView};
+use crate::weights::Weights;
 
 /// The blocks of a network, packed for a device.
 pub(super) fn blocks(
     config: &Config,
-    weights: &[u8],
+    weights: &Weights,
     spec: &BackboneSpec,
     device: Device,
 ) -> Result<Vec<Block>> {
-    let wrong =
-        |reason: String| Error::argument(config.name, "weights", "those of the network", reason);
-    let file = SafeTensors::deserialize(weights).map_err(|e| wrong(e.to_string()))?;
-    let reader = Reader { file, eps: config.eps };
+    let reader = Reader { weights, eps: config.eps };
     let mut input = [config.image_size; 2];
     let (mut index, mut first_channel) = (0, 0);
     let mut blocks = Vec::new();
@@ -34,8 +30,6 @@ pub(super) fn blocks(
         };
         let depthwise = reader.depthwise(names("_depthwise_conv", "_bn1"), expanded, block.kernel);
         let projection = reader.conv(names("_project_conv", "_bn2"), [expanded, block.output], 1);
-        let [expansion, depthwise, projection] =
-            [expansion, depthwise, projection].map(|layer| layer.map_err(wrong));
         let (expansion, depthwise, projection) = (expansion?, depthwise?, projection?);
         let layer = expansion.layer()?;
         let (mean, std) = (spec.mean, spec.std);
@@ -83,32 +77,19 @@ impl Folded {
 /// Takes layers from a file with the names of the PyTorch ports of EfficientNet, (`_conv_stem`,
 /// `_blocks.3._bn1`, …), whose weights are (output channels, input channels, height, width).
 struct Reader<'a> {
-    file: SafeTensors<'a>,
+    weights: &'a Weights,
     eps: f64,
 }
 
 impl Reader<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        let tensor = self.file.tensor(name).map_err(|_| format!("there is no tensor `{name}`"))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
-            let (dtype, got) = (tensor.dtype(), tensor.shape());
-            return Err(format!("`{name}` should be F32 {shape:?}, it is {dtype:?} {got:?}"));
-        }
-        let numbers = tensor.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
-        let numbers: Vec<f32> = numbers.collect();
-        match numbers.iter().find(|v| !v.is_finite()) {
-            Some(bad) => Err(format!("`{name}` holds {bad}")),
-            None => Ok(numbers),
-        }
-    }
-
     fn conv(
         &self,
         [conv, norm]: [String; 2],
         [input, output]: [usize; 2],
         kernel: usize,
-    ) -> Result<Folded, String> {
-        let by_output = self.tensor(&format!("{conv}.weight"), &[output, input, kernel, kernel])?;
+    ) -> Result<Folded> {
+        let by_output =
+            self.weights.f32s(&format!("{conv}.weight"), &[output, input, kernel, kernel])?;
         let taps = kernel * kernel;
         let weight = (0..taps * input * output).map(|i| {
             let (tap, c, o) = (i / (input * output), i / output % input, i % output);
@@ -128,8 +109,9 @@ impl Reader<'_> {
         [conv, norm]: [String; 2],
         channels: usize,
         kernel: usize,
-    ) -> Result<Folded, String> {
-        let by_channel = self.tensor(&format!("{conv}.weight"), &[channels, 1, kernel, kernel])?;
+    ) -> Result<Folded> {
+        let by_channel =
+            self.weights.f32s(&format!("{conv}.weight"), &[channels, 1, kernel, kernel])?;
         let taps = kernel * kernel;
         let weight = (0..taps * channels).map(|i| by_channel[i % channels * taps + i / channels]);
         let mut weight: Vec<f32> = weight.collect();
@@ -138,8 +120,8 @@ impl Reader<'_> {
     }
 
     /// Folds the normalisation into the weight; returns the bias.
-    fn fold(&self, norm: String, weight: &mut [f32], channels: usize) -> Result<Vec<f32>, String> {
-        let part = |name: &str| self.tensor(&format!("{norm}.{name}"), &[channels]);
+    fn fold(&self, norm: String, weight: &mut [f32], channels: usize) -> Result<Vec<f32>> {
+        let part = |name: &str| self.weights.f32s(&format!("{norm}.{name}"), &[channels]);
         let norm = BatchNorm {
             scale: &part("weight")?,
             shift: &part("bias")?,
@@ -148,7 +130,7 @@ impl Reader<'_> {
             eps: self.eps,
         };
         let mut bias = vec![0.0; channels];
-        fold_batch_norm(norm, weight, &mut bias).map_err(|e| e.to_string())?;
+        fold_batch_norm(norm, weight, &mut bias)?;
         Ok(bias)
     }
 }

@@ -1,0 +1,333 @@
+//! Tensors of files that other programs wrote, by name: weights of backbones, denoisers trained elsewhere.
+//!
+//! A file is read as it is asked for, a tensor at a time, and nothing in it is executed.
+
+mod safe;
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+pub(crate) use safe::read_metadata;
+
+/// What the elements of a stored tensor are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Element {
+    /// Floating point of 64 bits.
+    F64,
+    /// Of 32 bits.
+    F32,
+    /// Of 16 bits.
+    F16,
+    /// Of 16 bits, the upper half of an f32.
+    Bf16,
+    /// Integers of 64 bits.
+    I64,
+    /// Of 32 bits.
+    I32,
+    /// Of 16 bits.
+    I16,
+    /// Of 8 bits.
+    I8,
+    /// Of 8 bits without a sign.
+    U8,
+    /// A byte, 0 or 1.
+    Bool,
+}
+
+impl Element {
+    /// Bytes of one.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
+/// A tensor in a file: where its elements lie and how they are to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What its elements are.
+    pub element: Element,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The elements from the start of `bytes` on; row-major, one behind the other.
+    bytes: Range<u64>,
+}
+
+impl Entry {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where the bytes of a file are.
+enum Source {
+    File(Mutex<File>),
+    Memory(Cow<'static, [u8]>),
+}
+
+impl Source {
+    fn len(&self) -> io::Result<u64> {
+        match self {
+            Self::File(file) => {
+                Ok(file.lock().unwrap_or_else(PoisonError::into_inner).metadata()?.len())
+            }
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    /// Its bytes from the first on.
+    fn reader(&self) -> Reader<'_> {
+        Reader { source: self, at: 0 }
+    }
+
+    /// Fills `out` with the bytes from `start` on.
+    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(start))?;
+                file.read_exact(out)
+            }
+            Self::Memory(bytes) => {
+                let from = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
+                match from.and_then(|from| from.get(..out.len())) {
+                    Some(from) => out.copy_from_slice(from),
+                    None => return Err(io::ErrorKind::UnexpectedEof.into()),
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The bytes of a source one after another.
+struct Reader<'a> {
+    source: &'a Source,
+    at: u64,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let left = self.source.len()?.saturating_sub(self.at);
+        let n = usize::try_from(left).map_or(out.len(), |left| left.min(out.len()));
+        self.source.read(self.at, &mut out[..n])?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// The tensors of a file, by name.
+pub struct Weights {
+    source: Source,
+    /// The file, or what stands for it in errors.
+    path: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Weights of {}: {} tensors", self.path.display(), self.tensors.len())
+    }
+}
+
+impl Weights {
+    /// Of a file of safetensors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is none, or damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        Self::of(Source::File(Mutex::new(file)), path)
+    }
+
+    /// Of the bytes of such a file; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it is none, or damaged.
+    pub fn of_bytes(
+        name: impl Into<PathBuf>,
+        bytes: impl Into<Cow<'static, [u8]>>,
+    ) -> Result<Self> {
+        Self::of(Source::Memory(bytes.into()), &name.into())
+    }
+
+    fn of(source: Source, path: &Path) -> Result<Self> {
+        let tensors = safe::tensors(&source).map_err(|e| e.at(path))?;
+        Ok(Self { source, path: path.into(), tensors })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its tensors, in the order of their names.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// SHA-256 of the file, in hexadecimal.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read.
+    pub fn hash(&self) -> Result<String> {
+        let mut digest = Sha256::new();
+        let mut file = BufReader::with_capacity(1 << 20, self.source.reader());
+        loop {
+            let part = file.fill_buf().map_err(|e| Error::io(&self.path, e))?;
+            let read = part.len();
+            if read == 0 {
+                break;
+            }
+            digest.update(part);
+            file.consume(read);
+        }
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The same with other names: what `rename` returns for each, and without those for which it returns nothing.
+    ///
+    /// # Errors
+    /// [`Error::File`] if two get the same name.
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        for (old, entry) in self.tensors {
+            let Some(new) = rename(&old) else { continue };
+            if tensors.contains_key(&new) {
+                let reason = format!("two of its tensors are `{new}`, one of them as `{old}`");
+                return Err(Error::file(&self.path, reason));
+            }
+            tensors.insert(new, entry);
+        }
+        Ok(Self { tensors, ..self })
+    }
+
+    /// The numbers of a floating-point tensor of this shape, in f32.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is no such tensor, or a number of it is not finite in f32; [`Error::Io`] if it cannot
+    /// be read.
+    pub fn f32s(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let fail = |reason: String| Err(Error::file(&self.path, reason));
+        let Some(entry) = self.tensors.get(name) else {
+            return fail(format!("there is no tensor `{name}`"));
+        };
+        if entry.shape != shape {
+            return fail(format!("`{name}` should have shape {shape:?}, got {:?}", entry.shape));
+        }
+        let bytes = self.bytes(entry)?;
+        let numbers: Vec<f32> = match entry.element {
+            Element::F32 => convert(&bytes, f32::from_le_bytes),
+            Element::F64 => convert(&bytes, |b| f64::from_le_bytes(b) as f32),
+            Element::F16 => convert(&bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Element::Bf16 => convert(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            other => {
+                return fail(format!("`{name}` should hold floating-point numbers, got {other:?}"));
+            }
+        };
+        match numbers.iter().find(|number| !number.is_finite()) {
+            Some(bad) => fail(format!("`{name}` holds {bad}")),
+            None => Ok(numbers),
+        }
+    }
+
+    /// A tensor's elements, row-major.
+    fn bytes(&self, entry: &Entry) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
+        let read = self.source.read(entry.bytes.start, &mut bytes);
+        read.map_err(|e| Error::io(&self.path, e))?;
+        Ok(bytes)
+    }
+
+    /// That all of these are there, with these shapes; returns the names of the others.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names the first that are missing or have another shape, and those that nobody asked for.
+    pub fn require(
+        &self,
+        expected: impl IntoIterator<Item = (String, Vec<usize>)>,
+    ) -> Result<Vec<String>> {
+        let mut left: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
+        let (mut missing, mut other) = (Vec::new(), Vec::new());
+        for (name, shape) in expected {
+            left.remove(name.as_str());
+            match self.tensors.get(&name) {
+                None => missing.push(format!("`{name}`")),
+                Some(entry) if entry.shape != shape => {
+                    other.push(format!("`{name}` ({:?} for {shape:?})", entry.shape));
+                }
+                Some(_) => {}
+            }
+        }
+        if missing.is_empty() && other.is_empty() {
+            return Ok(left.into_iter().map(str::to_string).collect());
+        }
+        let left: Vec<_> = left.into_iter().map(|name| format!("`{name}`")).collect();
+        let mut reason = String::from("not the weights of this network");
+        for (what, names) in
+            [("missing", missing), ("of another shape", other), ("not asked for", left)]
+        {
+            if !names.is_empty() {
+                write!(reason, "; {what}: {}", some(&names)).expect("a String takes all");
+            }
+        }
+        Err(Error::file(&self.path, reason))
+    }
+}
+
+/// The first few, and how many there are.
+fn some(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len() {
+        n if n <= SHOWN => names.join(", "),
+        n => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
+    }
+}
+
+fn convert<const N: usize>(bytes: &[u8], each: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&b| each(b)).collect()
+}
+
+/// Why a file could not be read.
+enum Unreadable {
+    Io(io::Error),
+    Damaged(String),
+}
+
+impl Unreadable {
+    fn at(self, path: &Path) -> Error {
+        match self {
+            Self::Io(e) => Error::io(path, e),
+            Self::Damaged(reason) => Error::file(path, reason),
+        }
+    }
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
