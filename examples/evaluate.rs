@@ -121,7 +121,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
 
     // First, since they end the program where a category has no images to be fitted to.
     let baselines = options.baselines.then(|| compare(&dataset, &detector)).transpose()?;
-    let good: usize = dataset.categories().iter().map(|category| category.train().len()).sum();
+    let good: usize = dataset.categories().iter().map(|category| category.good().len()).sum();
     let own = detector.config().images + detector.calibration().images(None).len();
     if baselines.is_some() && good != own {
         note(format!(
@@ -208,8 +208,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
 
 /// The metrics of simpler methods.
 fn compare(dataset: &Dataset, detector: &Detector) -> Result<Baselines> {
-    let total =
-        dataset.categories().iter().map(|c| c.train().len() + c.test().len()).sum::<usize>();
+    let total = dataset.categories().iter().map(|c| c.good().len() + c.test().len()).sum::<usize>();
     let mut progress = Progress::new("baselines", total as u64, "images");
     let mut done = 0;
     let baselines = baselines::evaluate(dataset, detector.config(), |result| {

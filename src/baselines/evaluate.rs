@@ -15,7 +15,7 @@ use crate::detect::{Compared, Evaluated, PIXELS, backbone_of};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::tensor::{DType, Device, Tensor};
-use crate::train::{extract_features, hold_out};
+use crate::train::{divide, extract_features};
 
 /// Test images that are judged at once.
 const BATCH: usize = 32;
@@ -52,9 +52,9 @@ pub fn evaluate(
     let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
     for (i, category) in dataset.categories().iter().enumerate() {
         let known = detector.categories.iter().position(|name| *name == category.name);
-        let split = hold_out(category.train().len(), known.unwrap_or(i) as u64, detector.seed);
+        let split = divide(category, known.unwrap_or(i) as u64, detector.seed);
         let mut features = |indices: &[usize]| {
-            let paths: Vec<_> = indices.iter().map(|&i| category.train()[i].path.clone()).collect();
+            let paths: Vec<_> = indices.iter().map(|&i| category.good()[i].path.clone()).collect();
             extract(&backbone, &paths, &mut each)
         };
         let (normal, held_out) = (features(&split.train)?, features(&split.held_out)?);

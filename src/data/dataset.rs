@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use super::inputs::folders_in;
 use super::layouts::{LAYOUTS, Layout};
 use super::sample::Category;
 use crate::error::{Error, Result};
 
 /// Where the images of a data set are. Nothing is decoded.
 ///
-/// Its layout is the first of [`LAYOUTS`] that recognises it: a tree as that of MVTec AD
-/// ([`MvTec`](super::layouts::MvTec)), one category of such a tree, or a folder of good images
+/// Its layout is the first of [`LAYOUTS`] that recognises it: a published data set as it lies on disk, a tree as that of
+/// MVTec AD ([`MvTec`](super::layouts::MvTec)), one category of such a tree, or a folder of good images
 /// ([`Folder`](super::layouts::Folder)).
 ///
 /// Images are told by their extension (png, jpg, jpeg, bmp, tif, tiff, webp in any case); hidden
@@ -39,6 +40,16 @@ impl Dataset {
             }
         }
         let shapes = LAYOUTS.map(Layout::shape).join(", or ");
+        for folder in folders_in(root)? {
+            for layout in LAYOUTS {
+                if layout.recognises(&folder)? {
+                    let name = folder.file_name().unwrap_or_default().display();
+                    let reason =
+                        format!("no data set; its folder {name} is one. Expected {shapes}");
+                    return Err(Error::dataset(root, reason));
+                }
+            }
+        }
         Err(Error::dataset(root, format!("no images found; expected {shapes}")))
     }
 

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 pub enum Split {
     /// To train with: it is good.
     Train,
+    /// To calibrate with, where a data set says which images are for that: it is good.
+    Validation,
     /// To test with.
     Test,
 }
@@ -57,27 +59,39 @@ impl AsRef<Path> for Sample {
 pub struct Category {
     /// Its name.
     pub name: String,
-    /// Those to train with first.
+    /// Those to train with first, then those to calibrate with.
     samples: Vec<Sample>,
     train: usize,
+    good: usize,
 }
 
 impl Category {
     /// A category of these images, which it sorts by path.
     pub fn new(name: impl Into<String>, mut samples: Vec<Sample>) -> Self {
         samples.sort_by(|a, b| (a.split, &a.path).cmp(&(b.split, &b.path)));
-        let train = samples.partition_point(|sample| sample.split == Split::Train);
-        Self { name: name.into(), samples, train }
+        let before = |split| samples.partition_point(|sample| sample.split < split);
+        let (train, good) = (before(Split::Validation), before(Split::Test));
+        Self { name: name.into(), samples, train, good }
     }
 
-    /// Good images to train with, sorted by path.
+    /// Good images to train with, sorted by path; where there are none for it, some of them calibrate.
     pub fn train(&self) -> &[Sample] {
         &self.samples[..self.train]
     }
 
+    /// Good images to calibrate with, of a data set that has such, sorted by path.
+    pub fn validation(&self) -> &[Sample] {
+        &self.samples[self.train..self.good]
+    }
+
+    /// Those to train with and then those to calibrate with.
+    pub fn good(&self) -> &[Sample] {
+        &self.samples[..self.good]
+    }
+
     /// Images to test with, sorted by path.
     pub fn test(&self) -> &[Sample] {
-        &self.samples[self.train..]
+        &self.samples[self.good..]
     }
 }
 

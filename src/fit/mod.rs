@@ -15,7 +15,7 @@ use crate::detect::Detector;
 use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
-use crate::train::{Resources, StepReport, Trainer, extract_features, hold_out};
+use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
 
 pub use compare::Comparison;
 use learn::{Good, learn};
@@ -235,18 +235,20 @@ fn good_images<'d>(
 ) -> Result<Vec<Good<'d>>> {
     let mut good = Vec::new();
     for (i, category) in dataset.categories().iter().enumerate() {
-        let (name, samples) = (&category.name, category.train());
-        if samples.is_empty() {
+        let (name, samples) = (&category.name, category.good());
+        if category.train().is_empty() {
             let reason = format!("category `{name}` has no good images; put some in train/good");
             return Err(Error::dataset(dataset.root(), reason));
         }
-        let split = hold_out(samples.len(), i as u64, seed);
+        let split = divide(category, i as u64, seed);
         if split.few {
-            let warning = format!(
-                "category `{name}` has {} good images: its threshold cannot be relied on below 16",
-                samples.len()
-            );
-            observe(Event::Warning(&warning));
+            let (images, what, enough) = match category.validation().len() {
+                0 => (samples.len(), "good images", 16),
+                calibrate => (calibrate, "images to calibrate with", 8),
+            };
+            observe(Event::Warning(&format!(
+                "category `{name}` has {images} {what}: its threshold cannot be relied on below {enough}"
+            )));
         }
         good.push(Good { category: name, samples, split });
     }

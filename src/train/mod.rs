@@ -11,5 +11,5 @@ mod trainer;
 pub use features::extract_features;
 pub use learning_rate::LearningRate;
 pub use resources::{Average, Memory, Resources};
-pub use split::{Split, hold_out};
+pub use split::{Split, divide, hold_out};
 pub use trainer::{StepReport, Trainer};

@@ -1,9 +1,12 @@
 //! Which normal images are kept back for calibration.
 
+use crate::data::Category;
 use crate::ops::{Random, Stream};
 
 /// Images of a category from which on the usual share is held out.
 const ENOUGH: usize = 16;
+/// Images of those that are held out then, at least.
+const FEWEST: usize = 8;
 /// Runs of neighbours that are held out, at most.
 const RUNS: usize = 4;
 
@@ -16,6 +19,20 @@ pub struct Split {
     pub held_out: Vec<usize>,
     /// Whether a threshold from so few images cannot be relied on.
     pub few: bool,
+}
+
+/// Divides the good images of category number `number` ([`Category::good`]): as the data set does, or else by
+/// [`hold_out`].
+pub fn divide(category: &Category, number: u64, seed: u64) -> Split {
+    let (train, good) = (category.train().len(), category.good().len());
+    match good - train {
+        0 => hold_out(train, number, seed),
+        calibrate => Split {
+            train: (0..train).collect(),
+            held_out: (train..good).collect(),
+            few: calibrate < FEWEST,
+        },
+    }
 }
 
 /// Divides the `images` normal images of category number `category`.
@@ -35,7 +52,7 @@ pub fn hold_out(images: usize, category: u64, seed: u64) -> Split {
     let count = match images {
         ..4 => 1,
         4..ENOUGH => (images / 4).max(2),
-        _ => (images / 5).max(8),
+        _ => (images / 5).max(FEWEST),
     };
     let random = Random { seed, stream: Stream::HeldOut, step: category };
     let runs = (count / 2).clamp(1, RUNS);
@@ -55,6 +72,23 @@ pub fn hold_out(images: usize, category: u64, seed: u64) -> Split {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Sample, Split as For};
+
+    #[test]
+    fn what_a_data_set_divides() {
+        let category = |train, validation| {
+            let of = |n, split| (0..n).map(move |i| Sample::good(format!("{i}.png"), split));
+            let good = of(train, For::Train).chain(of(validation, For::Validation));
+            Category::new("parts", good.chain(of(3, For::Test)).collect())
+        };
+        for (validation, few) in [(1, true), (7, true), (8, false), (40, false)] {
+            let split = divide(&category(20, validation), 1, 5);
+            assert_eq!(split.train, (0..20).collect::<Vec<_>>());
+            assert_eq!(split.held_out, (20..20 + validation).collect::<Vec<_>>());
+            assert_eq!(split.few, few);
+        }
+        assert_eq!(divide(&category(20, 0), 1, 5), hold_out(20, 1, 5));
+    }
 
     #[test]
     fn shares() {

@@ -1,14 +1,23 @@
 //! How data sets lie in folders, a file for each way.
 
+mod bmad;
 mod folder;
+mod masks;
 mod mvtec;
+mod real_iad;
+mod visa;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+pub use bmad::Bmad;
 pub use folder::Folder;
 pub use mvtec::MvTec;
+pub use real_iad::RealIad;
+pub use visa::Visa;
 
+use super::inputs::folders_in;
 use super::sample::Category;
 use crate::error::{Error, Result};
 
@@ -37,7 +46,7 @@ pub trait Layout: fmt::Debug + Sync {
 }
 
 /// Those that [`Dataset::open`](super::Dataset::open) knows, in the order in which they are asked.
-pub static LAYOUTS: [&dyn Layout; 2] = [&MvTec, &Folder];
+pub static LAYOUTS: [&dyn Layout; 5] = [&Visa, &RealIad, &Bmad, &MvTec, &Folder];
 
 /// The name of a category in this folder.
 fn folder_name(folder: &Path) -> String {
@@ -47,6 +56,31 @@ fn folder_name(folder: &Path) -> String {
         None => folder.canonicalize().unwrap_or_default(),
     };
     resolved.file_name().map_or("images".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The folders directly in `root` that are categories, by name, or `root` itself if it is one.
+fn categories_below(
+    root: &Path,
+    is_category: fn(&Path) -> bool,
+) -> Result<BTreeMap<String, PathBuf>> {
+    let folders = match is_category(root) {
+        true => vec![root.to_path_buf()],
+        false => folders_in(root)?.into_iter().filter(|folder| is_category(folder)).collect(),
+    };
+    Ok(folders.into_iter().map(|folder| (folder_name(&folder), folder)).collect())
+}
+
+/// What `category` makes of those found that are wanted: all, if none is named.
+fn chosen<T>(
+    root: &Path,
+    found: BTreeMap<String, T>,
+    wanted: &[String],
+    mut category: impl FnMut(String, T) -> Result<Category>,
+) -> Result<Vec<Category>> {
+    expect_categories(root, wanted, &found.keys().map(String::as_str).collect::<Vec<_>>())?;
+    let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
+    let found = found.into_iter().filter(|(name, _)| is_wanted(name));
+    found.map(|(name, what)| category(name, what)).collect()
 }
 
 fn expect_categories(root: &Path, wanted: &[String], known: &[&str]) -> Result<()> {

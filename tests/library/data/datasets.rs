@@ -10,14 +10,6 @@ fn names(samples: &[Sample]) -> Vec<String> {
     samples.iter().map(|s| s.path.file_name().unwrap().to_str().unwrap().into()).collect()
 }
 
-fn tree(files: &[&str]) -> TempDir {
-    let folder = TempDir::new().unwrap();
-    for file in files {
-        put(&folder, file, "x");
-    }
-    folder
-}
-
 #[test]
 fn the_demo() {
     let set = Dataset::open(photographs(), &[]).unwrap();
@@ -256,11 +248,11 @@ fn a_layout_of_somebody_elses() {
 #[test]
 fn layouts_are_asked_in_turn() {
     for (files, first) in [
-        (&["a/train/good/0.png", "b.png"][..], Some(0)),
-        (&["train/good/0.png"], Some(0)),
-        (&["a/test/dent/0.png"], Some(0)),
-        (&["0.png", "other/1.png"], Some(1)),
-        (&["good/0.png"], Some(1)),
+        (&["a/train/good/0.png", "b.png"][..], Some(3)),
+        (&["train/good/0.png"], Some(3)),
+        (&["a/test/dent/0.png"], Some(3)),
+        (&["0.png", "other/1.png"], Some(4)),
+        (&["good/0.png"], Some(4)),
         (&["other/0.png", "readme.txt"], None),
     ] {
         let folder = tree(files);

@@ -5,6 +5,7 @@ mod datasets;
 mod files;
 mod images;
 mod inputs;
+mod layouts;
 mod masks;
 
 use std::fs;
@@ -30,6 +31,15 @@ fn put(folder: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, bytes).unwrap();
     path
+}
+
+/// Files of these names, none of which is an image.
+fn tree(files: &[&str]) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    for file in files {
+        put(&folder, file, "x");
+    }
+    folder
 }
 
 fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {

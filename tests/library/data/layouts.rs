@@ -1,0 +1,290 @@
+//! Published data sets as they lie in folders, in small.
+
+use invad::data::{Category, Split};
+
+use super::*;
+
+/// A category's samples: what each is for, its file, its defect and the mask's file, below the folder.
+type Row = (Split, String, Option<String>, Option<String>);
+
+fn rows(category: &Category, folder: &Path) -> Vec<Row> {
+    let below = |path: &Path| path.strip_prefix(folder).unwrap().to_str().unwrap().to_string();
+    let samples = category.good().iter().chain(category.test());
+    samples
+        .map(|s| (s.split, below(&s.path), s.defect.clone(), s.mask.as_deref().map(below)))
+        .collect()
+}
+
+#[track_caller]
+fn assert_rows(category: &Category, folder: &Path, want: &[(Split, &str, &str, &str)]) {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_string());
+    let want: Vec<Row> = want
+        .iter()
+        .map(|(split, path, defect, mask)| (*split, (*path).into(), some(defect), some(mask)))
+        .collect();
+    assert_eq!(rows(category, folder), want);
+    let of = |split| want.iter().filter(|row| row.0 == split).count();
+    assert_eq!(category.train().len(), of(Split::Train));
+    assert_eq!(category.validation().len(), of(Split::Validation));
+    assert_eq!(category.test().len(), of(Split::Test));
+}
+
+fn open(folder: &TempDir) -> Dataset {
+    Dataset::open(folder.path(), &[]).unwrap()
+}
+
+fn categories(set: &Dataset) -> Vec<&str> {
+    set.categories().iter().map(|category| &*category.name).collect()
+}
+
+#[test]
+fn mvtec_ad_2() {
+    let folder = tree(&[
+        "can/train/good/000_regular.png",
+        "can/validation/good/000_regular.png",
+        "can/validation/good/001_shift.png",
+        "can/test_public/good/000_regular.png",
+        "can/test_public/bad/000_regular.png",
+        "can/test_public/bad/000_overexposed.png",
+        "can/test_public/ground_truth/bad/000_regular_mask.png",
+        "can/test_public/ground_truth/bad/000_overexposed_mask.png",
+        "can/test_private/000_regular.png",
+        "can/test_private_mixed/000_mixed.png",
+        "vial/test_public/good/000_regular.png",
+    ]);
+    let set = open(&folder);
+    assert_eq!(categories(&set), ["can", "vial"]);
+    assert!(set.warnings().is_empty(), "{:?}", set.warnings());
+    let bad = |name: &'static str, mask| (Split::Test, name, "bad", mask);
+    assert_rows(
+        &set.categories()[0],
+        &folder.path().join("can"),
+        &[
+            (Split::Train, "train/good/000_regular.png", "", ""),
+            (Split::Validation, "validation/good/000_regular.png", "", ""),
+            (Split::Validation, "validation/good/001_shift.png", "", ""),
+            bad(
+                "test_public/bad/000_overexposed.png",
+                "test_public/ground_truth/bad/000_overexposed_mask.png",
+            ),
+            bad(
+                "test_public/bad/000_regular.png",
+                "test_public/ground_truth/bad/000_regular_mask.png",
+            ),
+            (Split::Test, "test_public/good/000_regular.png", "", ""),
+        ],
+    );
+    let alone = Dataset::open(folder.path().join("can"), &[]).unwrap();
+    assert_eq!(alone.categories(), &set.categories()[..1]);
+}
+
+const SPLIT: &str = "object,split,label,image,mask
+candle,train,normal,candle/Data/Images/Normal/0001.JPG,
+candle,train,normal,candle/Data/Images/Normal/0002.JPG,
+candle,test,normal,candle/Data/Images/Normal/0000.JPG,
+candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png
+pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,
+";
+
+#[test]
+fn visa_as_published() {
+    let folder = tree(&[
+        "candle/Data/Images/Normal/0000.JPG",
+        "candle/Data/Images/Normal/0001.JPG",
+        "candle/Data/Images/Normal/0002.JPG",
+        // Not in the list.
+        "candle/Data/Images/Normal/0003.JPG",
+        "candle/Data/Images/Anomaly/000.JPG",
+        "candle/Data/Masks/Anomaly/000.png",
+        "candle/image_anno.csv",
+        "pcb1/Data/Images/Normal/0000.JPG",
+        "split_csv/2cls_fewshot.csv",
+    ]);
+    refused(Dataset::open(folder.path(), &[]), folder.path(), "split_csv/1cls.csv");
+    let list = put(&folder, "split_csv/1cls.csv", SPLIT);
+    let set = open(&folder);
+    assert_eq!(categories(&set), ["candle", "pcb1"]);
+    assert!(set.warnings().is_empty(), "{:?}", set.warnings());
+    let images = "candle/Data/Images";
+    let at = |name: &str| format!("{images}/{name}");
+    assert_rows(
+        &set.categories()[0],
+        folder.path(),
+        &[
+            (Split::Train, &at("Normal/0001.JPG"), "", ""),
+            (Split::Train, &at("Normal/0002.JPG"), "", ""),
+            (Split::Test, &at("Anomaly/000.JPG"), "anomaly", "candle/Data/Masks/Anomaly/000.png"),
+            (Split::Test, &at("Normal/0000.JPG"), "", ""),
+        ],
+    );
+    let only = Dataset::open(folder.path(), &["pcb1".into()]).unwrap();
+    assert_eq!(categories(&only), ["pcb1"]);
+
+    fs::remove_file(folder.path().join(at("Normal/0002.JPG"))).unwrap();
+    let set = open(&folder);
+    assert_eq!(set.categories()[0].train().len(), 1);
+    let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
+    assert!(warning.contains("1 of its images are not there, as candle/Data"), "{warning}");
+
+    for (broken, reason) in [
+        (SPLIT.replace("candle,train,normal", "candle,train,anomaly"), "split `train`"),
+        (SPLIT.replace("label", "kind"), "label"),
+        (SPLIT.trim_end().trim_end_matches(',').to_string(), "record"),
+    ] {
+        put(&folder, "split_csv/1cls.csv", broken);
+        refused(Dataset::open(folder.path(), &[]), &list, reason);
+    }
+}
+
+#[test]
+fn visa_as_converted() {
+    let folder = tree(&[
+        "1cls/candle/train/good/0001.JPG",
+        "1cls/candle/test/good/0000.JPG",
+        "1cls/candle/test/bad/000.JPG",
+        "1cls/candle/ground_truth/bad/000.png",
+    ]);
+    let set = open(&folder);
+    assert_rows(
+        &set.categories()[0],
+        &folder.path().join("1cls/candle"),
+        &[
+            (Split::Train, "train/good/0001.JPG", "", ""),
+            (Split::Test, "test/bad/000.JPG", "bad", "ground_truth/bad/000.png"),
+            (Split::Test, "test/good/0000.JPG", "", ""),
+        ],
+    );
+    assert_eq!(
+        Dataset::open(folder.path().join("1cls"), &[]).unwrap().categories(),
+        set.categories()
+    );
+}
+
+#[test]
+fn bmad() {
+    let folder = tree(&[
+        // With a level `img`, masks in `label`, also of good images.
+        "Brain/train/good/b1.png",
+        "Brain/valid/good/img/b2.png",
+        "Brain/valid/good/label/b2.png",
+        "Brain/valid/Ungood/img/b3.png",
+        "Brain/valid/Ungood/label/b3.png",
+        "Brain/test/good/img/b4.png",
+        "Brain/test/good/label/b4.png",
+        "Brain/test/Ungood/img/b5.png",
+        "Brain/test/Ungood/label/b5.png",
+        // Without, masks in `anomaly_mask`.
+        "Liver/train/good/img/l1.png",
+        "Liver/val/good/l2.png",
+        "Liver/test/good/l3.png",
+        "Liver/test/Ungood/l4.png",
+        "Liver/test/Ungood/anomaly_mask/l4.png",
+        "Liver/test/Ungood/anomaly_mask/l9.png",
+        // Without masks and validation.
+        "Chest/train/good/c1.png",
+        "Chest/test/good/c2.png",
+        "Chest/test/Ungood/c3.png",
+    ]);
+    let set = open(&folder);
+    assert_eq!(categories(&set), ["Brain", "Chest", "Liver"]);
+    let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
+    assert!(warning.contains("l9.png: no image belongs to this mask"), "{warning}");
+    let [brain, chest, liver] = set.categories() else { panic!() };
+    assert_rows(
+        brain,
+        &folder.path().join("Brain"),
+        &[
+            (Split::Train, "train/good/b1.png", "", ""),
+            (Split::Validation, "valid/good/img/b2.png", "", ""),
+            (Split::Test, "test/Ungood/img/b5.png", "Ungood", "test/Ungood/label/b5.png"),
+            (Split::Test, "test/good/img/b4.png", "", ""),
+        ],
+    );
+    assert_rows(
+        chest,
+        &folder.path().join("Chest"),
+        &[
+            (Split::Train, "train/good/c1.png", "", ""),
+            (Split::Test, "test/Ungood/c3.png", "Ungood", ""),
+            (Split::Test, "test/good/c2.png", "", ""),
+        ],
+    );
+    assert_rows(
+        liver,
+        &folder.path().join("Liver"),
+        &[
+            (Split::Train, "train/good/img/l1.png", "", ""),
+            (Split::Validation, "val/good/l2.png", "", ""),
+            (Split::Test, "test/Ungood/l4.png", "Ungood", "test/Ungood/anomaly_mask/l4.png"),
+            (Split::Test, "test/good/l3.png", "", ""),
+        ],
+    );
+    let alone = Dataset::open(folder.path().join("Chest"), &[]).unwrap();
+    assert_eq!(alone.categories(), std::slice::from_ref(chest));
+}
+
+const LISTING: &str = r#"{
+    "meta": {"prefix": "toy/", "normal_class": "OK", "pre_transform": {}},
+    "train": [
+        {"category": "toy", "anomaly_class": "OK", "mask_path": null,
+         "image_path": "OK/S0001/toy_0001_OK_C1_20231027.jpg"}
+    ],
+    "test": [
+        {"category": "toy", "anomaly_class": "OK", "mask_path": null,
+         "image_path": "OK/S0002/toy_0002_OK_C5_20231027.jpg"},
+        {"category": "toy", "anomaly_class": "AK", "mask_path": "NG/AK/S0003/toy_0003_NG_AK_C2_20231027.png",
+         "image_path": "NG/AK/S0003/toy_0003_NG_AK_C2_20231027.jpg"}
+    ]
+}"#;
+
+#[test]
+fn real_iad() {
+    for (images, listing) in [
+        ("", "toy.json"),
+        ("realiad_1024/", "realiad_jsons/toy.json"),
+        ("realiad_512/", "realiad_jsons/realiad_jsons/toy.json"),
+    ] {
+        let good = format!("{images}toy/OK/S0001/toy_0001_OK_C1_20231027.jpg");
+        let tested = format!("{images}toy/OK/S0002/toy_0002_OK_C5_20231027.jpg");
+        let defective = format!("{images}toy/NG/AK/S0003/toy_0003_NG_AK_C2_20231027");
+        let (bad, mask) = (format!("{defective}.jpg"), format!("{defective}.png"));
+        let folder = tree(&[&good, &tested, &bad, &mask]);
+        let list = put(&folder, listing, LISTING);
+        let set = open(&folder);
+        let [toy] = set.categories() else { panic!("{set:?}") };
+        assert_eq!(toy.name, "toy");
+        assert_rows(
+            toy,
+            folder.path(),
+            &[
+                (Split::Train, &good, "", ""),
+                (Split::Test, &bad, "AK", &mask),
+                (Split::Test, &tested, "", ""),
+            ],
+        );
+        let views: Vec<_> =
+            toy.good().iter().chain(toy.test()).map(|s| s.view.as_deref().unwrap()).collect();
+        assert_eq!(views, ["C1", "C2", "C5"]);
+
+        fs::remove_file(folder.path().join(&tested)).unwrap();
+        let set = open(&folder);
+        let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
+        assert!(warning.contains("1 of its images are not there, as OK/S0002"), "{warning}");
+        for (broken, reason) in [
+            (LISTING.replacen("\"OK\", \"mask", "\"AK\", \"mask", 1), "to be trained on"),
+            (LISTING.replace("train", "training"), "train"),
+            (LISTING[..99].to_string(), "EOF"),
+        ] {
+            put(&folder, listing, broken);
+            refused(Dataset::open(folder.path(), &[]), &list, reason);
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_data_sets() {
+    let folder = tree(&["notes/readme.txt", "sets/toys/a/train/good/0.png"]);
+    let sets = folder.path().join("sets");
+    refused(Dataset::open(&sets, &[]), &sets, "its folder toys is one");
+    refused(Dataset::open(folder.path(), &[]), folder.path(), "no images found");
+}
