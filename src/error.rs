@@ -82,6 +82,12 @@ pub enum Error {
         /// Bytes that the device has.
         total: usize,
     },
+    /// The host has not enough memory.
+    #[error("cpu: {} asked for, which the system does not give; lower the batch size", megabytes(*asked))]
+    HostMemory {
+        /// Bytes asked for.
+        asked: usize,
+    },
     /// A training needs more memory than there is.
     #[error(
         "training on {device} needs {}, {} of it for {purpose}, and has {}; {setting} needs less",

@@ -31,8 +31,13 @@ impl<T: Clone> Registry<T> {
             return Ok(added.clone());
         }
         drop(added);
-        let expected = format!("one of {}, or one that was registered", self.names().join(", "));
+        let expected = format!("one of {}", self.names().join(", "));
         Err(Error::argument(self.kind, "name", expected, name))
+    }
+
+    /// Those of this crate that can be made.
+    pub fn own(&self) -> impl Iterator<Item = T> {
+        self.own.iter().filter_map(|(_, make)| make().ok())
     }
 
     /// The names, those of this crate first.
@@ -42,13 +47,19 @@ impl<T: Clone> Registry<T> {
         own.chain(added.iter().map(|(name, _)| name.clone())).collect()
     }
 
-    /// Adds one.
-    pub fn register(&self, name: String, added: T) -> Result<()> {
+    /// Adds one, unless `refuse` has something against it beside these others that were added.
+    pub fn register(
+        &self,
+        name: String,
+        added: T,
+        refuse: impl FnOnce(&[(String, T)]) -> Result<()>,
+    ) -> Result<()> {
         let mut all = self.added.write().unwrap_or_else(PoisonError::into_inner);
         let own = self.own.iter().any(|(own, _)| *own == name);
         if own || all.iter().any(|(other, _)| *other == name) {
             return Err(Error::argument(self.kind, "name", "one that is not taken", name));
         }
+        refuse(&all)?;
         all.push((name, added));
         Ok(())
     }

@@ -33,8 +33,10 @@ pub fn try_out(options: &Options, with: FitOptions) -> Result<()> {
     let found =
         evaluate(&detector, &dataset, &ScoreOptions::default(), |_, result| result.map(drop))?;
     for (category, metrics) in &found.calibrated.categories {
-        let percent = metrics.image_auroc.unwrap_or(f64::NAN);
-        say(format!("{category}: image AUROC {percent:.1} %"));
+        say(match metrics.image_auroc {
+            Some(percent) => format!("{category}: image AUROC {percent:.1} %"),
+            None => format!("{category}: no good or no defective images to test with"),
+        });
     }
     Ok(())
 }

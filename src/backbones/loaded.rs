@@ -18,6 +18,8 @@ use crate::types::Precision;
 #[derive(Clone, Debug)]
 pub struct Loaded {
     backbone: Arc<dyn Backbone>,
+    /// Asked for once: all that follows relies on it.
+    spec: BackboneSpec,
     packed: Arc<dyn Packed>,
     device: Device,
 }
@@ -92,20 +94,25 @@ impl Loaded {
     /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not enough memory;
     /// [`Error::Argument`] if the backbone takes or makes nothing, or more than could be addressed.
     pub fn new(backbone: Arc<dyn Backbone>, device: Device) -> Result<Self> {
-        let BackboneSpec { image_size, channels, grid, .. } = *backbone.spec();
-        for (arg, got) in [("image size", image_size), ("channels", channels), ("grid", grid)] {
-            if !(1..=1 << 14).contains(&got) {
-                return Err(Error::argument("backbone", arg, "in 1..=16384", got));
+        let spec = backbone.spec().clone();
+        let BackboneSpec { image_size, channels, grid, .. } = spec;
+        // A map stands out from its mean, which one of a single cell cannot.
+        for (arg, got, least) in
+            [("image size", image_size, 1), ("channels", channels, 1), ("grid", grid, 2)]
+        {
+            if !(least..=1 << 14).contains(&got) {
+                let expected = format!("in {least}..=16384");
+                return Err(Error::argument("backbone", arg, expected, got));
             }
         }
         device.require()?;
         let packed = backbone.pack(device, Precision::of(device))?;
-        Ok(Self { backbone, packed, device })
+        Ok(Self { backbone, spec, packed, device })
     }
 
     /// What the backbone is, what it takes and what it makes of it.
     pub fn spec(&self) -> &BackboneSpec {
-        self.backbone.spec()
+        &self.spec
     }
 
     /// Where it computes.

@@ -86,5 +86,5 @@ pub fn names() -> Vec<String> {
 /// # Errors
 /// [`Error::Argument`](crate::Error::Argument) if the name is taken.
 pub fn register(backbone: Arc<dyn Backbone>) -> Result<()> {
-    BACKBONES.register(backbone.spec().name.clone(), backbone)
+    BACKBONES.register(backbone.spec().name.clone(), backbone, |_| Ok(()))
 }

@@ -260,14 +260,17 @@ static REGISTRY: Registry<Kind> = Registry::new("denoiser", &[("dit", || Ok(dit:
 /// # Errors
 /// [`Error::Argument`] if its name or that of a preset is taken.
 pub fn register(kind: Kind) -> Result<()> {
-    let mut taken = presets();
-    for (name, _) in kind.presets {
-        if taken.contains(name) {
-            return Err(Error::argument("denoiser", "preset", "one that is not taken", name));
+    let own: Vec<&str> = REGISTRY.own().flat_map(|kind| kind.presets).map(|p| p.0).collect();
+    REGISTRY.register(kind.name.into(), kind, |others| {
+        let others = others.iter().flat_map(|(_, kind)| kind.presets).map(|(name, _)| *name);
+        let mut taken: BTreeSet<&str> = own.into_iter().chain(others).collect();
+        match kind.presets.iter().find(|(name, _)| !taken.insert(name)) {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Error::argument("denoiser", "preset", "one that is not taken", name))
+            }
         }
-        taken.push(name);
-    }
-    REGISTRY.register(kind.name.into(), kind)
+    })
 }
 
 /// The kinds of networks that this program knows.
@@ -326,12 +329,14 @@ fn checked(kind: &Kind, denoiser: Arc<dyn Denoiser>) -> Result<Arc<dyn Denoiser>
     }
     let (mut end, mut names) = (Some(0usize), BTreeSet::new());
     for p in denoiser.parameters() {
-        let elements = p.shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis));
-        if end != Some(p.offset) || elements.is_none() || !names.insert(&p.name) {
+        let Ok(shape) = Shape::new("denoiser", &p.shape) else {
+            return refused("parameters", "of shapes that a tensor can have", format!("{p:?}"));
+        };
+        if end != Some(p.offset) || !names.insert(&p.name) {
             let expected = "one behind the other, each with a name of its own";
             return refused("parameters", expected, format!("{p:?}"));
         }
-        end = elements.and_then(|n| n.checked_add(p.offset));
+        end = shape.elements().checked_add(p.offset);
     }
     match end {
         Some(len) => Shape::new("denoiser", &[len]).map(|_| denoiser),

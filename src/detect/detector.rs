@@ -14,6 +14,7 @@ use crate::backbones::{self, Backbone, Loaded};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
 use crate::denoisers;
+use crate::diffusion::TIMESTEPS;
 use crate::error::{Error, Result};
 use crate::gaussian::Prior;
 use crate::tensor::{Device, Tensor};
@@ -231,6 +232,10 @@ impl Detector {
     /// # Errors
     /// [`Error::Argument`] unless `timestep` is below 1000; those of [`Detector::to_device`].
     pub fn set_timestep(&mut self, timestep: usize) -> Result<()> {
+        if timestep >= TIMESTEPS {
+            let expected = format!("below {TIMESTEPS}");
+            return Err(Error::argument("set_timestep", "timestep", expected, timestep));
+        }
         let recipe = &mut self.checkpoint.config.recipe;
         (recipe.inversion_steps, recipe.single_timestep) = (1, timestep);
         (self.checkpoint.prior, self.checkpoint.levels) = (None, None);

@@ -463,7 +463,7 @@ fn measured(map: AnomalyMap, order: f64, row: &[f32], category: usize) -> Result
     let [max, block, top5] = [map.top(1), map.block(order), map.top(5)];
     let stats = ImageStats { max, abs, block, top5, nll };
     if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
-        let expected = "one whose latents are finite; train again";
+        let expected = "one whose features and latents are finite: train again, or mend the backbone if it is one of your own";
         return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
     }
     Ok(Measured { stats, map, category })

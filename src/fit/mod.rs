@@ -174,6 +174,9 @@ pub fn fit(
 ) -> Result<Fitted> {
     options.resources.device.require()?;
     // Before the long work of computing features.
+    if options.resume && options.state.is_none() {
+        return Err(Error::argument("fit", "resume", "with the file of a state", "no `state`"));
+    }
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,

@@ -1,7 +1,7 @@
 //! Batch normalisation with fixed statistics, as part of the convolution before it.
 
 use super::expect_shape;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The parameters and statistics of a batch normalisation: y = scale·(x − mean)/√(variance + ε) + shift,
 /// all of one number per channel.
@@ -27,7 +27,7 @@ pub struct BatchNorm<'a> {
 /// `bias`: (O), written.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) if the lengths do not agree.
+/// [`Error::Shape`] if the lengths do not agree; [`Error::Argument`] if variance\[o\] + ε is not positive.
 pub fn fold_batch_norm(norm: BatchNorm, weight: &mut [f32], bias: &mut [f32]) -> Result<()> {
     const OP: &str = "fold_batch_norm";
     let o = [bias.len()];
@@ -37,6 +37,9 @@ pub fn fold_batch_norm(norm: BatchNorm, weight: &mut [f32], bias: &mut [f32]) ->
     expect_shape(OP, "variance", &[norm.variance.len()], &o)?;
     let rows = weight.len() / bias.len().max(1);
     expect_shape(OP, "weight", &[weight.len()], &[rows * bias.len()])?;
+    if let Some(bad) = norm.variance.iter().find(|v| f64::from(**v) + norm.eps <= 0.0) {
+        return Err(Error::argument(OP, "variance", "positive with ε", bad));
+    }
     for (o, bias) in bias.iter_mut().enumerate() {
         let factor = f64::from(norm.scale[o]) / (f64::from(norm.variance[o]) + norm.eps).sqrt();
         for w in weight[o..].iter_mut().step_by(norm.scale.len()) {

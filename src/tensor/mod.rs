@@ -19,7 +19,7 @@ use half::{bf16, f16};
 use crate::cuda;
 use crate::error::{Error, Result};
 
-const PLANNED: &str = "a tensor that is planned has no memory";
+const PLANNED: &str = "a tensor of a Plan has no memory, and can only be asked for its shape";
 
 #[derive(Debug)]
 enum Storage {
@@ -44,21 +44,27 @@ impl fmt::Debug for Tensor {
     }
 }
 
+/// Zeros on the host, or that it has not the memory.
+fn zeroed<T: bytemuck::Zeroable>(n: usize) -> Result<Vec<T>> {
+    bytemuck::try_zeroed_vec(n)
+        .map_err(|()| Error::HostMemory { asked: n.saturating_mul(size_of::<T>()) })
+}
+
 impl Tensor {
     /// A tensor of zeros.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are more axes or elements than a tensor can have;
-    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`] if it has not
-    /// enough memory.
+    /// [`Error::Unavailable`] if the device cannot be used; [`Error::OutOfMemory`], or on the host
+    /// [`Error::HostMemory`], if it has not enough memory.
     pub fn zeros(shape: &[usize], dtype: DType, device: Device) -> Result<Self> {
         let shape = Shape::new("zeros", shape)?;
         let n = shape.elements();
         let storage = match (device, dtype) {
-            (Device::Cpu, DType::F32) => Storage::CpuF32(vec![0.0; n]),
-            (Device::Cpu, DType::F16) => Storage::CpuF16(vec![f16::ZERO; n]),
-            (Device::Cpu, DType::BF16) => Storage::CpuBf16(vec![bf16::ZERO; n]),
-            (Device::Cpu, DType::U8) => Storage::CpuU8(vec![0; n]),
+            (Device::Cpu, DType::F32) => Storage::CpuF32(zeroed(n)?),
+            (Device::Cpu, DType::F16) => Storage::CpuF16(zeroed(n)?),
+            (Device::Cpu, DType::BF16) => Storage::CpuBf16(zeroed(n)?),
+            (Device::Cpu, DType::U8) => Storage::CpuU8(zeroed(n)?),
             (Device::Cuda(ordinal), _) => Storage::Cuda(cuda::Memory::zeros(ordinal, dtype, n)?),
         };
         Ok(Self { shape, storage })
@@ -143,7 +149,7 @@ impl Tensor {
             Storage::CpuBf16(v) => TensorView::cpu_bf16(self.shape, v),
             Storage::CpuU8(v) => TensorView::cpu_u8(self.shape, v),
             Storage::Cuda(memory) => TensorView::cuda(self.shape, memory.slice()),
-            Storage::None(..) => unreachable!("{PLANNED}"),
+            Storage::None(..) => panic!("{PLANNED}"),
         }
     }
 
@@ -155,7 +161,7 @@ impl Tensor {
             Storage::CpuBf16(v) => TensorViewMut::cpu_bf16(self.shape, v),
             Storage::CpuU8(v) => TensorViewMut::cpu_u8(self.shape, v),
             Storage::Cuda(memory) => TensorViewMut::cuda(self.shape, memory.slice_mut()),
-            Storage::None(..) => unreachable!("{PLANNED}"),
+            Storage::None(..) => panic!("{PLANNED}"),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use invad::data::Dataset;
 use invad::denoisers::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Make, Packed, Parameter, Recompute,
-    Trainable, Training, preset, read, register,
+    Trainable, Training, preset, presets, read, register,
 };
 use invad::device::Allocate;
 use invad::{Device, Error, FitOptions, Precision, Result, Tensor, fit};
@@ -21,6 +21,7 @@ fn broken(what: &'static str) -> Result<Arc<dyn Denoiser>> {
     match what {
         "names" => drop(all.linear("a", 3, 2)),
         "places" => all.parameters[1].offset += 1,
+        "axes" => all.parameters[1].shape = vec![1, 1, 1, 1, 1, 1, 3],
         "lengths" => all.parameters[0].shape = vec![usize::MAX, 2],
         _ => {}
     }
@@ -67,6 +68,7 @@ fn promises() {
         ("broken-names", |_| broken("names")),
         ("broken-places", |_| broken("places")),
         ("broken-lengths", |_| broken("lengths")),
+        ("broken-axes", |_| broken("axes")),
         ("broken-kind", |_| broken("kind")),
         ("broken-key", |_| broken("key")),
         ("broken-features", |_| broken("features")),
@@ -76,6 +78,7 @@ fn promises() {
     let kind = Kind::new("broken", |_| broken("names"), |_| broken("not"));
     register(kind.with_presets(PRESETS)).unwrap();
     for (name, arg) in PRESETS.iter().map(|(name, _)| *name).zip([
+        "parameters",
         "parameters",
         "parameters",
         "parameters",
@@ -102,6 +105,27 @@ fn promises() {
     assert_eq!(taken(other.with_presets(&[("small", |_| broken("not"))])), "preset");
     let twice: &[(&str, Make)] = &[("one", |_| broken("not")), ("one", |_| broken("not"))];
     assert_eq!(taken(other.with_presets(twice)), "preset");
+}
+
+/// One of them has the name, whichever comes first.
+#[test]
+fn registered_at_the_same_time() {
+    const PRESETS: &[(&str, Make)] = &[("both", |_| broken("not"))];
+    for round in 0..50 {
+        let barrier = std::sync::Barrier::new(2);
+        let register = |side: &str| {
+            let name = format!("at-once-{round}-{side}").leak();
+            let kind = Kind::new(name, |_| broken("not"), |_| broken("not"));
+            barrier.wait();
+            register(kind.with_presets(PRESETS)).is_ok()
+        };
+        let one = std::thread::scope(|scope| {
+            let other = scope.spawn(|| register("b"));
+            usize::from(register("a")) + usize::from(other.join().unwrap())
+        });
+        assert_eq!(one, usize::from(round == 0));
+    }
+    assert_eq!(presets().iter().filter(|name| **name == "both").count(), 1);
 }
 
 #[test]

@@ -187,6 +187,8 @@ fn runs_that_cannot_start() {
     assert!(steps.starts_with("resume: `steps` should be 6, as"), "{steps}");
     let recipe = refused(resume().recipe(Recipe::whitened()));
     assert!(matches!(recipe, Error::Argument { arg: "recipe", .. }), "{recipe}");
+    let nowhere = refused(resume().state(None));
+    assert!(nowhere.to_string().starts_with("fit: `resume` should be with the file"), "{nowhere}");
     let none = refused(resume().state(Some(folder.path().join("none"))));
     assert!(matches!(none, Error::Io { .. }), "{none}");
     let recipe = Recipe::paper().batch(0);

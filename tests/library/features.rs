@@ -176,7 +176,9 @@ fn a_backbone_of_somebody_elses() {
             [(2, 0), (3, 0), (2, 1), (3, 1)].map(|(x, y)| image[(x, y)][1].into()).iter().sum();
         assert_eq!(cells[4 + 1], sum);
     }
-    for spec in [of(0, 4), of(4, 0), of(1 << 20, 4)] {
+    // Of a single cell nothing stands out.
+    let one = Arc::new(Quarters(BackboneSpec::new("one", "0", 4, 4, 1)));
+    for spec in [of(0, 4), of(4, 0), of(1 << 20, 4), one] {
         assert!(matches!(Loaded::new(spec, Device::Cpu), Err(Error::Argument { .. })));
     }
 }

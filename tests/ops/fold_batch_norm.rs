@@ -34,4 +34,7 @@ fn refuses_other_lengths() {
     assert_eq!(error.to_string(), "fold_batch_norm: `mean` should have shape [3], got [4]");
     let norm = BatchNorm { mean: &three, ..norm };
     assert!(ops::fold_batch_norm(norm, &mut [0.0; 7], &mut [0.0; 3]).is_err());
+    let norm = BatchNorm { variance: &[1.0, -1e-3 - 1e-9, 1.0], ..norm };
+    let error = ops::fold_batch_norm(norm, &mut [0.0; 6], &mut [0.0; 3]).unwrap_err();
+    assert!(error.to_string().contains("`variance` should be positive"), "{error}");
 }

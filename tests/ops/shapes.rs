@@ -331,6 +331,15 @@ fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |n, &length| n.checked_mul(length))
 }
 
+#[test]
+fn memory_that_a_host_has_not() {
+    for dtype in [DType::F32, DType::F16, DType::BF16, DType::U8] {
+        let refused = Tensor::zeros(&[1 << 55], dtype, Device::Cpu).unwrap_err();
+        let asked = dtype.size() << 55;
+        assert!(matches!(refused, Error::HostMemory { asked: got } if got == asked), "{refused}");
+    }
+}
+
 proptest! {
     #![proptest_config(Config { cases: 4000, failure_persistence: None, ..Config::default() })]
 

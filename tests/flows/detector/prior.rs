@@ -1,6 +1,7 @@
 //! Latents held against those of normal images.
 
 use invad::Error;
+use invad::checkpoint::Recipe;
 use invad::data::load_image;
 use invad::detect::ScoreOptions;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
@@ -237,4 +238,18 @@ fn a_prior_is_the_same_bits() {
     let want = scores(&detector);
     detector.calibrate("dots", &held_out(Kind::Dots), &[]).unwrap();
     assert!(score(&detector, &tested()) == want, "the file holds all of it");
+}
+
+/// A timestep that there is not changes nothing.
+#[test]
+fn timesteps_that_there_are_not() {
+    let mut detector = Detector::new(checkpoint(Recipe::whitened(), 3)).unwrap();
+    let image = defective(Kind::Dots, 9, 48, 40);
+    let before = detector.score(std::slice::from_ref(&image)).unwrap();
+    for timestep in [1000, usize::MAX] {
+        let refused = detector.set_timestep(timestep).unwrap_err();
+        assert!(matches!(refused, Error::Argument { arg: "timestep", .. }), "{refused}");
+    }
+    let after = detector.score(&[image]).unwrap();
+    assert_eq!(after[0].score.to_bits(), before[0].score.to_bits());
 }
