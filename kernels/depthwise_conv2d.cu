@@ -35,7 +35,7 @@ const int THREADS = 128;
 const int PIXELS = 4;
 const int COLUMNS = (PIXELS - 1) * STRIDE + KERNEL_SIZE;
 
-KERNEL void LAUNCH_BOUNDS(THREADS, KERNEL_SIZE == 3 && STRIDE == 1 ? 5 : 4)
+KERNEL void LAUNCH_BOUNDS(THREADS, 4)
 depthwise_conv2d(const h16* x, const float* weight, const float* bias, h16* y, int height, int width,
                  int channels, int out_height, int out_width, int top, int left, int activation,
                  int input_activation, float* totals) {

@@ -341,12 +341,11 @@ mod tests {
             if reduced > 0 {
                 let (mut mean, mut gate) = (vec![0.0; mid], squeezed_bias[1].clone());
                 channel_mean(&filtered, &mut mean, [filtered.len() / mid, mid]);
-                for r in 0..reduced {
-                    let row = r * mid..(r + 1) * mid;
-                    let weights = squeezed[0][row.clone()].iter().zip(&mean);
-                    let z = squeezed_bias[0][r] + weights.map(|(w, m)| w * m).sum::<f32>();
+                let [reduce, expand] = squeezed.each_ref().map(|layer| layer.chunks(mid));
+                for ((reduce, expand), bias) in reduce.zip(expand).zip(&squeezed_bias[0]) {
+                    let z = bias + reduce.iter().zip(&mean).map(|(w, m)| w * m).sum::<f32>();
                     let hidden = z / (1.0 + (-z).exp());
-                    gate.iter_mut().zip(&squeezed[1][row]).for_each(|(g, w)| *g += hidden * w);
+                    gate.iter_mut().zip(expand).for_each(|(g, w)| *g += hidden * w);
                 }
                 channel_gate(&mut filtered, &gate, [second.output[0] * second.output[1], mid]);
             }

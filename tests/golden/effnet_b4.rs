@@ -39,9 +39,9 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
                 naive::efficientnet(&naive::b4(pads_for), values.collect(), &image, &TAPS, stored)
             })
         });
-        let (all, naive) = (want.data.clone(), halves.clone());
+        let (all, naive, own) = (want.data.clone(), halves.clone(), plain.clone());
         trials.push(trial(format!("effnet_b4/{features} of the plain computation"), move || {
-            compare_all(Device::Cpu, &plain, &all, &naive)
+            compare_all(Device::Cpu, &own, &all, &naive)
         }));
         for place in places() {
             let device = place.device;
@@ -56,9 +56,12 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
             }));
             for (block, want) in tensors.under(statistics) {
                 let i: usize = block.parse().map_err(|_| format!("`{statistics}{block}`"))?;
-                let (want, got, naive) = (want.data.clone(), outputs.clone(), halves.clone());
+                let (want, got) = (want.data.clone(), outputs.clone());
+                let naive = [halves.clone(), plain.clone()];
                 let label = place.label(format!("effnet_b4/{statistics}{block}"));
-                trials.push(trial(label, move || compare_block(device, i, [&got, &naive], &want)));
+                trials.push(trial(label, move || {
+                    compare_block(device, i, &got, naive.each_ref(), &want)
+                }));
             }
         }
     }

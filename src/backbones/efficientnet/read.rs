@@ -186,52 +186,47 @@ pub(super) fn blocks(
         Pads::Of(side) => [side; 2],
         Pads::Own | Pads::Symmetric => input,
     };
+    let mut padding = |size, kernel, stride: usize| {
+        let padding = variant.pads.around(size, of, kernel, stride);
+        of = of.map(|n| n.div_ceil(stride));
+        padding
+    };
     let mut packed = Vec::new();
     for (i, block) in variant.blocks().into_iter().take(count).enumerate() {
         let layers = Layers::new(variant, i, block, names);
         let read = |layer: &Layer| layer.read(weights, variant.eps);
         let expansion = layers.expansion.as_ref().map(read).transpose()?;
         let depthwise = read(&layers.depthwise)?;
-        let squeeze_excite =
-            layers.squeeze_excite.as_ref().map(|layers| layers.each_ref().map(read));
+        let squeeze_excite = match &layers.squeeze_excite {
+            Some([reduce, expand]) => Some([read(reduce)?, read(expand)?]),
+            None => None,
+        };
         let projection = read(&layers.projection)?;
-        let mut padded = |size: &mut [usize; 2], kernel, stride: usize| {
-            let padding = variant.pads.around(*size, of, kernel, stride);
-            [size, &mut of].into_iter().flatten().for_each(|n| *n = n.div_ceil(stride));
-            padding
-        };
         let input = size;
-        let expansion = match expansion.as_ref().map(Folded::layer).transpose()? {
-            None => Expansion::None,
-            Some(layer) if i == 0 => {
-                Expansion::Stem { layer, padding: padded(&mut size, 3, 2), mean, std }
-            }
-            Some(layer) => Expansion::Pointwise(layer),
-        };
-        let squeeze_excite = match squeeze_excite {
-            Some([reduce, expand]) => Some((reduce?, expand?)),
-            None => None,
-        };
-        let squeeze_excite = match &squeeze_excite {
-            Some((reduce, expand)) => {
-                Some(SqueezeExcite { reduce: reduce.layer()?, expand: expand.layer()? })
-            }
-            None => None,
-        };
-        let block = InvertedResidual::new(
-            &InvertedResidualLayers {
-                input,
-                expansion,
-                depthwise: depthwise.layer()?,
-                stride: block.stride,
-                padding: padded(&mut size, block.kernel, block.stride),
-                squeeze_excite,
-                projection: projection.layer()?,
-                activation: variant.activation,
-                skip: i > 0 && block.stride == 1 && block.input == block.output,
+        let block = InvertedResidualLayers {
+            input,
+            expansion: match expansion.as_ref().map(Folded::layer).transpose()? {
+                None => Expansion::None,
+                Some(layer) if i == 0 => {
+                    size = size.map(|n| n.div_ceil(2));
+                    Expansion::Stem { layer, padding: padding(input, 3, 2), mean, std }
+                }
+                Some(layer) => Expansion::Pointwise(layer),
             },
-            device,
-        )?;
+            depthwise: depthwise.layer()?,
+            stride: block.stride,
+            padding: padding(size, block.kernel, block.stride),
+            squeeze_excite: match &squeeze_excite {
+                Some([reduce, expand]) => {
+                    Some(SqueezeExcite { reduce: reduce.layer()?, expand: expand.layer()? })
+                }
+                None => None,
+            },
+            projection: projection.layer()?,
+            activation: variant.activation,
+            skip: i > 0 && block.stride == 1 && block.input == block.output,
+        };
+        let block = InvertedResidual::new(&block, device)?;
         let [_, height, width, _] = block.output(1);
         size = [height, width];
         packed.push(block);
