@@ -58,7 +58,8 @@ pub(crate) mod ops {
         }
     }
 
-    /// The size of a block.
+    /// The size of a block, which nobody asks for here.
+    #[allow(dead_code)]
     pub struct Size {
         pub windows: [Window; 3],
         pub channels: usize,

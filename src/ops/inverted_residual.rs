@@ -296,6 +296,7 @@ enum Space {
         bands: Vec<Band>,
         gated: Gated,
     },
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     Cuda(Box<cuda::ops::ResidualScratch>),
 }
 
