@@ -1,25 +1,18 @@
 //! Images to features.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use invad::backbones::{self, Loaded, Workspace};
+use invad::backbones::{self, Backbone, EfficientNet, Loaded, Workspace};
 use invad::tensor::TensorView;
 use invad::{DType, Device, Precision, Tensor};
 
+use crate::support::networks::any_efficientnet_weights;
+
+const BATCH: usize = 4;
+
 /// EfficientNet-Lite0 on four images of 256×256, and the same from photographs' size.
 pub fn lite0(c: &mut Criterion) {
-    const BATCH: usize = 4;
-    let mut group = c.benchmark_group("features");
-    group.throughput(Throughput::Elements(BATCH as u64));
-
     let lite0 = backbones::named("efficientnet-lite0").unwrap();
-    let packed = lite0.pack(Device::Cpu, Precision::F32).unwrap();
-    let mut extractor = packed.extractor(BATCH, &mut Device::Cpu).unwrap();
-    let rgb: Vec<u8> = (0..BATCH * 256 * 256 * 3).map(|i| (i * i / 7) as u8).collect();
-    let rgb = TensorView::from_bytes(&rgb, &[BATCH, 256, 256, 3]).unwrap();
-    let mut y = Tensor::zeros(&[BATCH, 16, 16, 192], DType::F32, Device::Cpu).unwrap();
-    group.bench_function(BenchmarkId::new("lite0", BATCH), |b| {
-        b.iter(|| extractor.extract(rgb, y.view_mut()).unwrap());
-    });
+    of_bytes(c, "lite0", &*lite0);
 
     let backbone = Loaded::new(lite0, Device::Cpu).unwrap();
     let photo = |seed| {
@@ -29,9 +22,35 @@ pub fn lite0(c: &mut Criterion) {
         })
     };
     let photos: Vec<_> = (0..BATCH as u32).map(photo).collect();
+    let mut y = Tensor::zeros(&[BATCH, 16, 16, 192], DType::F32, Device::Cpu).unwrap();
     let mut workspace = Workspace::default();
+    let mut group = c.benchmark_group("features");
+    group.throughput(Throughput::Elements(BATCH as u64));
     group.bench_function(BenchmarkId::new("lite0_from_1024x1024", BATCH), |b| {
         b.iter(|| backbone.extract(&photos, &mut y, &mut workspace).unwrap());
+    });
+    group.finish();
+}
+
+/// EfficientNet-B4 on four images of 256×256, with weights that mean nothing.
+pub fn b4(c: &mut Criterion) {
+    let b4 = EfficientNet::named("efficientnet-b4").unwrap();
+    let weights = any_efficientnet_weights(&b4);
+    of_bytes(c, "b4", &*b4.with_weights("b4", weights).unwrap());
+}
+
+fn of_bytes(c: &mut Criterion, name: &str, backbone: &dyn Backbone) {
+    let mut group = c.benchmark_group("features");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let packed = backbone.pack(Device::Cpu, Precision::F32).unwrap();
+    let mut extractor = packed.extractor(BATCH, &mut Device::Cpu).unwrap();
+    let shape = backbone.spec().rgb(BATCH);
+    let rgb: Vec<u8> = (0..shape.iter().product::<usize>()).map(|i| (i * i / 7) as u8).collect();
+    let rgb = TensorView::from_bytes(&rgb, &shape).unwrap();
+    let shape = backbone.spec().features().of(BATCH);
+    let mut y = Tensor::zeros(&shape, DType::F32, Device::Cpu).unwrap();
+    group.bench_function(BenchmarkId::new(name, BATCH), |b| {
+        b.iter(|| extractor.extract(rgb, y.view_mut()).unwrap());
     });
     group.finish();
 }

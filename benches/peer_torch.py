@@ -14,6 +14,7 @@ torch.compile, inversions then with CUDA graphs. `features/lite0/4` is Efficient
 on the bytes of four images of 256×256 with batch normalisation folded, channels first and channels last.
 """
 import argparse
+import itertools
 import math
 import statistics
 import time
@@ -150,6 +151,11 @@ def training_step(name, model, batch, calls):
 
 
 # Kernel, stride, expansion, input and output channels.
+B4 = [
+    (3, 1, 1, 48, 24), (3, 1, 1, 24, 24), (3, 2, 6, 24, 32), *[(3, 1, 6, 32, 32)] * 3, (5, 2, 6, 32, 56),
+    *[(5, 1, 6, 56, 56)] * 3, (3, 2, 6, 56, 112), *[(3, 1, 6, 112, 112)] * 5, (5, 1, 6, 112, 160),
+    *[(5, 1, 6, 160, 160)] * 5,
+]
 LITE0 = [
     (3, 1, 1, 32, 16), (3, 2, 6, 16, 24), (3, 1, 6, 24, 24), (5, 2, 6, 24, 40), (5, 1, 6, 40, 40), (3, 2, 6, 40, 80),
     (3, 1, 6, 80, 80), (3, 1, 6, 80, 80), (5, 1, 6, 80, 112), (5, 1, 6, 112, 112), (5, 1, 6, 112, 112),
@@ -169,43 +175,56 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    def __init__(self, kernel, stride, expand, inputs, outputs):
+    def __init__(self, kernel, stride, expand, inputs, outputs, activation, squeeze):
         super().__init__()
         mid = inputs * expand
+        self.activation = activation
         self.expand = SameConv(inputs, mid, 1) if expand > 1 else None
         self.depthwise = SameConv(mid, mid, kernel, stride, groups=mid)
+        self.reduce, self.excite = (
+            (nn.Conv2d(mid, inputs // 4, 1), nn.Conv2d(inputs // 4, mid, 1)) if squeeze else (None, None)
+        )
         self.project = SameConv(mid, outputs, 1)
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x):
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        y = x if self.expand is None else self.activation(self.expand(x))
+        y = self.activation(self.depthwise(y))
+        if self.reduce is not None:
+            y = y * self.excite(self.activation(self.reduce(F.adaptive_avg_pool2d(y, 1)))).sigmoid()
+        y = self.project(y)
         return x + y if self.skip else y
 
 
-class Lite0(nn.Module):
-    def __init__(self):
+class EfficientNet(nn.Module):
+    def __init__(self, blocks, taps, activation, squeeze):
         super().__init__()
-        self.stem = SameConv(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(InvertedResidual(*block) for block in LITE0)
+        self.taps, self.activation = taps, activation
+        self.stem = SameConv(3, blocks[0][3], 3, 2)
+        self.blocks = nn.ModuleList(InvertedResidual(*block, activation, squeeze) for block in blocks)
 
     def forward(self, x):
-        x, taps = F.relu6(self.stem(x)), []
+        x, taps = self.activation(self.stem(x)), []
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in (0, 2, 4, 10):
+            if i in self.taps:
                 taps.append(F.interpolate(x, size=(16, 16), mode="bilinear", align_corners=False))
         return torch.cat(taps, 1)
 
 
 def features(calls, _):
-    for name, layout in (("first", torch.contiguous_format), ("last", torch.channels_last)):
-        model = Lite0().eval().to(memory_format=layout)
+    networks = {
+        "lite0": lambda: EfficientNet(LITE0, (0, 2, 4, 10), F.relu6, False),
+        "b4": lambda: EfficientNet(B4, (1, 5, 9, 21), F.silu, True),
+    }
+    layouts = {"first": torch.contiguous_format, "last": torch.channels_last}
+    for network, (name, layout) in itertools.product(networks, layouts.items()):
+        model = networks[network]().eval().to(memory_format=layout)
         images = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8).to(memory_format=layout)
         mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         with torch.inference_mode():
-            measure(f"features/lite0/4 {name}", lambda: model((images / 255 - mean) / std), calls)
+            measure(f"features/{network}/4 {name}", lambda: model((images / 255 - mean) / std), calls)
 
 
 def main():

@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::tensor::{Device, TensorView, TensorViewMut};
 use crate::types::Precision;
 
-pub use efficientnet::efficientnet_lite0;
+pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
 pub use loaded::{Loaded, Workspace};
 pub use spec::{BackboneSpec, Filter};

@@ -43,7 +43,7 @@ pub(crate) use denoising_loss::{Target, denoising_loss};
 pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use ema::ema;
 pub(crate) use inversion_step::inversion_step;
-pub(crate) use inverted_residual::{InvertedResidual, inverted_residual};
+pub(crate) use inverted_residual::{InvertedResidual, SqueezeExcite, inverted_residual};
 pub(crate) use linear::{linear, linear_backward_input, linear_backward_weight};
 pub(crate) use mahalanobis::{Gaussians, mahalanobis};
 pub(crate) use normalise::{normalise, normalise_in_parts, table as normalise_table};

@@ -33,7 +33,7 @@ pub fn depthwise_conv2d<'a>(
     let activation = convolution.activation;
     on_gpu!(x, {
         let activations = [Activation::None, activation];
-        crate::cuda::ops::depthwise_conv2d(x, weight, bias, window, activations, y)
+        crate::cuda::ops::depthwise_conv2d(x, weight, bias, window, activations, y, None)
     });
     let conv = DepthwiseConv {
         window,

@@ -65,7 +65,7 @@ pub use gelu::gelu;
 pub use inversion_step::inversion_step;
 pub use inverted_residual::{
     Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers, InvertedResidualScratch,
-    inverted_residual,
+    SqueezeExcite, inverted_residual,
 };
 pub use linear::{PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight};
 pub use mahalanobis::mahalanobis;

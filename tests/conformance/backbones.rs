@@ -1,20 +1,31 @@
 //! What every registered backbone has to hold.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
-use invad::backbones::{self, Backbone, Extractor};
+use invad::backbones::{self, Backbone, EfficientNet, Extractor};
 use invad::device::{Plan, Purpose};
 use invad::tensor::TensorView;
 use invad::{DType, Device, Error, Precision, Tensor};
 
 use crate::support::emulator::{gpu, is_emulated, peak_memory};
-use crate::support::networks::on_threads;
+use crate::support::networks::{any_efficientnet_weights, on_threads};
 use crate::support::numbers::{Numbers, bits, f64s};
 use crate::{LISTS, alone, assert_few, difference};
+
+/// EfficientNet-B4 of small images with weights that mean nothing, in the registry.
+fn register_b4() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let b4 = EfficientNet::named("efficientnet-b4").unwrap().image_size(64);
+        let weights = any_efficientnet_weights(&b4);
+        backbones::register(b4.with_weights("efficientnet-b4", weights).unwrap()).unwrap();
+    });
+}
 
 /// Runs a test of each backbone, one at a time.
 fn each(test: impl Fn(&str, Arc<dyn Backbone>)) {
     let _alone = alone();
+    register_b4();
     assert!(!backbones::names().is_empty());
     for name in backbones::names() {
         test(&name, backbones::named(&name).unwrap());

@@ -9,10 +9,12 @@ mod aupimo;
 mod diffusion;
 mod dit;
 mod dit_components;
+mod efficientnet;
+mod effnet_b4;
 mod evaluate_inv;
 mod golden;
 mod library;
-mod lite0;
+mod lite;
 mod metrics;
 mod naive;
 mod parameters;
@@ -52,7 +54,11 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) -> Vec<Trial> {
+fn section_trials(
+    golden: &'static Golden,
+    name: &'static str,
+    section: &'static Value,
+) -> Vec<Trial> {
     let parts: &[(&str, Section)] = match name {
         "dit" => &[("dit/parameters", parameters::trials), ("dit", dit::trials)],
         "dit_components" => &[("dit_components", dit_components::trials)],
@@ -60,29 +66,25 @@ fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) 
         "scoring" => &[("scoring", scoring::trials)],
         "evaluate_inv" => &[("evaluate_inv", evaluate_inv::trials)],
         "preproc_lr" => &[("preproc_lr", preproc_lr::trials)],
-        "lite0" => &[("lite0", lite0::trials)],
+        "effnet_b4" => &[("effnet_b4", effnet_b4::trials)],
         "metrics" => &[("metrics", metrics::trials)],
         "recon" => &[("recon", recon::trials)],
         "aupimo" => &[("aupimo", aupimo::trials)],
-        "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],
         "vit" => return vec![ignored(name, "ViT comes later")],
-        _ if is_lite(name) => {
-            return vec![ignored(name, "of EfficientNet-Lite only Lite0 is supported")];
-        }
+        _ if lite::is_lite(name) => return listed(name, lite::trials(golden, name, section)),
         _ => return vec![ignored(name, "no test reads this section")],
     };
-    let list = |&(part, list): &(&str, Section)| match list(golden, section) {
+    parts.iter().flat_map(|(part, list)| listed(part, list(golden, section))).collect()
+}
+
+/// The trials of a part of a section, or one that says why there are none.
+fn listed(part: &str, trials: Trials) -> Vec<Trial> {
+    match trials {
         Ok(trials) if trials.is_empty() => {
             vec![trial(part, || Err("the manifest lists no cases".into()))]
         }
         Ok(trials) => trials,
         Err(Problem::Missing(reason)) => vec![ignored(part, &reason)],
         Err(Problem::Broken(reason)) => vec![trial(part, || Err(reason))],
-    };
-    parts.iter().flat_map(list).collect()
-}
-
-/// Whether a section is one of the EfficientNet-Lite family other than Lite0.
-fn is_lite(name: &str) -> bool {
-    name.strip_prefix("lite").is_some_and(|k| k != "0" && k.parse::<u32>().is_ok())
+    }
 }

@@ -1,14 +1,18 @@
 //! Images to features with the built-in backbone.
 
 use image::{Rgb, RgbImage};
-use invad::backbones::{self, Backbone, BackboneSpec, Extractor, Loaded, Packed, Workspace};
+use invad::backbones::{
+    self, Backbone, BackboneSpec, EfficientNet, Extractor, Loaded, Packed, Workspace,
+};
 use invad::device::Allocate;
 use invad::ops;
 use invad::tensor::{TensorView, TensorViewMut};
+use invad::weights::Weights;
 use invad::{DType, Device, Error, Precision, Result, Tensor};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::networks::lite0;
+use crate::support::networks::{any_efficientnet_weights, lite0};
 use crate::support::numbers::poisoned;
 
 fn picture(width: u32, height: u32, seed: u32) -> RgbImage {
@@ -183,6 +187,10 @@ fn a_backbone_of_somebody_elses() {
     }
 }
 
+fn lite0_of(path: &Path) -> Result<Arc<dyn Backbone>> {
+    EfficientNet::named("efficientnet-lite0")?.with_weights("ours", Weights::open(path)?)
+}
+
 /// Weights of a file are those of the crate, under a name of their own.
 #[test]
 fn weights_of_a_file() {
@@ -191,7 +199,7 @@ fn weights_of_a_file() {
     let path = folder.path().join("lite0.safetensors");
     let open = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        backbones::efficientnet_lite0("ours", &path)
+        lite0_of(&path)
     };
     let ours = open(ASSET).unwrap();
     let own = lite0(Device::Cpu);
@@ -213,15 +221,112 @@ fn weights_of_a_file() {
     };
     refused(&ASSET[..ASSET.len() - 4], "");
     refused(b"weights", "");
-    let mut nan = ASSET.to_vec();
-    let end = nan.len();
-    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    refused(&nan, "holds NaN");
     let find = |name: &[u8]| ASSET.windows(name.len()).position(|at| at == name).unwrap();
     let mut renamed = ASSET.to_vec();
     renamed[find(b"_conv_stem.weight")] = b'-';
-    refused(&renamed, "there is no tensor `_conv_stem.weight`");
+    refused(&renamed, "missing: `_conv_stem.weight`; not asked for: `-conv_stem.weight`");
+    let mut nan = ASSET.to_vec();
+    let end = nan.len();
+    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let refused = open(&nan).unwrap().pack(Device::Cpu, Precision::F32).unwrap_err();
+    assert!(refused.to_string().contains("holds NaN"), "{refused}");
     std::fs::remove_file(&path).unwrap();
-    let refused = backbones::efficientnet_lite0("ours", &path).unwrap_err();
+    let refused = lite0_of(&path).unwrap_err();
     assert!(matches!(refused, Error::Io { .. }), "{refused}");
+}
+
+/// Each network of the family, and what is refused of it.
+#[test]
+fn efficientnets() {
+    for (name, channels) in [
+        ("efficientnet-lite0", 192),
+        ("efficientnet-lite1", 192),
+        ("efficientnet-lite2", 208),
+        ("efficientnet-b4", 272),
+        ("efficientnet-b4-reference", 272),
+        ("efficientnet-b4-symmetric", 272),
+    ] {
+        let network = EfficientNet::named(name).unwrap();
+        let weights = any_efficientnet_weights(&network);
+        let spec = network.clone().with_weights(name, weights).unwrap().spec().clone();
+        assert_eq!((spec.channels, spec.image_size, spec.grid), (channels, 256, 16), "{name}");
+        let taps: Vec<usize> = vec![0, 3];
+        let small = network.image_size(48).taps(taps);
+        let weights = any_efficientnet_weights(&small);
+        let spec = small.with_weights(name, weights).unwrap().spec().clone();
+        assert_eq!((spec.image_size, spec.grid), (48, 3), "{name}");
+    }
+    let unknown = EfficientNet::named("efficientnet-b9").unwrap_err().to_string();
+    assert!(unknown.contains("efficientnet-b4,") && unknown.contains("b9"), "{unknown}");
+    let b4 = || EfficientNet::named("efficientnet-b4").unwrap();
+    let refused = |network: EfficientNet, arg| {
+        let refused = network.with_weights("b4", any_efficientnet_weights(&b4())).unwrap_err();
+        let text = refused.to_string();
+        assert!(matches!(refused, Error::Argument { .. }) && text.contains(arg), "{text}");
+    };
+    refused(b4().image_size(250), "`image_size`");
+    refused(b4().image_size(0), "`image_size`");
+    refused(b4().taps([]), "`taps`");
+    refused(b4().taps([3, 3]), "`taps`");
+    refused(b4().taps([1, 32]), "`taps`");
+    let short = any_efficientnet_weights(&b4().taps([9]));
+    let refused = b4().with_weights("b4", short).unwrap_err().to_string();
+    assert!(refused.contains("missing: `_blocks.10."), "{refused}");
+}
+
+/// timm's names for the same weights, and the features of the blocks one by one.
+#[test]
+fn names_of_timm_and_single_blocks() {
+    // Of _blocks.0 and _blocks.1, whose stage expands nothing, and _blocks.2, the first of the next.
+    let timm = |name: &str| {
+        let (stage, rest) = match name.split_once('.')? {
+            ("_conv_stem", rest) => return Some(format!("conv_stem.{rest}")),
+            ("_bn0", rest) => return Some(format!("bn1.{rest}")),
+            (_, rest) => rest.split_once('.')?,
+        };
+        let (place, shift) = match stage {
+            "0" => ("0.0", 0),
+            "1" => ("0.1", 0),
+            _ => ("1.0", 1),
+        };
+        let (part, rest) = rest.split_once('.')?;
+        let part = match part {
+            "_expand_conv" => "conv_pw".into(),
+            "_depthwise_conv" => "conv_dw".into(),
+            "_project_conv" if shift == 0 => "conv_pw".into(),
+            "_project_conv" => "conv_pwl".into(),
+            "_se_reduce" => "se.conv_reduce".into(),
+            "_se_expand" => "se.conv_expand".into(),
+            norm => format!("bn{}", norm.strip_prefix("_bn")?.parse::<usize>().ok()? + shift),
+        };
+        Some(format!("blocks.{place}.{part}.{rest}"))
+    };
+    let network = || EfficientNet::named("efficientnet-b4").unwrap().image_size(32).taps([1, 2]);
+    let weights = || any_efficientnet_weights(&network());
+    let ports = network().with_weights("ports", weights()).unwrap();
+    let other = network().with_weights("timm", weights().renamed(timm).unwrap()).unwrap();
+    let rgb: Vec<u8> = (0..2 * 32 * 32 * 3).map(|i| (i * 89 % 251) as u8).collect();
+    let rgb = TensorView::from_bytes(&rgb, &[2, 32, 32, 3]).unwrap();
+    let features = |backbone: &dyn Backbone| {
+        let mut y = poisoned(&backbone.spec().features().of(2));
+        let packed = backbone.pack(Device::Cpu, Precision::F32).unwrap();
+        packed.extractor(2, &mut Device::Cpu).unwrap().extract(rgb, y.view_mut()).unwrap();
+        y.to_vec_f32()
+    };
+    let want = features(&*ports);
+    assert!(features(&*other) == want);
+
+    let blocks = network().blocks(&weights(), [32, 32], Device::Cpu).unwrap();
+    let mut scratch = ops::InvertedResidualScratch::new(&blocks, 2, Device::Cpu).unwrap();
+    let mut y = poisoned(&[2, 2, 2, 24 + 32]);
+    let mut x = poisoned(&blocks[0].output(2));
+    ops::inverted_residual(rgb, &blocks[0], &mut scratch, &mut x).unwrap();
+    for (block, first) in blocks[1..].iter().zip([0, 24]) {
+        let mut next = poisoned(&block.output(2));
+        ops::inverted_residual(&x, block, &mut scratch, &mut next).unwrap();
+        let mut gather = ops::Gather::new([next.shape()[1], next.shape()[2]], 2).unwrap();
+        ops::gather_features(&next, &mut gather, first, &mut y).unwrap();
+        x = next;
+    }
+    assert!(y.to_vec_f32() == want);
 }

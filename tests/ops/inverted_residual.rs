@@ -2,10 +2,10 @@ use crate::conv2d::Naive;
 use crate::support::numbers::*;
 use invad::ops::{
     Activation, Convolution, Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers,
-    InvertedResidualScratch, Padding, inverted_residual,
+    InvertedResidualScratch, Padding, SqueezeExcite, inverted_residual,
 };
 use invad::tensor::TensorView;
-use invad::{Device, Error, Result, Tensor};
+use invad::{DType, Device, Error, Result, Tensor};
 
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -19,8 +19,20 @@ struct Case {
     kernel: usize,
     stride: usize,
     activation: Activation,
-    stem: bool,
+    first: First,
+    padding: Padding,
+    /// R, or no squeeze-excite.
+    reduced: usize,
     skip: bool,
+}
+
+/// What comes before the depthwise convolution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum First {
+    None,
+    Pointwise,
+    /// Of bytes, or of numbers.
+    Stem(DType),
 }
 
 fn case(
@@ -30,29 +42,60 @@ fn case(
     stride: usize,
     activation: Activation,
 ) -> Case {
-    Case { input, channels, kernel, stride, activation, stem: false, skip: false }
+    let padding = Padding::same(input, [kernel; 2], stride);
+    let first = First::Pointwise;
+    Case { input, channels, kernel, stride, activation, first, padding, reduced: 0, skip: false }
+}
+
+/// A first block, padded as TensorFlow does.
+fn stem(dtype: DType, case: Case) -> Case {
+    let size = case.input.map(|n| n.div_ceil(2));
+    let padding = Padding::same(size, [case.kernel; 2], case.stride);
+    Case { first: First::Stem(dtype), padding, ..case }
 }
 
 fn cases() -> Vec<Case> {
     use Activation::{Relu6, Silu};
     vec![
-        Case { stem: true, ..case([13, 10], [3, 16, 8], 3, 1, Relu6) },
-        Case { stem: true, ..case([1, 1], [3, 8, 24], 5, 2, Silu) },
+        stem(DType::U8, case([13, 10], [3, 16, 8], 3, 1, Relu6)),
+        stem(DType::U8, case([1, 1], [3, 8, 24], 5, 2, Silu)),
+        Case { reduced: 3, ..stem(DType::F32, case([12, 9], [3, 48, 24], 3, 1, Silu)) },
         case([9, 14], [8, 48, 16], 3, 2, Relu6),
         Case { skip: true, ..case([7, 5], [16, 32, 16], 5, 1, Relu6) },
         Case { skip: true, ..case([2, 3], [8, 24, 8], 3, 1, Silu) },
         case([11, 4], [24, 8, 40], 5, 2, Activation::None),
+        Case { reduced: 6, skip: true, ..case([9, 6], [8, 104, 8], 5, 1, Silu) },
+        Case { reduced: 1, padding: Padding::all(2), ..case([8, 10], [8, 24, 16], 5, 2, Silu) },
+        // So many channels that a block of threads has each but once, and the next not all of them.
+        Case { reduced: 40, ..case([3, 18], [8, 1048, 8], 3, 1, Silu) },
+        Case { reduced: 9, ..case([5, 37], [16, 960, 8], 3, 1, Silu) },
+        Case {
+            first: First::None,
+            reduced: 6,
+            skip: true,
+            ..case([7, 33], [24, 24, 24], 3, 1, Silu)
+        },
+        Case { first: First::None, ..case([5, 4], [16, 16, 8], 3, 2, Relu6) },
     ]
 }
 
-/// The weights and biases of expansion, depthwise convolution and projection.
-struct Weights([[Tensor; 2]; 3]);
+/// The weights and biases of expansion, depthwise convolution, projection and squeeze-excite.
+struct Weights([[Tensor; 2]; 5]);
 
 impl Weights {
     fn new(case: &Case) -> Self {
-        let Case { channels: [c, mid, out], kernel, stem, .. } = *case;
-        let first = if stem { vec![3, 3, 3, mid] } else { vec![c, mid] };
-        let layers = [(first, mid), (vec![kernel, kernel, mid], mid), (vec![mid, out], out)];
+        let Case { channels: [c, mid, out], kernel, reduced, .. } = *case;
+        let first = match case.first {
+            First::Stem(_) => vec![3, 3, 3, mid],
+            _ => vec![c, mid],
+        };
+        let layers = [
+            (first, mid),
+            (vec![kernel, kernel, mid], mid),
+            (vec![mid, out], out),
+            (vec![mid, reduced], reduced),
+            (vec![reduced, mid], mid),
+        ];
         let mut seed = 0;
         Self(layers.map(|(shape, outputs)| {
             seed += 2;
@@ -61,18 +104,24 @@ impl Weights {
     }
 
     fn layers(&self, case: &Case) -> InvertedResidualLayers<'_> {
-        let [first, depthwise, projection] = self
+        let [layer, depthwise, projection, reduce, expand] = self
             .0
             .each_ref()
             .map(|[weight, bias]| FoldedLayer { weight: weight.view(), bias: bias.view() });
         InvertedResidualLayers {
             input: case.input,
-            expansion: match case.stem {
-                true => Expansion::Stem { layer: first, mean: MEAN, std: STD },
-                false => Expansion::Pointwise(first),
+            expansion: match case.first {
+                First::None => Expansion::None,
+                First::Pointwise => Expansion::Pointwise(layer),
+                First::Stem(_) => {
+                    let padding = Padding::same(case.input, [3; 2], 2);
+                    Expansion::Stem { layer, padding, mean: MEAN, std: STD }
+                }
             },
             depthwise,
             stride: case.stride,
+            padding: case.padding,
+            squeeze_excite: (case.reduced > 0).then_some(SqueezeExcite { reduce, expand }),
             projection,
             activation: case.activation,
             skip: case.skip,
@@ -83,28 +132,63 @@ impl Weights {
         InvertedResidual::new(&self.layers(case), device)
     }
 
-    /// The three convolutions one after another, each result as `store` stores it.
+    /// The convolutions one after another, each result as `store` stores it.
     fn oracle(&self, case: &Case, x: &[f64], b: usize, store: fn(f64) -> f64) -> Vec<f64> {
-        let same = |[h, w]: [usize; 2], c: usize, kernel: usize, stride, o: usize, activation| {
-            let padding = Padding::same([h, w], [kernel; 2], stride);
-            let convolution = Convolution { stride, padding, activation };
-            Naive::new([b, h, w, c], [kernel, kernel, c, o], convolution)
-        };
+        let net =
+            |[h, w]: [usize; 2], c: usize, kernel: usize, stride, o: usize, padding, activation| {
+                let convolution = Convolution { stride, padding, activation };
+                Naive::new([b, h, w, c], [kernel, kernel, c, o], convolution)
+            };
         let [c, mid, out] = case.channels;
-        let (k, s) = if case.stem { (3, 2) } else { (1, 1) };
         let stored = |x: Vec<f64>| -> Vec<f64> { x.into_iter().map(store).collect() };
-        let [first, depthwise, projection] =
+        let [first, depthwise, projection, reduce, expand] =
             self.0.each_ref().map(|layer| layer.each_ref().map(f64s));
-        let net = same(case.input, c, k, s, mid, case.activation);
-        let expanded = stored(net.forward(x, &first[0], &first[1]));
-        let size = [net.y[1], net.y[2]];
-        let mut full = vec![0.0; depthwise[0].len() * mid];
-        for (i, w) in depthwise[0].iter().enumerate() {
-            full[i * mid + i % mid] = *w;
+        let (expanded, size) = match case.first {
+            First::None => (x.to_vec(), case.input),
+            _ => {
+                let (k, s) = if case.first == First::Pointwise { (1, 1) } else { (3, 2) };
+                let padding = Padding::same(case.input, [k; 2], s);
+                let net = net(case.input, c, k, s, mid, padding, case.activation);
+                (stored(net.forward(x, &first[0], &first[1])), [net.y[1], net.y[2]])
+            }
+        };
+        // Channel by channel, since there can be many.
+        let mut filtered = vec![0.0; 0];
+        let mut size_after = [0; 2];
+        for channel in 0..mid {
+            let one =
+                |x: &[f64]| -> Vec<f64> { x.iter().skip(channel).step_by(mid).copied().collect() };
+            let net = net(size, 1, case.kernel, case.stride, 1, case.padding, case.activation);
+            let y = net.forward(&one(&expanded), &one(&depthwise[0]), &one(&depthwise[1]));
+            size_after = [net.y[1], net.y[2]];
+            filtered.resize(y.len() * mid, 0.0);
+            y.iter().enumerate().for_each(|(i, y)| filtered[i * mid + channel] = *y);
         }
-        let net = same(size, mid, case.kernel, case.stride, mid, case.activation);
-        let filtered = stored(net.forward(&expanded, &full, &depthwise[1]));
-        let net = same([net.y[1], net.y[2]], mid, 1, 1, out, Activation::None);
+        if case.reduced > 0 && b > 0 {
+            let pixels = size_after[0] * size_after[1];
+            let means: Vec<f64> = filtered
+                .chunks(pixels * mid)
+                .flat_map(|x| {
+                    (0..mid).map(|c| x.iter().skip(c).step_by(mid).sum::<f64>() / pixels as f64)
+                })
+                .collect();
+            for (x, mean) in filtered.chunks_mut(pixels * mid).zip(means.chunks(mid)) {
+                let layer = |x: &[f64], [weight, bias]: &[Vec<f64>; 2]| -> Vec<f64> {
+                    let n = bias.len();
+                    let sum =
+                        |i| x.iter().enumerate().map(|(k, x)| x * weight[k * n + i]).sum::<f64>();
+                    (0..n).map(|i| bias[i] + sum(i)).collect()
+                };
+                let hidden: Vec<f64> =
+                    layer(mean, &reduce).into_iter().map(|z| z / (1.0 + (-z).exp())).collect();
+                let gate = layer(&hidden, &expand);
+                let gate = gate.into_iter().map(|g| 1.0 / (1.0 + (-store(g)).exp()));
+                let gate: Vec<f64> = gate.collect();
+                x.iter_mut().enumerate().for_each(|(i, x)| *x = store(*x) * gate[i % mid]);
+            }
+        }
+        let filtered = stored(filtered);
+        let net = net(size_after, mid, 1, 1, out, Padding::default(), Activation::None);
         let mut y = net.forward(&filtered, &projection[0], &projection[1]);
         if case.skip {
             y.iter_mut().zip(x).for_each(|(y, x)| *y += x);
@@ -136,7 +220,7 @@ fn forward() {
                 let shape = block.input(b);
                 // Twice, so that what is left in the scratch memory is met.
                 for _ in 0..2 {
-                    if case.stem {
+                    if case.first == First::Stem(DType::U8) {
                         let rgb = bytes(shape.iter().product());
                         let rgb = TensorView::from_bytes(&rgb, &shape).unwrap();
                         inverted_residual(rgb, &block, &mut scratch, &mut y).unwrap();
@@ -148,9 +232,9 @@ fn forward() {
                 [y]
             };
             let n = block.input(b).iter().product();
-            let x = match case.stem {
-                true => normalised(&bytes(n)),
-                false => f64s(&tensor(9, &[n], 1.0)),
+            let x = match case.first {
+                First::Stem(DType::U8) => normalised(&bytes(n)),
+                _ => f64s(&tensor(9, &[n], 1.0)),
             };
             let [y] = run();
             assert_close(
@@ -193,6 +277,14 @@ fn refuses_what_does_not_fit() {
     assert!(matches!(refused(&|l| l.input = [usize::MAX; 2]), Error::Shape { .. }));
     assert!(matches!(refused(&|l| l.depthwise = l.projection), Error::Shape { .. }));
     assert!(matches!(refused(&|l| l.projection.bias = l.depthwise.bias), Error::Shape { .. }));
+    let narrow = |l: &mut InvertedResidualLayers| {
+        (l.input, l.padding) = ([2, 5], Padding::default());
+    };
+    assert!(matches!(refused(&narrow), Error::Argument { arg: "padding", .. }));
+    let squeeze = |l: &mut InvertedResidualLayers| {
+        l.squeeze_excite = Some(SqueezeExcite { reduce: l.projection, expand: l.depthwise });
+    };
+    assert!(matches!(refused(&squeeze), Error::Shape { .. }));
     let skip = |l: &mut InvertedResidualLayers| (l.skip, l.stride) = (true, 2);
     assert!(matches!(refused(&skip), Error::Argument { arg: "skip", .. }));
 }
@@ -201,7 +293,6 @@ fn refuses_what_does_not_fit() {
 mod on_gpu {
     use super::*;
     use crate::gpu::*;
-    use invad::DType;
 
     #[test]
     fn forward() {
@@ -213,13 +304,15 @@ mod on_gpu {
             for b in [1, 3] {
                 let shape = block.input(b);
                 let n = shape.iter().product();
-                let (x, numbers) = if case.stem {
+                let (x, numbers) = if case.first == First::Stem(DType::U8) {
                     let rgb = bytes(n);
                     let view = TensorView::from_bytes(&rgb, &shape).unwrap();
                     (view.copied_to(gpu, DType::U8).unwrap(), normalised(&rgb))
                 } else {
                     let x = halves(9, n, 1.0);
-                    (upload(&x, &shape, DType::F16, gpu), x.iter().map(|&x| x.into()).collect())
+                    let dtype =
+                        if let First::Stem(dtype) = case.first { dtype } else { DType::F16 };
+                    (upload(&x, &shape, dtype, gpu), x.iter().map(|&x| x.into()).collect())
                 };
                 let mut y = Guarded::new(&block.output(b), DType::F16, gpu);
                 inverted_residual(&x, &block, &mut scratch, y.view_mut()).unwrap();
@@ -232,7 +325,7 @@ mod on_gpu {
                 assert_close(&format!("{b} × {case:?}"), &y.f64s(), &want, tolerance);
             }
             let shape = block.input(4);
-            let dtype = if case.stem { DType::U8 } else { DType::F16 };
+            let dtype = if let First::Stem(dtype) = case.first { dtype } else { DType::F16 };
             let x = Tensor::zeros(&shape, dtype, gpu).unwrap();
             let mut y = Guarded::new(&block.output(4), DType::F16, gpu);
             let refused = inverted_residual(&x, &block, &mut scratch, y.view_mut()).unwrap_err();

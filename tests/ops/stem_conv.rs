@@ -39,8 +39,8 @@ mod on_gpu {
         let [normalise, weight, bias] =
             [normalise, weight, bias].map(|x| stream.clone_htod(&x).unwrap());
         let mut y = stream.clone_htod(&vec![f16::NAN; want.len()]).unwrap();
-        // Padding, then no activation.
-        let sizes = [height, width, rows, columns, channels, 1, 1, 0].map(|n| n as i32);
+        // Padding, then no activation, of bytes.
+        let sizes = [height, width, rows, columns, channels, 1, 1, 0, 0].map(|n| n as i32);
         let mut launch = stream.launch_builder(&function);
         launch.arg(&bytes).arg(&normalise).arg(&weight).arg(&bias).arg(&mut y);
         sizes.iter().for_each(|size| {

@@ -3,16 +3,61 @@
 use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
-use invad::backbones::{self, Loaded};
+use invad::backbones::{self, EfficientNet, Loaded};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
 use invad::denoisers::{Denoiser, DitConfig};
+use invad::weights::Weights;
 use invad::{Detector, Device, Tensor, Trainer};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
-use super::numbers::{Numbers, bits, tensor};
+use super::numbers::{Numbers, bits, tensor, uniform};
 
 /// EfficientNet-Lite0 on a device.
 pub fn lite0(device: Device) -> Loaded {
     Loaded::new(backbones::named("efficientnet-lite0").unwrap(), device).unwrap()
+}
+
+/// The tensors of an EfficientNet, of numbers in [-1, 1) by a tensor's name and length, in sizes that keep activations
+/// in bounds: names, shapes and values.
+pub fn efficientnet_numbers(
+    network: &EfficientNet,
+    numbers: impl Fn(&str, usize) -> Vec<f32>,
+) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    let tensors = network.tensors().into_iter().map(|(name, shape)| {
+        let fan_in: usize = shape[1..].iter().product();
+        let norm = name.contains("_bn");
+        let (offset, scale) = match name.rsplit('.').next() {
+            Some("running_mean") => (0.0, 0.2),
+            Some("running_var") => (1.0, 0.5),
+            Some("weight") if norm => (1.0, 0.2),
+            Some("bias") => (0.0, if norm { 0.2 } else { 0.1 }),
+            _ => (0.0, (5.0 / fan_in as f64).sqrt() as f32),
+        };
+        let mut values = numbers(&name, shape.iter().product());
+        values.iter_mut().for_each(|v| *v = offset + scale * *v);
+        (name, shape, values)
+    });
+    tensors.collect()
+}
+
+/// A file of them.
+pub fn weights_of(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Weights {
+    let bytes = tensors
+        .iter()
+        .map(|(_, _, values)| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() });
+    let bytes: Vec<_> = bytes.collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    Weights::of_bytes("numbers", safetensors::serialize(views, None).unwrap()).unwrap()
+}
+
+/// The same of numbers that mean nothing.
+pub fn any_efficientnet_weights(network: &EfficientNet) -> Weights {
+    weights_of(&efficientnet_numbers(network, |name, n| {
+        uniform(name.bytes().map(u64::from).sum::<u64>() + n as u64, n, 1.0)
+    }))
 }
 
 /// A denoiser of a few thousand parameters.

@@ -4,137 +4,189 @@
 //! variants have no squeeze-excite and ReLU6 in place of swish.
 
 mod read;
+mod variants;
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{Backbone, BackboneSpec, Extractor, Packed};
 use crate::device::{Allocate, Purpose, Share, Shared};
-use crate::error::Result;
-use crate::ops::{
-    self, Activation, Gather, InvertedResidual, InvertedResidualScratch, expect_shape,
-};
+use crate::error::{Error, Result};
+use crate::ops::{self, Gather, InvertedResidual, InvertedResidualScratch, expect_shape};
 use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
 use crate::weights::Weights;
+use read::Names;
+use variants::{VARIANTS, Variant};
 
-/// One block: expansion to `expand` · `input` channels, depthwise convolution, projection.
-#[derive(Clone, Copy, Debug)]
-struct BlockConfig {
-    kernel: usize,
-    stride: usize,
-    expand: usize,
-    input: usize,
-    output: usize,
-}
-
-/// What distinguishes one EfficientNet from another.
-#[derive(Debug)]
-struct Config {
-    name: &'static str,
-    /// What the crate has of it: a file with the names of the PyTorch ports.
-    weights: &'static [u8],
-    /// Height and width of an image.
-    image_size: usize,
-    stem: usize,
-    blocks: &'static [BlockConfig],
-    /// The blocks whose outputs are the features.
-    taps: &'static [usize],
-    activation: Activation,
-    eps: f64,
-}
-
-const fn block(
-    kernel: usize,
-    stride: usize,
-    expand: usize,
-    input: usize,
-    output: usize,
-) -> BlockConfig {
-    BlockConfig { kernel, stride, expand, input, output }
-}
-
-/// Pixels of an image between neighbouring cells of the grid: that of the deepest block.
+/// Pixels of an image between neighbouring cells of the grid.
 const STRIDE: usize = 16;
-
-static LITE0: Config = Config {
-    name: "efficientnet-lite0",
-    // Of ImageNet, cut after block 10; see `scripts/lite0_weights.py`.
-    weights: include_bytes!("../../../assets/efficientnet-lite0.safetensors"),
-    image_size: 256,
-    stem: 32,
-    blocks: &[
-        block(3, 1, 1, 32, 16),
-        block(3, 2, 6, 16, 24),
-        block(3, 1, 6, 24, 24),
-        block(5, 2, 6, 24, 40),
-        block(5, 1, 6, 40, 40),
-        block(3, 2, 6, 40, 80),
-        block(3, 1, 6, 80, 80),
-        block(3, 1, 6, 80, 80),
-        block(5, 1, 6, 80, 112),
-        block(5, 1, 6, 112, 112),
-        block(5, 1, 6, 112, 112),
-    ],
-    taps: &[0, 2, 4, 10],
-    activation: Activation::Relu6,
-    eps: 1e-3,
-};
 
 /// EfficientNet-Lite0 with ImageNet weights, up to block 10: 192 channels.
 pub(super) fn lite0() -> Result<Arc<dyn Backbone>> {
-    let weights = Weights::of_bytes(LITE0.name, LITE0.weights)?;
-    Ok(Arc::new(EfficientNet::new(&LITE0, LITE0.name.into(), weights)?))
+    // Cut after block 10; see `scripts/lite0_weights.py`.
+    static LITE0: &[u8] = include_bytes!("../../../assets/efficientnet-lite0.safetensors");
+    const NAME: &str = "efficientnet-lite0";
+    EfficientNet::named(NAME)?.with_weights(NAME, Weights::of_bytes(NAME, LITE0)?)
 }
 
-/// EfficientNet-Lite0 with the weights of a file and a name of its own, to be given to [`register`](super::register).
+/// An EfficientNet without weights, and what is taken of it; it is changed a field at a time:
 ///
-/// The file is one of safetensors in f32 with the names of the PyTorch ports (`_conv_stem.weight`,
-/// `_blocks.3._bn1.running_mean`, …); what lies beyond block 10 is not read.
-///
-/// # Errors
-/// [`Error::Io`] if the file cannot be read; [`Error::File`] if it is damaged or lacks a tensor.
-pub fn efficientnet_lite0(
-    name: impl Into<String>,
-    weights: impl AsRef<Path>,
-) -> Result<Arc<dyn Backbone>> {
-    let network = EfficientNet::new(&LITE0, name.into(), Weights::open(weights)?)?;
-    // So that what the file lacks is said here.
-    network.pack(Device::Cpu, Precision::F32)?;
-    Ok(Arc::new(network))
+/// ```no_run
+/// # use invad::backbones::{self, EfficientNet};
+/// # use invad::weights::Weights;
+/// let b4 = EfficientNet::named("efficientnet-b4")?.image_size(320);
+/// let weights = Weights::open("tf_efficientnet_b4.safetensors")?;
+/// backbones::register(b4.with_weights("efficientnet-b4", weights)?)?;
+/// # Ok::<(), invad::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct EfficientNet {
+    variant: &'static Variant,
+    image_size: usize,
+    taps: Vec<usize>,
 }
 
-/// An EfficientNet without squeeze-excite.
-struct EfficientNet {
-    config: &'static Config,
+impl EfficientNet {
+    /// All there are: [`named`](Self::named) says which are which.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        VARIANTS.iter().map(|variant| variant.name)
+    }
+
+    /// By name, for images of 256 × 256, and with the outputs of the last block at each of the strides 2, 4, 8 and 16.
+    ///
+    /// - `efficientnet-lite0`, `efficientnet-lite1`: 192 channels; `efficientnet-lite2`: 208.
+    /// - `efficientnet-b4`, 272 channels, is timm's `tf_efficientnet_b4`: TensorFlow's "SAME" padding for the images as
+    ///   they are.
+    /// - `efficientnet-b4-reference` pads as if images had 380 × 380 pixels, as checkpoints of InvAD's reference
+    ///   implementation expect.
+    /// - `efficientnet-b4-symmetric` is timm's `efficientnet_b4`, trained in PyTorch: as much padding on every side, and
+    ///   another ε in batch normalisation.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none of this name.
+    pub fn named(name: &str) -> Result<Self> {
+        let Some(variant) = VARIANTS.iter().find(|variant| variant.name == name) else {
+            let expected = format!("one of {}", Self::names().collect::<Vec<_>>().join(", "));
+            return Err(Error::argument("EfficientNet", "name", expected, name));
+        };
+        Ok(Self { variant, image_size: 256, taps: variant.taps(STRIDE) })
+    }
+
+    /// The same for images of this height and width, a multiple of 16.
+    pub fn image_size(self, image_size: usize) -> Self {
+        Self { image_size, ..self }
+    }
+
+    /// The same with the outputs of these blocks as features, in ascending order and counted from 0.
+    pub fn taps(self, taps: impl Into<Vec<usize>>) -> Self {
+        Self { taps: taps.into(), ..self }
+    }
+
+    /// The names and shapes of the tensors that it is read from, by the names of the PyTorch ports.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        read::tensors(self.variant, self.count(), Names::Ports)
+    }
+
+    /// A backbone with weights, and a name to [`register`](super::register) it by.
+    ///
+    /// Tensors have the names of the PyTorch ports (`_conv_stem.weight`, `_blocks.3._bn1.running_mean`, …) or timm's
+    /// (`conv_stem.weight`, `blocks.1.1.bn2.running_mean`, …); what lies beyond the last of the blocks is not read.
+    ///
+    /// # Errors
+    /// [`Error::File`] that names what is missing or has another shape; [`Error::Argument`] for an image size that is no
+    /// multiple of 16 or beyond 16384, or blocks that there are not; [`Error::Io`] if the file cannot be read.
+    pub fn with_weights(
+        self,
+        name: impl Into<String>,
+        weights: Weights,
+    ) -> Result<Arc<dyn Backbone>> {
+        let refused =
+            |arg, expected: String, got| Err(Error::argument("EfficientNet", arg, expected, got));
+        let size = self.image_size;
+        if !size.is_multiple_of(STRIDE) || !(1..=1 << 14).contains(&size) {
+            let expected = format!("a multiple of {STRIDE} up to 16384");
+            return refused("image_size", expected, size.to_string());
+        }
+        self.check(&weights)?;
+        let blocks = self.variant.blocks();
+        let channels = self.taps.iter().map(|&i| blocks[i].output).sum();
+        let spec = BackboneSpec::new(name, weights.hash()?, size, channels, size / STRIDE);
+        Ok(Arc::new(Weighted { network: self, weights, spec }))
+    }
+
+    /// Its blocks up to the last whose output is a feature, for images of `input` = [height, width]: to be computed one
+    /// after another by [`inverted_residual`](ops::inverted_residual).
+    ///
+    /// # Errors
+    /// Those of [`EfficientNet::with_weights`], and of [`InvertedResidual::new`].
+    pub fn blocks(
+        &self,
+        weights: &Weights,
+        input: [usize; 2],
+        device: Device,
+    ) -> Result<Vec<InvertedResidual>> {
+        self.check(weights)?;
+        let BackboneSpec { mean, std, .. } = BackboneSpec::new("", "", 1, 1, 1);
+        read::blocks(self.variant, self.count(), weights, (input, mean, std), device)
+    }
+
+    /// How many blocks are computed.
+    fn count(&self) -> usize {
+        self.taps.last().map_or(0, |last| last + 1)
+    }
+
+    /// That there are such blocks, and weights for them.
+    fn check(&self, weights: &Weights) -> Result<()> {
+        let there = self.variant.blocks().len();
+        let ascending = self.taps.is_sorted_by(|a, b| a < b);
+        if self.taps.is_empty() || !ascending || self.count() > there {
+            let expected = format!("ascending, and below {there}");
+            return Err(Error::argument(
+                "EfficientNet",
+                "taps",
+                expected,
+                format!("{:?}", self.taps),
+            ));
+        }
+        weights.require(read::tensors(self.variant, self.count(), Names::of(weights)))?;
+        Ok(())
+    }
+}
+
+/// An EfficientNet with its weights.
+struct Weighted {
+    network: EfficientNet,
     weights: Weights,
     spec: BackboneSpec,
 }
 
-impl fmt::Debug for EfficientNet {
+impl fmt::Debug for Weighted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EfficientNet").field("spec", &self.spec).finish_non_exhaustive()
     }
 }
 
-impl EfficientNet {
-    fn new(config: &'static Config, name: String, weights: Weights) -> Result<Self> {
-        let channels = config.taps.iter().map(|&i| config.blocks[i].output).sum();
-        let (size, grid) = (config.image_size, config.image_size / STRIDE);
-        let spec = BackboneSpec::new(name, weights.hash()?, size, channels, grid);
-        Ok(Self { config, weights, spec })
-    }
-}
-
-impl Backbone for EfficientNet {
+impl Backbone for Weighted {
     fn spec(&self) -> &BackboneSpec {
         &self.spec
     }
 
     fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>> {
         precision.require("backbone", device)?;
-        let blocks = read::blocks(self.config, &self.weights, &self.spec, device)?;
+        let input = [self.spec.image_size; 2];
+        let taps = &self.network.taps;
+        let mut first_channel = 0;
+        let blocks = self.network.blocks(&self.weights, input, device)?;
+        let blocks = blocks.into_iter().enumerate().map(|(i, residual)| {
+            let tap = taps.iter().position(|&tap| tap == i).map(|index| {
+                let tap = Tap { index, first_channel };
+                first_channel += residual.output(1)[3];
+                tap
+            });
+            Block { residual, tap }
+        });
+        let blocks = blocks.collect();
         Ok(Arc::new(Network { blocks, spec: self.spec.clone(), precision }))
     }
 }
@@ -147,7 +199,6 @@ struct Network {
 }
 
 struct Block {
-    /// The first block's expansion is the stem.
     residual: InvertedResidual,
     tap: Option<Tap>,
 }
@@ -196,7 +247,7 @@ impl Network {
     fn space(&self, Share { images, threads }: Share, a: &mut dyn Allocate) -> Result<Space> {
         let device = a.device();
         let dtype = self.precision.dtype();
-        let mut take = |len| a.zeros(Purpose::Activations, &[len], dtype);
+        let mut take = |len, dtype| a.zeros(Purpose::Activations, &[len], dtype);
         let residuals = || self.blocks.iter().map(|block| &block.residual);
         let longest = residuals().map(|block| block.output(images).iter().product());
         let longest: usize = longest.max().unwrap_or(0);
@@ -206,7 +257,7 @@ impl Network {
             Gather::new([height, width], self.spec.grid)
         });
         Ok(Space {
-            maps: [take(longest)?, take(longest)?],
+            maps: [take(longest, dtype)?, take(longest, dtype)?],
             gathers: gathers.collect::<Result<_>>()?,
             scratch: InvertedResidualScratch::taken(residuals(), images, device, threads, take)?,
         })

@@ -7,7 +7,22 @@ use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// A depthwise convolution of images in f16, with weight and bias in f32, between two activations.
+/// Channels of a thread, its pixels, and the threads of a block.
+const CHANNELS: usize = 8;
+const PIXELS: usize = 4;
+const THREADS: usize = 128;
+
+/// Sums that a row of an output is left in for each channel.
+pub(super) fn sums_of_row(width: usize, channels: usize) -> usize {
+    let columns = width.div_ceil(PIXELS);
+    match channels / CHANNELS {
+        groups if groups <= THREADS => (columns * groups).div_ceil(THREADS),
+        _ => columns,
+    }
+}
+
+/// A depthwise convolution of images in f16, with weight and bias in f32, between two activations. `sums`, in f32, has
+/// [`sums_of_row`] for each row, then C.
 pub(crate) fn depthwise_conv2d(
     x: TensorView,
     weight: TensorView,
@@ -15,6 +30,7 @@ pub(crate) fn depthwise_conv2d(
     window: Window,
     [before, after]: [Activation; 2],
     y: TensorViewMut,
+    sums: Option<TensorViewMut>,
 ) -> Result<()> {
     const OP: &str = "depthwise_conv2d";
     let op = Op::new(OP, "x", x.on_cuda())?;
@@ -37,11 +53,20 @@ pub(crate) fn depthwise_conv2d(
     let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
     let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
     let y = op.aligned("y", op.write("y", y, DType::F16)?)?;
-    let across = (out_width.div_ceil(4) * (channels / 8)).div_ceil(128);
-    let launch = Launch { grid: [across, out_height, images], block: 128, shared: 0 };
+    let sums = match sums {
+        Some(sums) => {
+            let rows = images * out_height * sums_of_row(out_width, channels);
+            assert!(sums.len() == rows * channels);
+            Some(op.aligned("sums", op.write("sums", sums, DType::F32)?)?)
+        }
+        None => None,
+    };
+    let across = (out_width.div_ceil(PIXELS) * (channels / CHANNELS)).div_ceil(THREADS);
+    let launch = Launch { grid: [across, out_height, images], block: THREADS as u32, shared: 0 };
     let defines = [("KERNEL_SIZE", window.kernel[0] as i64), ("STRIDE", window.stride as i64)];
-    let args =
-        args![x, weight, bias, y, height, width, count, rows, columns, top, left, after, before];
+    let args = args![
+        x, weight, bias, y, height, width, count, rows, columns, top, left, after, before, sums
+    ];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
     unsafe { op.launch("depthwise_conv2d", &defines, launch, &args) }
 }

@@ -32,6 +32,7 @@ mod patchify;
 mod resize_bilinear;
 mod score;
 mod silu;
+mod squeeze_excite;
 mod stem_conv;
 mod timestep_embedding;
 
@@ -51,7 +52,7 @@ pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use gather_features::gather_features;
 pub(crate) use gelu::gelu;
 pub(crate) use inversion_step::inversion_step;
-pub(crate) use inverted_residual::{Residual, ResidualScratch, inverted_residual};
+pub(crate) use inverted_residual::{Residual, ResidualScratch, Size, inverted_residual};
 pub(crate) use linear::{
     linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
 };
@@ -62,6 +63,7 @@ pub(crate) use patchify::{patchify, unpatchify};
 pub(crate) use resize_bilinear::resize_bilinear;
 pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
+pub(crate) use squeeze_excite::squeeze_excite;
 pub(crate) use stem_conv::stem_conv;
 pub(crate) use timestep_embedding::{TIMESTEP_TABLE_BYTES, timestep_embedding};
 

@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// The first convolution of a network, 3 × 3 at stride 2, of RGB images of bytes (B, H, W, 3), normalised on the
-/// way, and then activated: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
+/// The first convolution of a network, 3 × 3 at stride 2, of RGB images (B, H, W, 3) of bytes, normalised on the
+/// way, or of f32 that are, and then activated: y (B, H', W', O) in f16; `normalise` (6), `weight` (3, 3, 3, O) and `bias` (O) in
 /// f32, O a multiple of 8 up to 256.
 pub(crate) fn stem_conv(
     rgb: TensorView,
@@ -29,7 +29,8 @@ pub(crate) fn stem_conv(
     int(3 * width)?;
     let [h, w, out_h, out_w] = [int(height)?, int(width)?, int(rows)?, int(columns)?];
     let [o, top, left] = [int(channels)?, int(window.top)?, int(window.left)?];
-    let rgb = op.read("rgb", rgb, DType::U8)?;
+    let dtype = if rgb.dtype() == DType::F32 { DType::F32 } else { DType::U8 };
+    let rgb = op.read("rgb", rgb, dtype)?;
     let normalise = op.read("normalise", normalise, DType::F32)?;
     let weight = op.aligned("weight", op.read("weight", weight, DType::F32)?)?;
     let bias = op.aligned("bias", op.read("bias", bias, DType::F32)?)?;
@@ -38,7 +39,9 @@ pub(crate) fn stem_conv(
     let shared = 112 * channels as u32;
     let launch = Launch { grid: [across, rows, images], block: 128, shared };
     let kind = op.activation("activation", activation)?;
-    let args = args![rgb, normalise, weight, bias, y, h, w, out_h, out_w, o, top, left, kind];
+    let normalised = i32::from(dtype == DType::F32);
+    let args =
+        args![rgb, normalise, weight, bias, y, h, w, out_h, out_w, o, top, left, kind, normalised];
     // SAFETY: the tensors have these sizes; outside the image the kernel reads nothing.
     unsafe { op.launch("stem_conv", &[], launch, &args) }
 }

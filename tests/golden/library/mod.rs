@@ -1,6 +1,7 @@
 //! The library, asked in the layout of the golden files: features are (B, C, G, G) there and (B, G, G, C) here.
 
 mod denoiser;
+pub mod efficientnet;
 mod operations;
 
 pub use denoiser::*;

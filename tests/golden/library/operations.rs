@@ -1,7 +1,5 @@
 //! Schedules, operations, scores and features of images.
 
-use image::RgbImage;
-use invad::backbones;
 use invad::data::Mask;
 use invad::diffusion::Schedule;
 use invad::ops::{self, Activation, Chunk};
@@ -191,15 +189,4 @@ pub fn normalise(rgb: &[u8]) -> Result<Vec<f32>> {
 pub fn learning_rate(rate: &LearningRate, step: u64) -> f64 {
     let &LearningRate { initial, peak, last, warm, total } = rate;
     train::LearningRate { initial, peak, last, warmup: warm, total }.at(step)
-}
-
-/// (C, G, G).
-pub fn lite0_features(rgb: &[u8], [h, w]: [usize; 2], device: Device) -> Result<Vec<f32>> {
-    let image = RgbImage::from_raw(w as u32, h as u32, rgb.to_vec()).ok_or("not an RGB image")?;
-    let lite0 = backbones::named("efficientnet-lite0").map_err(text)?;
-    let backbone = backbones::Loaded::new(lite0, device).map_err(text)?;
-    let [_, grid, _, channels] = backbone.spec().features().of(1);
-    let mut y = on(device, &output(&[1, grid, grid, channels])?)?;
-    backbone.extract(&[image], &mut y, &mut Default::default()).map_err(text)?;
-    Ok(transposed(&y.to_vec_f32(), grid * grid, channels))
 }

@@ -2,11 +2,11 @@
 //! are held against. Each operation by itself is computed in f32.
 
 mod dit;
-mod lite0;
+mod efficientnet;
 
 pub use dit::{denoised, eps, inversion};
+pub use efficientnet::{Plain, b4, efficientnet};
 use half::f16;
-pub use lite0::lite0_features;
 
 /// What results are stored in. In f32 the programs are held against the reference themselves.
 #[derive(Clone, Copy, Debug)]
