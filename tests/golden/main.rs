@@ -21,6 +21,8 @@ mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
 mod support;
+mod vit;
+mod vit_family;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,7 +63,8 @@ fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) 
         "lite0" => &[("lite0", lite0::trials)],
         "metrics" => &[("metrics", metrics::trials)],
         "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],
-        "vit" => return vec![ignored(name, "ViT comes later")],
+        "vit" => &[("vit", vit::trials)],
+        "vit_family" => &[("vit_family", vit_family::trials)],
         _ if is_lite(name) => {
             return vec![ignored(name, "of EfficientNet-Lite only Lite0 is supported")];
         }

@@ -2,9 +2,11 @@
 
 mod denoiser;
 mod operations;
+mod vit;
 
 pub use denoiser::*;
 pub use operations::*;
+pub use vit::*;
 
 use invad::{DType, Device, Tensor};
 
