@@ -1,26 +1,46 @@
 //! Images to features.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use invad::backbones::{self, Loaded, Workspace};
+use invad::backbones::{self, Backbone, Loaded, VitConfig, Workspace};
 use invad::tensor::TensorView;
 use invad::{DType, Device, Precision, Tensor};
 
-/// EfficientNet-Lite0 on four images of 256×256, and the same from photographs' size.
-pub fn lite0(c: &mut Criterion) {
-    const BATCH: usize = 4;
+use crate::support::networks::{random_vit, weights};
+
+const BATCH: usize = 4;
+
+/// A backbone on four images that lie in memory in its size.
+fn ready(c: &mut Criterion, name: &str, backbone: &dyn Backbone) {
     let mut group = c.benchmark_group("features");
     group.throughput(Throughput::Elements(BATCH as u64));
-
-    let lite0 = backbones::named("efficientnet-lite0").unwrap();
-    let packed = lite0.pack(Device::Cpu, Precision::F32).unwrap();
+    let packed = backbone.pack(Device::Cpu, Precision::F32).unwrap();
     let mut extractor = packed.extractor(BATCH, &mut Device::Cpu).unwrap();
-    let rgb: Vec<u8> = (0..BATCH * 256 * 256 * 3).map(|i| (i * i / 7) as u8).collect();
-    let rgb = TensorView::from_bytes(&rgb, &[BATCH, 256, 256, 3]).unwrap();
-    let mut y = Tensor::zeros(&[BATCH, 16, 16, 192], DType::F32, Device::Cpu).unwrap();
-    group.bench_function(BenchmarkId::new("lite0", BATCH), |b| {
+    let shape = backbone.spec().rgb(BATCH);
+    let rgb: Vec<u8> = (0..shape.iter().product::<usize>()).map(|i| (i * i / 7) as u8).collect();
+    let rgb = TensorView::from_bytes(&rgb, &shape).unwrap();
+    let features = backbone.spec().features().of(BATCH);
+    let mut y = Tensor::zeros(&features, DType::F32, Device::Cpu).unwrap();
+    group.bench_function(BenchmarkId::new(name, BATCH), |b| {
         b.iter(|| extractor.extract(rgb, y.view_mut()).unwrap());
     });
+    group.finish();
+}
 
+/// DINOv2's smallest on four images of 224×224.
+pub fn dinov2(c: &mut Criterion) {
+    let config = VitConfig::named("dinov2-vits14").unwrap();
+    let file = weights(&random_vit(&config));
+    ready(c, "dinov2-vits14", &*backbones::vit("dinov2-vits14", config, file).unwrap());
+}
+
+/// EfficientNet-Lite0 on four images of 256×256, and the same from photographs' size.
+pub fn lite0(c: &mut Criterion) {
+    let lite0 = backbones::named("efficientnet-lite0").unwrap();
+    ready(c, "lite0", &*lite0);
+
+    let mut group = c.benchmark_group("features");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut y = Tensor::zeros(&[BATCH, 16, 16, 192], DType::F32, Device::Cpu).unwrap();
     let backbone = Loaded::new(lite0, Device::Cpu).unwrap();
     let photo = |seed| {
         let value = |x: u32, y: u32, c: u32| (x * 7 + y * 13 + x * y / 64 + 50 * c + seed) as u8;

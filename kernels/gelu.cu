@@ -18,15 +18,16 @@ KERNEL void LAUNCH_BOUNDS(256, 4) gelu(const h16* x, h16* y, int n, int erf) {
     if (i >= n) return;
     float v[8];
     load8(x + i, v);
-#pragma unroll
-    for (int e = 0; e < 8; ++e) {
+    if (erf) {
         // Of negative numbers 1 + erf would cancel.
-        if (erf) {
-            v[e] *= 0.5f * erfcf(-0.70710678f * v[e]);
-            continue;
+#pragma unroll
+        for (int e = 0; e < 8; ++e) v[e] *= 0.5f * erfcf(-0.70710678f * v[e]);
+    } else {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+            const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
+            v[e] *= sigmoid(2.0f * u);
         }
-        const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
-        v[e] *= sigmoid(2.0f * u);
     }
     store8(y + i, v);
 }

@@ -1,6 +1,6 @@
 //! What every registered backbone has to hold.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use invad::backbones::{self, Backbone, Extractor};
 use invad::device::{Plan, Purpose};
@@ -8,13 +8,19 @@ use invad::tensor::TensorView;
 use invad::{DType, Device, Error, Precision, Tensor};
 
 use crate::support::emulator::{gpu, is_emulated, peak_memory};
-use crate::support::networks::on_threads;
+use crate::support::networks::{on_threads, random_vit, tiny_vit, weights};
 use crate::support::numbers::{Numbers, bits, f64s};
 use crate::{LISTS, alone, assert_few, difference};
 
-/// Runs a test of each backbone, one at a time.
+/// Runs a test of each backbone, and of one of each kind that a file gives its weights, one at a time.
 fn each(test: impl Fn(&str, Arc<dyn Backbone>)) {
+    static OF_FILES: Once = Once::new();
     let _alone = alone();
+    OF_FILES.call_once(|| {
+        let config = tiny_vit();
+        let file = weights(&random_vit(&config));
+        backbones::register(backbones::vit("tiny-vit", config, file).unwrap()).unwrap();
+    });
     assert!(!backbones::names().is_empty());
     for name in backbones::names() {
         test(&name, backbones::named(&name).unwrap());

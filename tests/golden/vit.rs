@@ -6,22 +6,14 @@ use serde_json::Value;
 
 use crate::golden::{Golden, Trials, whole};
 use crate::library;
-use crate::vit_family::{Config, Network, Reference, Wanted, network_trials};
+use crate::vit_family::{Network, Reference, Wanted, network_trials};
 
 pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
     let tensors = golden.tensors("vit")?;
-    let config = Config {
-        family: "dino".into(),
-        patch: 16,
-        width: 768,
-        depth: 12,
-        heads: 12,
-        registers: 0,
-        positions: 14,
-    };
+    let config = library::vit_family("dino", 0)?;
     let seed = whole(section, "seed")? as u64;
     let network = Arc::new(Network::new(config, seed, [1, 3, 224, 224]));
-    let resampling = library::default_resampling(&network.config)?;
+    let resampling = network.config.resampling;
     let mut trials = Vec::new();
     for (name, array) in tensors.iter() {
         // Rows of the grid, of which some files have a few.

@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use invad::backbones::Resampling;
+use invad::backbones::{Resampling, VitConfig};
 use invad::weights::Weights;
 use invad::{Device, Error};
 use libtest_mimic::Trial;
-use safetensors::Dtype;
-use safetensors::tensor::{TensorView, serialize};
 use serde_json::Value;
 
 use crate::golden::{
@@ -17,6 +15,7 @@ use crate::golden::{
 use crate::library;
 use crate::naive::{self, Stored};
 use crate::place::{Place, places};
+use crate::support::networks::{Parameter, vit_parameters, weights};
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -25,32 +24,14 @@ const FEATURES: f64 = 5e-6;
 /// Of positions.
 const POSITIONS: f64 = 1e-5;
 
-/// A network's sizes.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub family: String,
-    pub patch: usize,
-    pub width: usize,
-    pub depth: usize,
-    pub heads: usize,
-    pub registers: usize,
-    pub positions: usize,
-}
-
-impl Config {
-    pub fn layer_scale(&self) -> bool {
-        self.family == "dinov2"
-    }
-}
-
 /// A network, by rule, and the images that it is given.
 #[derive(Clone, Debug)]
 pub struct Network {
-    pub config: Config,
+    pub config: VitConfig,
     /// (B, 3, H, W).
     pub shape: [usize; 4],
     pub image: Vec<f32>,
-    pub parameters: Vec<(String, Vec<usize>, Vec<f32>)>,
+    pub parameters: Vec<Parameter>,
 }
 
 /// What is asked of a network.
@@ -65,14 +46,12 @@ pub struct Wanted {
 }
 
 impl Network {
-    pub fn new(config: Config, seed: u64, shape: [usize; 4]) -> Self {
+    pub fn new(config: VitConfig, seed: u64, shape: [usize; 4]) -> Self {
         let image = fill(seed, "input.image", shape.iter().product(), 2.0, 0.0);
-        let parameters = shapes(&config).into_iter();
-        let parameters = parameters.map(|(name, shape)| {
-            let values = values(seed, &name, &shape);
-            (name, shape, values)
+        let parameters = vit_parameters(&config, |name, len, scale, offset| {
+            fill(seed, name, len, scale, offset)
         });
-        Self { parameters: parameters.collect(), config, shape, image }
+        Self { config, shape, image, parameters }
     }
 
     fn read(manifest: &Value) -> Result<(Self, Vec<usize>)> {
@@ -84,16 +63,12 @@ impl Network {
         };
         let image = list("image")?;
         let shape = image.try_into().map_err(|_| "manifest: `image` should be (B, 3, H, W)")?;
-        let family = config["family"].as_str().ok_or("manifest: no `family`")?.to_owned();
-        let sizes = Config {
-            family,
-            patch: whole(config, "patch")?,
-            width: whole(config, "width")?,
-            depth: whole(config, "depth")?,
-            heads: whole(config, "heads")?,
-            registers: whole(config, "registers")?,
-            positions: whole(config, "pos_grid")?,
-        };
+        let family = config["family"].as_str().ok_or("manifest: no `family`")?;
+        let sizes = library::vit_family(family, whole(config, "registers")?)?;
+        let sizes = sizes.patch(whole(config, "patch")?).width(whole(config, "width")?);
+        let sizes = sizes.depth(whole(config, "depth")?).heads(whole(config, "heads")?);
+        let sizes = sizes.registers(whole(config, "registers")?);
+        let sizes = sizes.positions(whole(config, "pos_grid")?);
         Ok((Self::new(sizes, whole(config, "seed")? as u64, shape), list("layers")?))
     }
 
@@ -112,76 +87,9 @@ impl Network {
     }
 
     /// A file of the parameters, under their own names.
-    pub fn weights(&self) -> Result<Weights> {
-        file(&self.parameters)
+    pub fn weights(&self) -> Weights {
+        weights(&self.parameters)
     }
-}
-
-/// A file of safetensors with these tensors.
-fn file(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Result<Weights> {
-    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-    let data: Vec<_> = tensors.iter().map(|(_, _, values)| bytes(values)).collect();
-    let views = tensors.iter().zip(&data).map(|((name, shape, _), data)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), data);
-        Ok((name.as_str(), view.map_err(|e| e.to_string())?))
-    });
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let bytes = serialize(views, None).map_err(|e| e.to_string())?;
-    Weights::of_bytes("vit", bytes).map_err(|e| e.to_string())
-}
-
-/// Names, as facebookresearch has them, and shapes.
-fn shapes(c: &Config) -> Vec<(String, Vec<usize>)> {
-    let d = c.width;
-    let mut shapes = vec![
-        ("cls_token".to_owned(), vec![1, 1, d]),
-        ("pos_embed".to_owned(), vec![1, c.positions.pow(2) + 1, d]),
-        ("patch_embed.proj.weight".to_owned(), vec![d, 3, c.patch, c.patch]),
-        ("patch_embed.proj.bias".to_owned(), vec![d]),
-        ("norm.weight".to_owned(), vec![d]),
-        ("norm.bias".to_owned(), vec![d]),
-    ];
-    if c.registers > 0 {
-        shapes.push(("register_tokens".into(), vec![1, c.registers, d]));
-    }
-    if c.layer_scale() {
-        shapes.push(("mask_token".into(), vec![1, d]));
-    }
-    for i in 0..c.depth {
-        for (part, shape) in [
-            ("norm1", vec![d]),
-            ("attn.qkv", vec![3 * d, d]),
-            ("attn.proj", vec![d, d]),
-            ("norm2", vec![d]),
-            ("mlp.fc1", vec![4 * d, d]),
-            ("mlp.fc2", vec![d, 4 * d]),
-        ] {
-            shapes.push((format!("blocks.{i}.{part}.bias"), vec![shape[0]]));
-            shapes.push((format!("blocks.{i}.{part}.weight"), shape));
-        }
-        for part in ["ls1", "ls2"].iter().filter(|_| c.layer_scale()) {
-            shapes.push((format!("blocks.{i}.{part}.gamma"), vec![d]));
-        }
-    }
-    shapes
-}
-
-/// The values of one parameter.
-fn values(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let is_norm = name.contains("norm") && name.ends_with(".weight");
-    let (scale, offset) = if name.ends_with(".gamma") {
-        (0.25, 0.5)
-    } else if is_norm {
-        (0.2, 1.0)
-    } else if name.ends_with("_token") || name.ends_with("_tokens") || name == "pos_embed" {
-        (0.3, 0.0)
-    } else if name.ends_with(".bias") {
-        (0.1, 0.0)
-    } else {
-        let fan_in: usize = shape[1..].iter().product();
-        ((3.0 / fan_in as f64).sqrt(), 0.0)
-    };
-    fill(seed, name, shape.iter().product(), scale, offset)
 }
 
 pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
@@ -235,7 +143,7 @@ fn case_trials(golden: &'static Golden, name: &str, manifest: &'static Value) ->
     let tensors = golden.tensors(&format!("vitf_{name}"))?;
     let (network, layers) = Network::read(manifest)?;
     let network = Arc::new(network);
-    let default = library::default_resampling(&network.config)?;
+    let default = network.config.resampling;
     let convention = manifest["default_convention"].as_str().ok_or("no `default_convention`")?;
     let right = library::resampling(convention)? == default;
     let mut trials = vec![trial(format!("vit_family/{name}/default convention"), move || {
@@ -322,7 +230,7 @@ pub fn network_trials(
             continue;
         }
         trials.push(trial(place.label(label), move || {
-            let got = library::vit_tokens(&network, network.weights()?, &wanted, place.device)?;
+            let got = library::vit_tokens(&network, network.weights(), &wanted, place.device)?;
             match place.device {
                 Device::Cpu => want.compare(got, FEATURES),
                 _ => {
@@ -408,10 +316,8 @@ fn key_trials(golden: &'static Golden, section: &'static Value) -> Trials {
         for (_, case) in cases(section).filter(|(_, case)| case["config"].is_object()) {
             let (network, layers) = Network::read(case)?;
             let c = &network.config;
-            let of = match c.registers {
-                0 => c.family.clone(),
-                _ => format!("{}+registers", c.family),
-            };
+            let of = case["config"]["family"].as_str().unwrap_or_default();
+            let of = if c.registers == 0 { of.into() } else { format!("{of}+registers") };
             like.extend((of == family).then_some((network, layers)));
         }
         let Some((network, layers)) = like.into_iter().next() else { continue };
@@ -421,12 +327,12 @@ fn key_trials(golden: &'static Golden, section: &'static Value) -> Trials {
                 let (network, keys, layers) = (network.clone(), keys.clone(), layers.clone());
                 let name = format!("vit_family/keys/{family}/{prefix}{naming}");
                 trials.push(trial(name, move || {
-                    let default = library::default_resampling(&network.config)?;
+                    let default = network.config.resampling;
                     let wanted = wanted("features", &layers, &network, default)?;
                     let named = renamed(&network, &keys, naming, prefix)?;
                     let of = |weights| library::vit_tokens(&network, weights, &wanted, Device::Cpu);
-                    let want = of(network.weights()?)?;
-                    if of(file(&named)?)? == want { Ok(()) } else { Err("other features".into()) }
+                    let want = of(network.weights())?;
+                    if of(weights(&named))? == want { Ok(()) } else { Err("other features".into()) }
                 }));
             }
         }
@@ -440,7 +346,7 @@ fn renamed(
     keys: &[Value],
     naming: &str,
     prefix: &str,
-) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+) -> Result<Vec<Parameter>> {
     let mut all = Vec::new();
     for (name, shape, values) in &network.parameters {
         let (name, block) = match name.strip_prefix("blocks.").and_then(|rest| rest.split_once('.'))

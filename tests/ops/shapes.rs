@@ -164,7 +164,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         28 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
         29 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
             map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
-        30 => case!(gather_tokens, [x Read [b, n + 1, d], features Write [b, n, d]],
+        30 => case!(gather_tokens, [x Read [b, n + 1, d], features Update [b, n, d]],
             gather_tokens(&*x, 0, features)),
         _ => None,
     }

@@ -161,7 +161,7 @@ impl VitConfig {
             ("positions", self.positions),
             ("image size", image[0]),
             ("image size", image[1]),
-            ("registers", self.registers + 1),
+            ("registers", self.registers.saturating_add(1)),
         ] {
             if !(1..=MOST).contains(&got) {
                 return e(arg, format!("in 1..={MOST}"), got.to_string());

@@ -5,7 +5,7 @@ use invad::weights::Weights;
 use invad::{Device, Error, Tensor};
 
 use super::{Result, on, output, tensor, text, transposed};
-use crate::vit_family::{Config, Network, Wanted};
+use crate::vit_family::{Network, Wanted};
 
 /// A convention by its name in files.
 pub fn resampling(name: &str) -> Result<Resampling> {
@@ -17,27 +17,21 @@ pub fn resampling(name: &str) -> Result<Resampling> {
     }
 }
 
-/// What the library does unless it is told otherwise.
-pub fn default_resampling(config: &Config) -> Result<Resampling> {
-    Ok(family(config)?.resampling)
-}
-
-fn family(c: &Config) -> Result<VitConfig> {
-    let name = match (c.family.as_str(), c.registers) {
+/// A network of a family by its name in files, as the library knows it.
+pub fn vit_family(family: &str, registers: usize) -> Result<VitConfig> {
+    let name = match (family, registers) {
         ("vit", 0) => "vit-b16",
         ("dino", 0) => "dino-vit-b16",
         ("dinov2", 0) => "dinov2-vits14",
         ("dinov2", _) => "dinov2-vits14-reg",
-        _ => return Err(format!("no network is like {c:?}")),
+        _ => return Err(format!("no {family} has {registers} registers")),
     };
     VitConfig::named(name).map_err(text)
 }
 
-fn config(c: &Config, wanted: &Wanted) -> Result<VitConfig> {
-    let config = family(c)?.width(c.width).depth(c.depth).heads(c.heads);
-    let config = config.patch(c.patch).positions(c.positions).registers(c.registers);
-    let config = config.blocks(wanted.blocks.clone()).norm(wanted.norm);
-    Ok(config.eps(Some(wanted.eps as f32)).resampling(wanted.resampling))
+fn config(network: &Network, wanted: &Wanted) -> VitConfig {
+    let config = network.config.clone().blocks(wanted.blocks.clone()).norm(wanted.norm);
+    config.eps(Some(wanted.eps as f32)).resampling(wanted.resampling)
 }
 
 /// (M·M, D) to (h·w, D).
@@ -60,7 +54,7 @@ pub fn vit_tokens(
     device: Device,
 ) -> Result<Vec<f32>> {
     let [h, w] = network.grid().map(|cells| cells * network.config.patch);
-    let vit = Vit::new(&config(&network.config, wanted)?, weights, [h, w], device).map_err(text)?;
+    let vit = Vit::new(&config(network, wanted), weights, [h, w], device).map_err(text)?;
     let pixels = transposed(&network.image, 3, h * w);
     let images = tensor(&pixels, &[network.batch(), h, w, 3])?;
     let channels = wanted.blocks.len() * network.config.width;
@@ -73,8 +67,7 @@ pub fn vit_tokens(
 /// The error with which a network is refused.
 pub fn vit_refusal(network: &Network, wanted: &Wanted, device: Device) -> Result<Error> {
     let image = network.grid().map(|cells| cells * network.config.patch);
-    let config = config(&network.config, wanted)?;
-    match Vit::new(&config, network.weights()?, image, device) {
+    match Vit::new(&config(network, wanted), network.weights(), image, device) {
         Ok(_) => Err("accepted".into()),
         Err(error) => Ok(error),
     }

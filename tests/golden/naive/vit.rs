@@ -33,7 +33,7 @@ fn of_image(network: &Network, wanted: &Wanted, image: &[f32], stored: Stored) -
         Ok(stored.zip(&scaled, &bias, |x, b| x + b))
     };
     let joined = |x: &[f32], y: &[f32], gain: &str| -> Result<Vec<f32>> {
-        let gained = match c.layer_scale() {
+        let gained = match c.layer_scale {
             true => stored.zip(y, &values(gain)?, |y, g| y * g),
             false => y.to_vec(),
         };
