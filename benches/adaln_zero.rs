@@ -26,8 +26,17 @@ pub fn forward(c: &mut Criterion) {
             measure(&mut group, name, batch, Work::Bytes(bytes as f64), || {
                 let residual = Residual { y: y.view(), gate: chunk(2) };
                 let x_out = Some(x_out.view_mut());
-                ops::adaln_zero(&x, Some(residual), chunk(0), chunk(1), x_out, &mut out, None)
-                    .unwrap();
+                ops::adaln_zero(
+                    &x,
+                    Some(residual),
+                    chunk(0),
+                    chunk(1),
+                    1e-6,
+                    x_out,
+                    &mut out,
+                    None,
+                )
+                .unwrap();
             });
         }
     }
@@ -47,7 +56,7 @@ pub fn backward(c: &mut Criterion) {
             let mut stats = zeros(&[batch, TOKENS, 2], DType::F32);
             let (mut out, mut dy) = (zeros(&shape, stored()), zeros(&shape, stored()));
             let into = Some(stats.view_mut());
-            ops::adaln_zero(&x, None, chunk(0), chunk(1), None, &mut out, into).unwrap();
+            ops::adaln_zero(&x, None, chunk(0), chunk(1), 1e-6, None, &mut out, into).unwrap();
             let (mut dx, mut dtable) =
                 (zeros(&shape, DType::F32), zeros(table.shape(), DType::F32));
             // x, y, dout and dx are read, dx and dy written.

@@ -1,11 +1,11 @@
 //! Images to features.
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use invad::backbones::{self, Backbone, EfficientNet, Loaded, Workspace};
+use invad::backbones::{self, Backbone, EfficientNet, Loaded, VitConfig, Workspace};
 use invad::tensor::TensorView;
 use invad::{DType, Device, Precision, Tensor};
 
-use crate::support::networks::any_efficientnet_weights;
+use crate::support::networks::{any_efficientnet_weights, random_vit, weights};
 
 const BATCH: usize = 4;
 
@@ -39,6 +39,14 @@ pub fn b4(c: &mut Criterion) {
     of_bytes(c, "b4", &*b4.with_weights("b4", weights).unwrap());
 }
 
+/// DINOv2's smallest on four images of 224×224.
+pub fn dinov2(c: &mut Criterion) {
+    let config = VitConfig::named("dinov2-vits14").unwrap();
+    let file = weights(&random_vit(&config));
+    of_bytes(c, "dinov2-vits14", &*backbones::vit("dinov2-vits14", config, file).unwrap());
+}
+
+/// A backbone on four images that lie in memory in its size.
 fn of_bytes(c: &mut Criterion, name: &str, backbone: &dyn Backbone) {
     let mut group = c.benchmark_group("features");
     group.throughput(Throughput::Elements(BATCH as u64));

@@ -32,7 +32,7 @@ const SUBJECTS: &[Subject] = &[
     ("attention", &[attention::forward, attention::backward]),
     ("ddim_inversion", &[ddim_inversion::ddim_inversion]),
     ("denoising_loss", &[denoising_loss::denoising_loss]),
-    ("features", &[features::lite0, features::b4]),
+    ("features", &[features::lite0, features::b4, features::dinov2]),
     ("gemm", &[gemm::forward, gemm::backward]),
     ("inversion", &[inversion::inversion]),
     ("metrics", &[metrics::metrics]),

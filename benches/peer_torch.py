@@ -11,7 +11,8 @@ seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `tra
 step with noising, loss, backward, clipping and fused AdamW, on a GPU `training/base/B` and
 `training/gigant/B` in mixed precision with a loss scale. On a GPU DiT-base is measured eager and by
 torch.compile, inversions then with CUDA graphs. `features/lite0/4` is EfficientNet-Lite0 to block 10
-on the bytes of four images of 256×256 with batch normalisation folded, channels first and channels last.
+on the bytes of four images of 256×256 with batch normalisation folded, channels first and channels last,
+`features/dinov2-vits14/4` DINOv2's smallest on four of 224×224.
 """
 import argparse
 import itertools
@@ -212,7 +213,46 @@ class EfficientNet(nn.Module):
         return torch.cat(taps, 1)
 
 
+class VitBlock(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.gain1, self.gain2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        b, n, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d)
+        x = x + self.gain1 * self.proj(h)
+        return x + self.gain2 * self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Vit(nn.Module):
+    def __init__(self, width, depth, heads, patch, tokens):
+        super().__init__()
+        self.embed = nn.Conv2d(3, width, patch, patch)
+        self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.position = nn.Parameter(0.02 * torch.randn(tokens + 1, width))
+        self.blocks = nn.ModuleList(VitBlock(width, heads) for _ in range(depth))
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.position
+        for block in self.blocks:
+            x = block(x)
+        return x[:, 1:]
+
+
 def features(calls, _):
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    model = Vit(384, 12, 6, 14, 256).eval()
+    images = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
+    with torch.inference_mode():
+        measure("features/dinov2-vits14/4", lambda: model((images / 255 - mean) / std), calls)
     networks = {
         "lite0": lambda: EfficientNet(LITE0, (0, 2, 4, 10), F.relu6, False),
         "b4": lambda: EfficientNet(B4, (1, 5, 9, 21), F.silu, True),
@@ -221,8 +261,6 @@ def features(calls, _):
     for network, (name, layout) in itertools.product(networks, layouts.items()):
         model = networks[network]().eval().to(memory_format=layout)
         images = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8).to(memory_format=layout)
-        mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
         with torch.inference_mode():
             measure(f"features/{network}/4 {name}", lambda: model((images / 255 - mean) / std), calls)
 

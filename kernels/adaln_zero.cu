@@ -1,4 +1,4 @@
-// x_out = x + gate·y;  out = LN(x_out)·(1 + scale) + shift,  LN over the width without affine, ε = 1e-6
+// x_out = x + gate·y;  out = LN(x_out)·(1 + scale) + shift,  LN over the width without affine
 //
 // x:      the residual stream, f32 (fp16 with stream_f16), (B, N, D)
 // y:      a branch's output, fp16 (B, N, D); null: no residual, x_out is x
@@ -7,7 +7,7 @@
 // x_out:  as x, may be x itself; null where y is null (it is not written then)
 // out:    fp16 (B, N, D)
 // stats:  f32 (B, N, 2), receives mean and 1/σ of each row; may be null
-// Sizes: rows = B·N, tokens = N, table_stride in numbers, stream_f16 0 or 1.
+// Sizes: rows = B·N, tokens = N, table_stride in numbers, stream_f16 0 or 1; eps = ε, under the root.
 //
 // Launch: grid ⌈B·N/4⌉, B·N where WIDTH > 2048; block 128
 // A warp has a row, above a WIDTH of 2048 a block.
@@ -29,7 +29,6 @@ const int ROW_WARPS = WIDTH > 2048 ? THREADS / 32 : 1;
 const int ROW_THREADS = 32 * ROW_WARPS;
 const int ROWS = THREADS / ROW_THREADS;
 const int VECTORS = (WIDTH + 8 * ROW_THREADS - 1) / (8 * ROW_THREADS);
-const float EPS = 1e-6f;
 
 static_assert(WIDTH > 0 && WIDTH % 8 == 0 && WIDTH <= 8192, "WIDTH is a multiple of 8 up to 8192");
 
@@ -42,7 +41,7 @@ DEVICE float row_sum(float value, float (&scratch)[ROW_WARPS]) {
 KERNEL void LAUNCH_BOUNDS(THREADS, VECTORS > 4 ? 2 : VECTORS > 2 ? 4 : 10)
 adaln_zero(const void* x, const h16* __restrict__ y, const float* __restrict__ gate,
            const float* __restrict__ shift, const float* __restrict__ scale, void* x_out, h16* __restrict__ out,
-           float* stats, int rows, int tokens, int table_stride, int stream_f16) {
+           float* stats, int rows, int tokens, int table_stride, int stream_f16, float eps) {
     SHARED(float, scratch[2][ROW_WARPS]);
     const int row = blockIdx.x * ROWS + threadIdx.x / ROW_THREADS;
     if (row >= rows) return;
@@ -86,7 +85,7 @@ adaln_zero(const void* x, const h16* __restrict__ y, const float* __restrict__ g
 #pragma unroll
             for (int e = 0; e < 8; ++e) squares += (v[i][e] - mean) * (v[i][e] - mean);
         }
-        const float inverse = rsqrt_accurate(row_sum(squares, scratch[1]) * (1.0f / WIDTH) + EPS);
+        const float inverse = rsqrt_accurate(row_sum(squares, scratch[1]) * (1.0f / WIDTH) + eps);
         if (stats && first == 0) stats[2 * (int64_t)row] = mean, stats[2 * (int64_t)row + 1] = inverse;
 
 #pragma unroll

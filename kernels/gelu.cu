@@ -1,8 +1,8 @@
-// y = GELU(x) = x·σ(2u), u = √(2/π)(x + 0.044715x³), the tanh form
+// y = GELU(x): with erf x·½(1 + erf(x/√2)), else x·σ(2u), u = √(2/π)(x + 0.044715x³), the tanh form
 //
 // x:  fp16, any shape
-// y:  fp16, of as many numbers
-// Sizes: n numbers.
+// y:  fp16, of as many numbers; may be x itself
+// Sizes: n numbers; erf 0 or 1.
 //
 // Launch: grid ⌈n/2048⌉; block 256
 // Computes in f32. y is written.
@@ -13,15 +13,21 @@
 #include "include/device.cuh"
 #include "include/vector.cuh"
 
-KERNEL void LAUNCH_BOUNDS(256, 4) gelu(const h16* x, h16* y, int n) {
+KERNEL void LAUNCH_BOUNDS(256, 4) gelu(const h16* x, h16* y, int n, int erf) {
     const int64_t i = ((int64_t)blockIdx.x * 256 + threadIdx.x) * 8;
     if (i >= n) return;
     float v[8];
     load8(x + i, v);
+    if (erf) {
+        // Of negative numbers 1 + erf would cancel.
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {
-        const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
-        v[e] *= sigmoid(2.0f * u);
+        for (int e = 0; e < 8; ++e) v[e] *= 0.5f * erfcf(-0.70710678f * v[e]);
+    } else {
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+            const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
+            v[e] *= sigmoid(2.0f * u);
+        }
     }
     store8(y + i, v);
 }

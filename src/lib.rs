@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![deny(missing_docs, missing_debug_implementations)]
 
-pub mod backbones;
 // Before those who use its macro.
 #[macro_use]
 mod types;
 
+pub mod backbones;
 pub mod baselines;
 pub mod checkpoint;
 mod cpu;

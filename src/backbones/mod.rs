@@ -6,6 +6,7 @@
 mod efficientnet;
 mod loaded;
 mod spec;
+mod vit;
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
 pub use loaded::{Loaded, Workspace};
 pub use spec::{BackboneSpec, Filter};
+pub use vit::{Resampling, Vit, VitConfig, vit};
 
 /// A frozen network that turns images into features, wherever it is to compute.
 pub trait Backbone: fmt::Debug + Send + Sync {

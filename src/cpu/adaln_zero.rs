@@ -31,6 +31,7 @@ pub(crate) fn adaln_zero(
     residual: Option<(&[f32], PerImage)>,
     shift: PerImage,
     scale: PerImage,
+    eps: f32,
     x_out: Option<&mut [f32]>,
     out: &mut [f32],
     stats: Option<&mut [f32]>,
@@ -43,7 +44,7 @@ pub(crate) fn adaln_zero(
             add_gated(x, &y[i * width..][..width], gate.of(image, width), x_out);
             x = x_out;
         }
-        let (mean, rstd) = moments(x);
+        let (mean, rstd) = moments(x, eps);
         modulate(x, mean, rstd, shift.of(image, width), scale.of(image, width), out);
         if let Some(stats) = stats {
             stats.copy_from_slice(&[mean, rstd]);
@@ -146,7 +147,7 @@ fn add_gated(x: &[f32], y: &[f32], gate: &[f32], out: &mut [f32]) {
 
 /// Mean and 1/√(variance + 1e-6), the variance from the differences to the mean.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn moments(x: &[f32]) -> (f32, f32) {
+fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let n = x.len() as f32;
     let mean = sum(x) / n;
     let mut lanes = [0.0f32; 16];
@@ -160,7 +161,7 @@ fn moments(x: &[f32]) -> (f32, f32) {
     for (l, v) in lanes.iter_mut().zip(tail) {
         *l += (v - mean) * (v - mean);
     }
-    (mean, 1.0 / (reduce(lanes) / n + 1e-6).sqrt())
+    (mean, 1.0 / (reduce(lanes) / n + eps).sqrt())
 }
 
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]

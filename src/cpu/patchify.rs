@@ -2,10 +2,10 @@
 
 use crate::ops::PatchOrder;
 
-/// Side of the grid, side of a patch, channels.
+/// Height and width of the grid, side of a patch, channels.
 #[derive(Clone, Copy)]
 pub(crate) struct PatchSizes {
-    pub side: usize,
+    pub grid: [usize; 2],
     pub patch: usize,
     pub channels: usize,
 }
@@ -13,10 +13,10 @@ pub(crate) struct PatchSizes {
 impl PatchSizes {
     /// Calls `f(index in the grid, index in the patches)` for every number of one image.
     fn for_each(self, order: PatchOrder, mut f: impl FnMut(usize, usize)) {
-        let PatchSizes { side, patch, channels } = self;
-        let across = side / patch;
-        for y in 0..side {
-            for x in 0..side {
+        let PatchSizes { grid: [height, width], patch, channels } = self;
+        let across = width / patch;
+        for y in 0..height {
+            for x in 0..width {
                 let token = y / patch * across + x / patch;
                 let within = y % patch * patch + x % patch;
                 for c in 0..channels {
@@ -25,7 +25,7 @@ impl PatchSizes {
                         PatchOrder::ChannelsLast => within * channels + c,
                     };
                     let patches = token * channels * patch * patch + at;
-                    f((y * side + x) * channels + c, patches);
+                    f((y * width + x) * channels + c, patches);
                 }
             }
         }
@@ -33,7 +33,7 @@ impl PatchSizes {
 
     /// Numbers of one image; 1 where there are none, so that slices can be cut by it.
     fn image(self) -> usize {
-        (self.side * self.side * self.channels).max(1)
+        (self.grid[0] * self.grid[1] * self.channels).max(1)
     }
 }
 

@@ -55,7 +55,8 @@ pub struct Residual<'a> {
     pub gate: Chunk<'a>,
 }
 
-/// x_out = x + gate·y; out = LN(x_out)·(1 + scale) + shift, LN over D without affine, ε = 1e-6.
+/// x_out = x + gate·y; out = LN(x_out)·(1 + scale) + shift, LN over D without affine, with `eps` under the
+/// root of the variance.
 ///
 /// `x`, `x_out`, `out`: (B, N, D). Without a `residual`, x_out is x and must not be passed.
 /// `stats`: (B, N, 2), receives mean and 1/σ of each row, which the backward pass needs. On a GPU
@@ -64,11 +65,13 @@ pub struct Residual<'a> {
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together; [`Error::Argument`] if `x_out` is missing
 /// where there is a residual, or given where there is none.
+#[allow(clippy::too_many_arguments)]
 pub fn adaln_zero<'a>(
     x: impl Into<TensorView<'a>>,
     residual: Option<Residual<'a>>,
     shift: Chunk<'a>,
     scale: Chunk<'a>,
+    eps: f32,
     x_out: Option<TensorViewMut<'a>>,
     out: impl Into<TensorViewMut<'a>>,
     stats: Option<TensorViewMut<'a>>,
@@ -98,7 +101,7 @@ pub fn adaln_zero<'a>(
     shift.check(OP, "shift", images, width)?;
     scale.check(OP, "scale", images, width)?;
     residual.map_or(Ok([0; 2]), |r| r.gate.check(OP, "gate", images, width))?;
-    on_gpu!(x, crate::cuda::ops::adaln_zero(x, residual, shift, scale, x_out, out, stats));
+    on_gpu!(x, crate::cuda::ops::adaln_zero(x, residual, shift, scale, eps, x_out, out, stats));
     let residual = match &residual {
         Some(r) => Some((r.y.f32s(OP, "y")?, r.gate.per_image(OP, "gate", images, width)?)),
         None => None,
@@ -108,6 +111,7 @@ pub fn adaln_zero<'a>(
         residual,
         shift.per_image(OP, "shift", images, width)?,
         scale.per_image(OP, "scale", images, width)?,
+        eps,
         x_out.map(|v| v.into_f32s(OP, "x_out")).transpose()?,
         out.into_f32s(OP, "out")?,
         stats.map(|v| v.into_f32s(OP, "stats")).transpose()?,

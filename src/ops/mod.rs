@@ -31,6 +31,7 @@ mod depthwise_conv2d;
 mod ema;
 mod fold_batch_norm;
 mod gather_features;
+mod gather_tokens;
 mod gelu;
 mod inversion_step;
 mod inverted_residual;
@@ -61,6 +62,7 @@ pub use depthwise_conv2d::depthwise_conv2d;
 pub use ema::ema;
 pub use fold_batch_norm::{BatchNorm, fold_batch_norm};
 pub use gather_features::{Gather, gather_features};
+pub use gather_tokens::gather_tokens;
 pub use gelu::gelu;
 pub use inversion_step::inversion_step;
 pub use inverted_residual::{
@@ -81,11 +83,32 @@ pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
 
 /// What a GPU's kernels are there for, and what they need beside their operands.
 pub(crate) mod kernels {
+    use crate::cuda::ops::{LARGEST_HEAD, MOST_TOKENS};
     pub(crate) use crate::cuda::ops::{
-        LARGEST_HEAD, MOST_TOKENS, TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD,
-        adaln_zero_backward_scratch, attention_backward_scratch, global_norm_scratch,
-        linear_backward_scratch,
+        TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD, adaln_zero_backward_scratch,
+        attention_backward_scratch, global_norm_scratch, linear_backward_scratch,
     };
+    use crate::error::{Error, Result};
+
+    /// That a GPU has kernels for a transformer of these sizes.
+    pub(crate) fn require_transformer(
+        op: &'static str,
+        width: usize,
+        heads: usize,
+        tokens: usize,
+    ) -> Result<()> {
+        for (arg, got, multiple, most) in [
+            ("width", width, 8, WIDEST),
+            ("head size", width / heads, 8, LARGEST_HEAD),
+            ("tokens", tokens, 1, MOST_TOKENS),
+        ] {
+            if !got.is_multiple_of(multiple) || got > most {
+                let expected = format!("a multiple of {multiple} up to {most} on a GPU");
+                return Err(Error::argument(op, arg, expected, got));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Checks that `got` is `expected`; `axes` names the expected axes in the error.

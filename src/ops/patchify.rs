@@ -16,7 +16,7 @@ pub enum PatchOrder {
 
 /// Rearranges a grid into patches.
 ///
-/// `grid`: (B, G, G, C); `patches`: (B, (G/p)², C·p²), p the side of a patch. On a GPU `patches`
+/// `grid`: (B, H, W, C); `patches`: (B, H/p · W/p, C·p²), p the side of a patch. On a GPU `patches`
 /// hold f16, `grid` f32 or f16.
 ///
 /// # Errors
@@ -39,7 +39,7 @@ pub fn patchify<'a>(
 
 /// Rearranges patches into a grid: the inverse of [`patchify`] and its gradient.
 ///
-/// `patches`: (B, (G/p)², C·p²); `grid`: (B, G, G, C). On a GPU both hold f16.
+/// `patches`: (B, H/p · W/p, C·p²); `grid`: (B, H, W, C). On a GPU both hold f16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
@@ -66,11 +66,13 @@ fn layout(
     patch: usize,
 ) -> Result<([usize; 3], cpu::PatchSizes)> {
     match *shape {
-        [b, side, side_w, channels] if side == side_w && patch > 0 && side % patch == 0 => {
-            let across = side / patch;
-            let sizes = cpu::PatchSizes { side, patch, channels };
-            Ok(([b, across * across, channels * patch * patch], sizes))
+        [b, height, width, channels] if patch > 0 && height % patch == 0 && width % patch == 0 => {
+            let sizes = cpu::PatchSizes { grid: [height, width], patch, channels };
+            Ok(([b, height / patch * (width / patch), channels * patch * patch], sizes))
         }
-        _ => Err(Error::shape(op, arg, format!("(B, G, G, C), G a multiple of {patch}"), shape)),
+        _ => {
+            let expected = format!("(B, H, W, C), H and W multiples of {patch}");
+            Err(Error::shape(op, arg, expected, shape))
+        }
     }
 }

@@ -8,24 +8,30 @@ use invad::tensor::TensorView;
 use invad::{DType, Device, Error, Precision, Tensor};
 
 use crate::support::emulator::{gpu, is_emulated, peak_memory};
-use crate::support::networks::{any_efficientnet_weights, on_threads};
+use crate::support::networks::{
+    any_efficientnet_weights, on_threads, random_vit, tiny_vit, weights,
+};
 use crate::support::numbers::{Numbers, bits, f64s};
 use crate::{LISTS, alone, assert_few, difference};
 
-/// EfficientNet-B4 of small images with weights that mean nothing, in the registry.
-fn register_b4() {
+/// Puts one of each kind that a file gives its weights into the registry, of small images, with weights that mean
+/// nothing.
+fn register_those_of_files() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let b4 = EfficientNet::named("efficientnet-b4").unwrap().image_size(64);
-        let weights = any_efficientnet_weights(&b4);
-        backbones::register(b4.with_weights("efficientnet-b4", weights).unwrap()).unwrap();
+        let file = any_efficientnet_weights(&b4);
+        backbones::register(b4.with_weights("efficientnet-b4", file).unwrap()).unwrap();
+        let vit = tiny_vit();
+        let file = weights(&random_vit(&vit));
+        backbones::register(backbones::vit("tiny-vit", vit, file).unwrap()).unwrap();
     });
 }
 
 /// Runs a test of each backbone, one at a time.
 fn each(test: impl Fn(&str, Arc<dyn Backbone>)) {
     let _alone = alone();
-    register_b4();
+    register_those_of_files();
     assert!(!backbones::names().is_empty());
     for name in backbones::names() {
         test(&name, backbones::named(&name).unwrap());

@@ -63,6 +63,7 @@ fn widths() {
             residual,
             chunk(0),
             chunk(1),
+            1e-6,
             Some(x_out.view_mut()),
             &mut out,
             None,
@@ -96,7 +97,7 @@ fn element_types() {
         let table = f16(&[1, 16]);
         let chunk = |index| Chunk { table: table.view(), index };
         let (x, mut out) = (f32(&[1, 2, 8]), poisoned(DType::F16, &[1, 2, 8], gpu));
-        let refused = ops::adaln_zero(&x, None, chunk(0), chunk(1), None, &mut out, None);
+        let refused = ops::adaln_zero(&x, None, chunk(0), chunk(1), 1e-6, None, &mut out, None);
         assert_dtype(refused, "adaln_zero shift", &[&out]);
     }
     {

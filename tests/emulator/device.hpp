@@ -19,6 +19,7 @@ float fmaxf(float, float) noexcept;
 float fminf(float, float) noexcept;
 float fabsf(float) noexcept;
 float expf(float) noexcept;
+float erfcf(float) noexcept;
 float exp2f(float) noexcept;
 float logf(float) noexcept;
 float log2f(float) noexcept;

@@ -47,7 +47,7 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
             let device = place.device;
             let (image, numbers, network) = (image.clone(), numbers.clone(), network.clone());
             let outputs = shared(move || {
-                let weights = weights_of(&numbers());
+                let weights = weights(&numbers());
                 library::efficientnet::blocks(&network, &weights, &image, &TAPS, device)
             });
             let (want, got, naive) = (want.data.clone(), outputs.clone(), halves.clone());

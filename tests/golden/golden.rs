@@ -49,6 +49,11 @@ impl Golden {
         Ok(Self { dir, manifest })
     }
 
+    /// Where a file would be.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
     /// The tensors of `<file>.safetensors`.
     pub fn tensors(&self, file: &str) -> Result<Tensors, Problem> {
         let file = format!("{file}.safetensors");

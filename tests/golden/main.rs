@@ -25,6 +25,8 @@ mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
 mod support;
+mod vit;
+mod vit_family;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -70,7 +72,8 @@ fn section_trials(
         "metrics" => &[("metrics", metrics::trials)],
         "recon" => &[("recon", recon::trials)],
         "aupimo" => &[("aupimo", aupimo::trials)],
-        "vit" => return vec![ignored(name, "ViT comes later")],
+        "vit" => &[("vit", vit::trials)],
+        "vit_family" => &[("vit_family", vit_family::trials)],
         _ if lite::is_lite(name) => return listed(name, lite::trials(golden, name, section)),
         _ => return vec![ignored(name, "no test reads this section")],
     };

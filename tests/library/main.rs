@@ -9,3 +9,4 @@ mod report;
 #[path = "../support/mod.rs"]
 mod support;
 mod synthetic;
+mod vit;

@@ -5,6 +5,9 @@ use crate::support::numbers::*;
 use invad::Tensor;
 use invad::ops::{self, Chunk, Residual, ResidualBackward};
 
+/// So large that results depend on it.
+const EPS: f32 = 1e-3;
+
 /// Vectors in a table.
 const CHUNKS: usize = 6;
 
@@ -62,6 +65,7 @@ impl Inputs {
             residual.then(|| self.residual()),
             self.chunk(0),
             self.chunk(1),
+            EPS,
             residual.then(|| x_out.view_mut()),
             &mut out,
             with_stats.then(|| stats.view_mut()),
@@ -91,7 +95,7 @@ fn forward(row: &[Vec<f64>; 5]) -> (Vec<f64>, Vec<f64>, f64, f64) {
     let x_out: Vec<f64> = (0..d).map(|j| x[j] + gate[j] * y[j]).collect();
     let mean = x_out.iter().sum::<f64>() / d as f64;
     let variance = x_out.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d as f64;
-    let rstd = 1.0 / (variance + 1e-6).sqrt();
+    let rstd = 1.0 / (variance + f64::from(EPS)).sqrt();
     let out = (0..d).map(|j| (x_out[j] - mean) * rstd * (1.0 + scale[j]) + shift[j]).collect();
     (x_out, out, mean, rstd)
 }
@@ -277,12 +281,12 @@ fn refuses_other_arguments() {
     let (shift, scale) = (inputs.chunk(0), inputs.chunk(1));
     let mut out = poisoned(&[2, 3, 5]);
     assert_refused(
-        ops::adaln_zero(&inputs.x, None, shift, scale, None, &mut poisoned(&[2, 3, 4]), None),
+        ops::adaln_zero(&inputs.x, None, shift, scale, EPS, None, &mut poisoned(&[2, 3, 4]), None),
         "adaln_zero: `out` should have shape [2, 3, 5], got [2, 3, 4]",
     );
     for index in [CHUNKS, usize::MAX] {
         let beyond = Chunk { table: inputs.table.view(), index };
-        let error = ops::adaln_zero(&inputs.x, None, beyond, scale, None, &mut out, None)
+        let error = ops::adaln_zero(&inputs.x, None, beyond, scale, EPS, None, &mut out, None)
             .unwrap_err()
             .to_string();
         assert!(error.starts_with("adaln_zero: `shift` should have shape (1 or 2,"), "{error}");
@@ -303,13 +307,22 @@ fn refuses_other_arguments() {
         assert!(error.starts_with("adaln_zero_backward: `dtable` should have shape"), "{error}");
     }
     assert_refused(
-        ops::adaln_zero(&inputs.x, Some(inputs.residual()), shift, scale, None, &mut out, None),
+        ops::adaln_zero(
+            &inputs.x,
+            Some(inputs.residual()),
+            shift,
+            scale,
+            EPS,
+            None,
+            &mut out,
+            None,
+        ),
         "adaln_zero: `x_out` should be given exactly where there is a residual, got none",
     );
     let three = poisoned(&[3, CHUNKS * 5]);
     let rows = Chunk { table: three.view(), index: 1 };
     assert_refused(
-        ops::adaln_zero(&inputs.x, None, shift, rows, None, &mut out, None),
+        ops::adaln_zero(&inputs.x, None, shift, rows, EPS, None, &mut out, None),
         "adaln_zero: `scale` should have shape (1 or 2, at least 10), got [3, 30]",
     );
 }

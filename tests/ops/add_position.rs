@@ -17,6 +17,32 @@ fn forward() {
     }
 }
 
+/// The first positions are those of tokens that images do not have.
+#[test]
+fn fewer_tokens_than_positions() {
+    for [b, t, n, d] in [[1, 0, 2, 3], [2, 3, 4, 5], [3, 256, 261, 70], [0, 3, 4, 2]] {
+        let (tokens, position) = (tensor(1, &[b, t, d], 2.0), tensor(2, &[n, d], 1.0));
+        let mut got = poisoned(&[b, n, d]);
+        ops::add_position(&tokens, &position, &mut got).unwrap();
+        let want = padded(&f64s(&tokens), &f64s(&position), [b, t, n, d]);
+        assert_close(&format!("{t} of {n}"), &f64s(&got), &want, 1e-7);
+    }
+    let refused =
+        ops::add_position(&poisoned(&[1, 5, 3]), &poisoned(&[4, 3]), &mut poisoned(&[1, 4, 3]));
+    assert_refused(
+        refused,
+        "add_position: `tokens` should have shape (B, at most 4, 3), got [1, 5, 3]",
+    );
+}
+
+fn padded(tokens: &[f64], position: &[f64], [b, t, n, d]: [usize; 4]) -> Vec<f64> {
+    let token = |image: usize, i: usize| match i.checked_sub((n - t) * d) {
+        Some(at) => tokens[image * t * d + at],
+        None => 0.0,
+    };
+    (0..b * n * d).map(|i| token(i / (n * d), i % (n * d)) + position[i % (n * d)]).collect()
+}
+
 #[test]
 fn backward_accumulates() {
     for shape in SIZES {
@@ -51,7 +77,7 @@ fn refuses_other_shapes() {
     );
     assert_refused(
         ops::add_position(&x, &position, &mut poisoned(&[2, 3, 4])),
-        "add_position: `tokens` should have shape (B, …) with … = [4, 3], got [2, 3, 4]",
+        "add_position: `tokens` should have shape (B, at most 4, 3), got [2, 3, 4]",
     );
     assert_refused(
         ops::add_position(&x, &tensor(1, &[3, 4], 1.0), &mut poisoned(&[2, 4, 3])),
@@ -83,6 +109,21 @@ mod on_gpu {
                 let want: Vec<f64> = want.iter().map(|&x| round(x)).collect();
                 assert_close(&format!("{shape:?} {dtype:?}"), &x.f64s(), &want, 1e-7);
             }
+        }
+    }
+
+    #[test]
+    fn tiny_with_fewer_tokens() {
+        let Some(gpu) = gpu() else { return };
+        for [b, t, n, d] in [[2, 0, 1, 8], [2, 3, 4, 40], [3, 60, 65, 64]] {
+            let (tokens, position) = (halves(1, b * t * d, 2.0), uniform(2, n * d, 1.0));
+            let wide = |v: &[f32]| v.iter().map(|&v| v.into()).collect::<Vec<f64>>();
+            let want = padded(&wide(&tokens), &wide(&position), [b, t, n, d]);
+            let tokens = upload(&tokens, &[b, t, d], DType::F16, gpu);
+            let position = upload(&position, &[n, d], DType::F32, gpu);
+            let mut x = Guarded::new(&[b, n, d], DType::F32, gpu);
+            ops::add_position(&tokens, &position, x.view_mut()).unwrap();
+            assert_close(&format!("{t} of {n}"), &x.f64s(), &want, 1e-7);
         }
     }
 

@@ -1,3 +1,4 @@
+use crate::linear::activated;
 use crate::support::numbers::*;
 use invad::Tensor;
 use invad::ops::{self, Activation, Convolution, Padding};
@@ -42,15 +43,7 @@ impl Naive {
         let outputs = self.y.iter().product::<usize>();
         let mut y: Vec<f64> = (0..outputs).map(|i| bias[i % bias.len()]).collect();
         self.each(|i, k, o| y[o] += x[i] * weight[k]);
-        match self.convolution.activation {
-            Activation::None => {}
-            Activation::Relu6 => y.iter_mut().for_each(|v| *v = v.clamp(0.0, 6.0)),
-            Activation::Silu => y.iter_mut().for_each(|v| *v /= 1.0 + (-*v).exp()),
-            Activation::Gelu => y.iter_mut().for_each(|v| {
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (*v + 0.044715 * v.powi(3));
-                *v = 0.5 * *v * (1.0 + inner.tanh());
-            }),
-        }
+        y.iter_mut().for_each(|v| *v = activated(self.convolution.activation, *v));
         y
     }
 

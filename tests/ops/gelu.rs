@@ -2,7 +2,8 @@ use crate::support::numbers::*;
 use invad::ops::Activation;
 use invad::{Tensor, ops};
 
-fn gelu(x: f64) -> f64 {
+/// In its tanh form.
+pub fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
 }
 
@@ -50,6 +51,32 @@ fn forward() {
     }
     let refused = ops::gelu(&tensor(1, &[2, 3], 1.0), &mut poisoned(&[3, 2])).unwrap_err();
     assert_eq!(refused.to_string(), "gelu: `y` should have shape [2, 3], got [3, 2]");
+}
+
+#[test]
+fn erf_of_a_linear_layer() {
+    // 0.5·(1 + erf(x/√2)) of 1 and of −3, from tables.
+    assert!((gelu_erf(1.0) - 0.841_344_746_068_543).abs() < 1e-14);
+    assert!((gelu_erf(-3.0) + 3.0 * 1.349_898_031_630_094e-3).abs() < 1e-15);
+    for (m, n, scale) in [(1, 1, 1.0), (3, 17, 4.0), (64, 70, 1.0), (150, 1024, 6.0)] {
+        let (x, weight) = (tensor(1, &[m, 40], scale), tensor(2, &[n, 40], 0.2));
+        let bias = tensor(3, &[n], 1.0);
+        let (mut pre, mut y) = (poisoned(&[m, n]), poisoned(&[m, n]));
+        let (bias, kept) = (Some(bias.view()), Some(pre.view_mut()));
+        ops::linear(&x, &weight, bias, Activation::GeluErf, kept, &mut y).unwrap();
+        let want: Vec<f64> = f64s(&pre).into_iter().map(gelu_erf).collect();
+        assert_close(&format!("({m}, {n})"), &f64s(&y), &want, 2e-7);
+        let pairs = f64s(&y).into_iter().zip(&want);
+        let off = pairs.map(|(y, w)| (y - w).abs() / (w.abs() + 1e-30)).fold(0.0, f64::max);
+        assert!(off < 3e-6, "({m}, {n}): {off:.1e} of a number, where it is small as well");
+    }
+    let x = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, -1e30];
+    let mut y = poisoned(&[5, 1]);
+    let one = from(&[1.0], &[1, 1]);
+    ops::linear(&from(&x, &[5, 1]), &one, None, Activation::GeluErf, None, &mut y).unwrap();
+    let y = y.to_vec_f32();
+    assert_eq!([y[0], y[1], y[3], y[4]], [f32::INFINITY, 0.0, 1e30, 0.0]);
+    assert!(y[2].is_nan());
 }
 
 /// What the backward pass computes again is what the layer gave.
@@ -144,6 +171,11 @@ mod on_gpu {
                 let want: Vec<f64> = pre.iter().map(|&x| gelu(x)).collect();
                 let naive: Vec<f64> = naive.iter().map(|&x| rounded(gelu(x))).collect();
                 assert_as_good(&case, &y.f64s(), &want, &naive);
+                let bias = with_bias.then(|| on_gpu.view());
+                ops::linear(&x, &w, bias, Activation::GeluErf, None, y.view_mut()).unwrap();
+                let want: Vec<f64> = pre.iter().map(|&x| gelu_erf(x)).collect();
+                let naive: Vec<f64> = pre.iter().map(|&x| rounded(gelu_erf(rounded(x)))).collect();
+                assert_as_good(&format!("{case}: erf"), &y.f64s(), &want, &naive);
             }
             // Back through a layer from these n features to k.
             let (dy, w) = (halves(4, m * k, 1.0), halves(5, k * n, 1.0));
@@ -179,7 +211,15 @@ mod on_gpu {
         );
         assert_refused(
             run(Activation::None),
-            "linear: `before_activation` should be none without an activation, on a GPU, got some",
+            "linear: `before_activation` should be none without GELU in its tanh form, on a GPU, got some",
+        );
+        assert_refused(
+            run(Activation::GeluErf),
+            "linear: `before_activation` should be none without GELU in its tanh form, on a GPU, got some",
+        );
+        assert_refused(
+            ops::linear(&x, &w, None, Activation::GeluErf, None, y.view_mut()),
+            "linear: `y` should have shape a multiple of 8 numbers on a GPU, got [1, 12]",
         );
         let (dy, mut dx) = (upload(&[0.0; 12], &[1, 12], DType::F16, gpu), poisoned(&[1, 8]));
         assert_refused(

@@ -1,3 +1,4 @@
+use crate::gelu::gelu;
 use crate::support::numbers::*;
 use invad::Device;
 use invad::ops::{self, Activation, PackedWeight};
@@ -19,13 +20,12 @@ const SIZES: [[usize; 3]; 12] = [
     [141, 258, 390],
 ];
 
-fn activated(activation: Activation, x: f64) -> f64 {
+/// An activation in f64.
+pub fn activated(activation: Activation, x: f64) -> f64 {
     match activation {
         Activation::None => x,
-        Activation::Gelu => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
-            0.5 * x * (1.0 + inner.tanh())
-        }
+        Activation::Gelu => gelu(x),
+        Activation::GeluErf => gelu_erf(x),
         Activation::Relu6 => x.clamp(0.0, 6.0),
         Activation::Silu => x / (1.0 + (-x).exp()),
     }
@@ -46,9 +46,8 @@ fn forward() {
                 let bias = f64s(&bias);
                 pre.iter_mut().enumerate().for_each(|(i, y)| *y += bias[i % n]);
             }
-            for activation in
-                [Activation::None, Activation::Gelu, Activation::Relu6, Activation::Silu]
-            {
+            use Activation::{Gelu, GeluErf, None, Relu6, Silu};
+            for activation in [None, Gelu, GeluErf, Relu6, Silu] {
                 let want: Vec<f64> = pre.iter().map(|&x| activated(activation, x)).collect();
                 for variant in 0..6 {
                     let (way, keep) =

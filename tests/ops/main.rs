@@ -15,6 +15,7 @@ mod depthwise_conv2d;
 mod ema;
 mod fold_batch_norm;
 mod gather_features;
+mod gather_tokens;
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gpu;

@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
+const EPS: f32 = 1e-6;
+
 /// What an operation does with an argument.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
@@ -143,7 +145,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             let chunk = |index| Chunk { table: table.view(), index };
             let residual = Residual { y: y.view(), gate: chunk(2) };
             let (x_out, stats) = (x_out.view_mut(), stats.view_mut());
-            adaln_zero(&*x, Some(residual), chunk(0), chunk(1), Some(x_out), out, Some(stats))
+            adaln_zero(&*x, Some(residual), chunk(0), chunk(1), EPS, Some(x_out), out, Some(stats))
         }),
         25 => case!(adaln_zero_backward, [x Read [b, n, d], stats Read [b, n, 2],
         table Read [b, 3 * d], dout Read [b, n, d], dx Update [b, n, d], y Read [b, n, d],
@@ -162,11 +164,13 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         28 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
         29 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
             map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
+        30 => case!(gather_tokens, [x Read [b, n + 1, d], features Update [b, n, d]],
+            gather_tokens(&*x, 0, features)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 30;
+const OPERATIONS: usize = 31;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]
@@ -244,12 +248,14 @@ fn operations() {
                 let (name, _, shape) = &args[changed];
                 let as_many = tensors[changed].len() == shape.iter().product::<usize>();
                 let free = match op {
+                    "add_position" => *name == "tokens",
                     "add_position_backward" => *name == "dx",
                     "adaln_zero" | "adaln_zero_backward" => name.ends_with("table"),
                     "conv2d" | "depthwise_conv2d" => ["x", "weight"].contains(name),
                     "resize_bilinear" => true,
                     "channel_gate" | "channel_mean" => *name == "x",
                     "global_norm" => *name == "gradient",
+                    "gather_tokens" => true,
                     "mahalanobis" => *name == "vectors",
                     "score" => *name == "latent",
                     _ => false,
@@ -260,7 +266,8 @@ fn operations() {
                 refused.set(refused.get() + 1);
                 prop_assert!(named == op || named == "PackedWeight::new", "{op}: {named}");
                 let known = args.iter().any(|(name, ..)| *name == arg);
-                let other = ["shift", "scale", "gate", "patch", "convolution", "stride"];
+                let other =
+                    ["shift", "scale", "gate", "patch", "convolution", "stride", "first_channel"];
                 prop_assert!(known || other.contains(&arg), "{}: what is `{}`?", op, arg);
                 prop_assert!(!same || empty, "{op}: what fits is refused");
                 // Nothing was written.

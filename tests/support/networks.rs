@@ -3,13 +3,13 @@
 use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
-use invad::backbones::{self, EfficientNet, Loaded};
+use invad::backbones::{self, EfficientNet, Loaded, VitConfig};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
 use invad::denoisers::{Denoiser, DitConfig};
 use invad::weights::Weights;
 use invad::{Detector, Device, Tensor, Trainer};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{TensorView, serialize};
 
 use super::numbers::{Numbers, bits, tensor, uniform};
 
@@ -23,7 +23,7 @@ pub fn lite0(device: Device) -> Loaded {
 pub fn efficientnet_numbers(
     network: &EfficientNet,
     numbers: impl Fn(&str, usize) -> Vec<f32>,
-) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+) -> Vec<Parameter> {
     let tensors = network.tensors().into_iter().map(|(name, shape)| {
         let fan_in: usize = shape[1..].iter().product();
         let norm = name.contains("_bn");
@@ -41,21 +41,9 @@ pub fn efficientnet_numbers(
     tensors.collect()
 }
 
-/// A file of them.
-pub fn weights_of(tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Weights {
-    let bytes = tensors
-        .iter()
-        .map(|(_, _, values)| -> Vec<u8> { values.iter().flat_map(|v| v.to_le_bytes()).collect() });
-    let bytes: Vec<_> = bytes.collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
-    });
-    Weights::of_bytes("numbers", safetensors::serialize(views, None).unwrap()).unwrap()
-}
-
-/// The same of numbers that mean nothing.
+/// A file of them, of numbers that mean nothing.
 pub fn any_efficientnet_weights(network: &EfficientNet) -> Weights {
-    weights_of(&efficientnet_numbers(network, |name, n| {
+    weights(&efficientnet_numbers(network, |name, n| {
         uniform(name.bytes().map(u64::from).sum::<u64>() + n as u64, n, 1.0)
     }))
 }
@@ -63,6 +51,90 @@ pub fn any_efficientnet_weights(network: &EfficientNet) -> Weights {
 /// A denoiser of a few thousand parameters.
 pub fn tiny() -> DitConfig {
     DitConfig { channels: 5, grid: 4, width: 16, depth: 2, heads: 2, patch: 1 }
+}
+
+/// A tensor of a file: name, shape and numbers.
+pub type Parameter = (String, Vec<usize>, Vec<f32>);
+
+/// The parameters of a Vision Transformer under the names of facebookresearch; `fill` makes so many numbers of a name,
+/// offset + scale·v with v in [−1, 1).
+pub fn vit_parameters(
+    c: &VitConfig,
+    fill: impl Fn(&str, usize, f64, f32) -> Vec<f32>,
+) -> Vec<Parameter> {
+    let d = c.width;
+    let mut shapes = vec![
+        ("cls_token".to_owned(), vec![1, 1, d]),
+        ("pos_embed".to_owned(), vec![1, c.positions.pow(2) + 1, d]),
+        ("patch_embed.proj.weight".to_owned(), vec![d, 3, c.patch, c.patch]),
+        ("patch_embed.proj.bias".to_owned(), vec![d]),
+        ("norm.weight".to_owned(), vec![d]),
+        ("norm.bias".to_owned(), vec![d]),
+    ];
+    if c.registers > 0 {
+        shapes.push(("register_tokens".into(), vec![1, c.registers, d]));
+    }
+    if c.layer_scale {
+        shapes.push(("mask_token".into(), vec![1, d]));
+    }
+    for i in 0..c.depth {
+        for (part, shape) in [
+            ("norm1", vec![d]),
+            ("attn.qkv", vec![3 * d, d]),
+            ("attn.proj", vec![d, d]),
+            ("norm2", vec![d]),
+            ("mlp.fc1", vec![4 * d, d]),
+            ("mlp.fc2", vec![d, 4 * d]),
+        ] {
+            shapes.push((format!("blocks.{i}.{part}.bias"), vec![shape[0]]));
+            shapes.push((format!("blocks.{i}.{part}.weight"), shape));
+        }
+        for part in ["ls1", "ls2"].iter().filter(|_| c.layer_scale) {
+            shapes.push((format!("blocks.{i}.{part}.gamma"), vec![d]));
+        }
+    }
+    let parameter = |(name, shape): (String, Vec<usize>)| {
+        let (scale, offset) = match name.rsplit_once('.') {
+            None => (0.3, 0.0),
+            Some((_, "gamma")) => (0.25, 0.5),
+            Some((_, "bias")) => (0.1, 0.0),
+            Some((layer, _)) if layer.contains("norm") => (0.2, 1.0),
+            Some(_) => ((3.0 / shape[1..].iter().product::<usize>() as f64).sqrt(), 0.0),
+        };
+        let values = fill(&name, shape.iter().product(), scale, offset);
+        (name, shape, values)
+    };
+    shapes.into_iter().map(parameter).collect()
+}
+
+/// A file of safetensors.
+pub fn weights(tensors: &[Parameter]) -> Weights {
+    Weights::of_bytes("made for a test", safetensors(tensors)).unwrap()
+}
+
+/// Its bytes.
+pub fn safetensors(tensors: &[Parameter]) -> Vec<u8> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let data: Vec<_> = tensors.iter().map(|(_, _, values)| bytes(values)).collect();
+    let views = tensors.iter().zip(&data).map(|((name, shape, _), data)| {
+        (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    serialize(views, None).unwrap()
+}
+
+/// Parameters that look like nothing.
+pub fn random_vit(config: &VitConfig) -> Vec<Parameter> {
+    vit_parameters(config, |name, len, scale, offset| {
+        let seed =
+            name.bytes().fold(7u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        uniform(seed, len, scale as f32).into_iter().map(|v| v + offset).collect()
+    })
+}
+
+/// A Vision Transformer of a few thousand parameters, with all that one may have.
+pub fn tiny_vit() -> VitConfig {
+    let named = VitConfig::named("dinov2-vits14-reg").unwrap().width(16).depth(3).heads(2);
+    named.patch(4).positions(5).image_size(24).registers(3).blocks(vec![0, 2]).norm(true)
 }
 
 /// Both recipes, with batches of 4 and a rate at which a tiny network learns.

@@ -90,6 +90,24 @@ pub fn transposed(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     (0..rows * cols).map(|i| x[i % rows * cols + i / rows]).collect()
 }
 
+/// GELU with the error function, by its series of positive terms and by the continued fraction of its complement.
+pub fn gelu_erf(x: f64) -> f64 {
+    let z = x.abs() / std::f64::consts::SQRT_2;
+    let scale = (-z * z).exp() / std::f64::consts::PI.sqrt();
+    let complement = if z < 2.5 {
+        let terms = (0..200).scan(z, |term, n| {
+            let now = *term;
+            *term *= 2.0 * z * z / f64::from(2 * n + 3);
+            Some(now)
+        });
+        1.0 - 2.0 * scale * terms.sum::<f64>()
+    } else {
+        let rest = (1..500).rev().fold(0.0, |rest, k| f64::from(k) / 2.0 / (z + rest));
+        scale / (z + rest)
+    };
+    x * 0.5 * if x < 0.0 { complement } else { 2.0 - complement }
+}
+
 /// The gradient of `f` at `x` by central differences.
 pub fn numeric_gradient(x: &[f64], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-5;

@@ -13,7 +13,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
-use super::math::sigmoid;
+use super::math::{lower_tail, sigmoid};
 
 /// A matrix read through strides, in elements.
 #[derive(Clone, Copy)]
@@ -64,6 +64,8 @@ pub enum Activation {
     None,
     /// GELU in its tanh form.
     Gelu,
+    /// GELU itself, x·Φ(x) with the normal distribution Φ(x) = ½(1 + erf(x/√2)).
+    GeluErf,
     /// min(max(x, 0), 6).
     Relu6,
     /// x·σ(x), also called swish.
@@ -82,6 +84,7 @@ impl Activation {
         match self {
             Activation::None => {}
             Activation::Gelu => x.iter_mut().for_each(|x| *x = gelu::<FMA>(*x)),
+            Activation::GeluErf => x.iter_mut().for_each(|x| *x = gelu_erf::<FMA>(*x)),
             Activation::Relu6 => x.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
             Activation::Silu => x.iter_mut().for_each(|x| *x *= sigmoid::<FMA>(*x)),
         }
@@ -97,6 +100,15 @@ fn apply_all(activation: Activation, x: &mut [f32]) {
 #[inline(always)]
 fn gelu<const FMA: bool>(x: f32) -> f32 {
     x * sigmoid::<FMA>(2.0 * GELU_SCALE * (x + 0.044_715 * x * x * x))
+}
+
+/// GELU with the error function, as max(x, 0) − |x|·Φ(−|x|), in which nothing cancels where x is negative.
+#[inline(always)]
+fn gelu_erf<const FMA: bool>(x: f32) -> f32 {
+    let positive = if x < 0.0 { 0.0 } else { x };
+    // From here on Φ is 0 in f32, and ∞ times it would be NaN.
+    let size = x.abs().min(14.0);
+    positive - size * lower_tail::<FMA>(size)
 }
 
 /// √(2/π).

@@ -21,6 +21,7 @@ pub(crate) fn adaln_zero(
     residual: Option<Residual>,
     shift: Chunk,
     scale: Chunk,
+    eps: f32,
     x_out: Option<TensorViewMut>,
     out: TensorViewMut,
     stats: Option<TensorViewMut>,
@@ -56,7 +57,7 @@ pub(crate) fn adaln_zero(
     let defines = [("WIDTH", width as i64)];
     let (tokens, stride) = (op.int("x", tokens)?, op.int("shift", tables.stride)?);
     let f16 = is_f16(dtype);
-    let args = args![x, y, gate, shift, scale, x_out, out, stats, rows, tokens, stride, f16];
+    let args = args![x, y, gate, shift, scale, x_out, out, stats, rows, tokens, stride, f16, eps];
     // SAFETY: x, y, x_out and out have `rows` rows of WIDTH numbers, stats two numbers for each, and
     // the tables a row for each image, or one where `stride` is 0.
     unsafe { op.launch("adaln_zero", &defines, launch, &args) }

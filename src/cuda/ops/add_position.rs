@@ -6,7 +6,7 @@ use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
-/// x = tokens + position: tokens f16, position f32, x f32 or f16.
+/// x = tokens + position, which may have more rows, the first ones: tokens f16, position f32, x f32 or f16.
 pub(crate) fn add_position(
     tokens: TensorView,
     position: TensorView,
@@ -22,12 +22,13 @@ pub(crate) fn add_position(
     let dtype = op.float("x", x.dtype())?;
     let count = position.len();
     let size = op.int("position", count)?;
+    let before = size - (tokens.shape()[1] * tokens.shape()[2]) as i32;
     let tokens = op.aligned("tokens", op.read("tokens", tokens, DType::F16)?)?;
     let position = op.aligned("position", op.read("position", position, DType::F32)?)?;
     let x = op.aligned("x", op.write("x", x, dtype)?)?;
     let launch = Launch { grid: [count.div_ceil(2048), images, 1], block: 256, shared: 0 };
-    let args = args![tokens, position, x, size, is_f16(dtype)];
-    // SAFETY: tokens and x have `size` numbers for each image, position has them once.
+    let args = args![tokens, position, x, size, before, is_f16(dtype)];
+    // SAFETY: x has `size` numbers for each image, tokens `before` fewer, and position has them once.
     unsafe { op.launch(OP, &[], launch, &args) }
 }
 

@@ -1,7 +1,7 @@
-//! Linear layers, by cuBLASLt, with `kernels/to_f16.cu`.
+//! Linear layers, by cuBLASLt, with `kernels/to_f16.cu` and `kernels/gelu.cu`.
 
-use super::Op;
 use super::column_sums::{Slabs, column_sums};
+use super::{Op, gelu};
 use crate::cuda::gemm::{Form, Gelu, Operands, Product};
 use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
@@ -26,12 +26,13 @@ pub(crate) fn linear(
 ) -> Result<()> {
     const OP: &str = "linear";
     let op = Op::new(OP, "x", x.on_cuda())?;
-    let gelu = match (activation, &before_activation) {
-        (Activation::None, None) => Gelu::None,
+    let kind = match (activation, &before_activation) {
+        // cuBLASLt has the tanh form alone.
+        (Activation::None | Activation::GeluErf, None) => Gelu::None,
         (Activation::Gelu, None) => Gelu::Applied,
         (Activation::Gelu, Some(_)) => Gelu::Kept,
-        (Activation::None, Some(_)) => {
-            let expected = "none without an activation, on a GPU";
+        (Activation::None | Activation::GeluErf, Some(_)) => {
+            let expected = "none without GELU in its tanh form, on a GPU";
             return Err(Error::argument(OP, "before_activation", expected, "some"));
         }
         (other, _) => {
@@ -42,7 +43,10 @@ pub(crate) fn linear(
     if k == 0 {
         return Err(Error::shape(OP, "x", "(…, K ≥ 1)", x.shape()));
     }
-    let dtype = if gelu == Gelu::Kept { DType::F16 } else { op.float("y", y.dtype())? };
+    let erf = activation == Activation::GeluErf;
+    let narrow = kind == Gelu::Kept || erf;
+    let dtype = if narrow { DType::F16 } else { op.float("y", y.dtype())? };
+    let numbers = if erf { gelu::numbers(&op, "y", y.shape())? } else { 0 };
     let product = Product {
         form: Form::Output,
         m,
@@ -50,7 +54,7 @@ pub(crate) fn linear(
         k,
         wide: dtype == DType::F32,
         bias: bias.is_some(),
-        gelu,
+        gelu: kind,
         skip: skip.is_some(),
     };
     let skip = skip.map(|skip| op.read("skip", skip, dtype)).transpose()?;
@@ -68,10 +72,13 @@ pub(crate) fn linear(
         bias: bias.map_or(Ok(0), |bias| op.read("bias", bias, dtype))?,
         kept,
         skip: skip.unwrap_or(y),
-        result: y,
+        result: if erf { op.aligned("y", y)? } else { y },
     };
-    // SAFETY: the operands have the product's shapes and types.
-    unsafe { op.context.gemm()?.run(op.context, product, operands) }
+    // SAFETY: the operands have the product's shapes and types; y has `numbers` numbers.
+    unsafe {
+        op.context.gemm()?.run(op.context, product, operands)?;
+        if erf { gelu::launch(&op, y, y, numbers, true) } else { Ok(()) }
+    }
 }
 
 /// dx = (dy · weight) ∘ GELU′(gelu_input): dy f32 (then rounded) or f16, weight f16, dx f16 or f32;

@@ -21,6 +21,7 @@ mod column_sums;
 mod denoising_loss;
 mod depthwise_conv2d;
 mod gather_features;
+mod gather_tokens;
 mod gelu;
 mod inversion_step;
 mod inverted_residual;
@@ -50,6 +51,7 @@ pub(crate) use channel_mean::channel_mean;
 pub(crate) use denoising_loss::denoising_loss;
 pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use gather_features::gather_features;
+pub(crate) use gather_tokens::gather_tokens;
 pub(crate) use gelu::gelu;
 pub(crate) use inversion_step::inversion_step;
 pub(crate) use inverted_residual::{Residual, ResidualScratch, Size, inverted_residual};
@@ -151,7 +153,7 @@ impl<'a> Op<'a> {
             Activation::None => Ok(0),
             Activation::Relu6 => Ok(1),
             Activation::Silu => Ok(2),
-            Activation::Gelu => {
+            Activation::Gelu | Activation::GeluErf => {
                 let expected = "no activation, ReLU6 or SiLU on a GPU";
                 Err(Error::argument(self.name, arg, expected, format!("{activation:?}")))
             }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::denoisers::{FeatureShape, Use};
 use crate::error::{Error, Result};
-use crate::ops::kernels::{LARGEST_HEAD, MOST_TOKENS, WIDEST, WIDEST_BACKWARD};
+use crate::ops::kernels::{self, WIDEST_BACKWARD};
 use crate::tensor::Device;
 use crate::types::Precision;
 
@@ -75,16 +75,7 @@ impl DitConfig {
         if device == Device::Cpu {
             return Ok(());
         }
-        for (arg, got, multiple, most) in [
-            ("width", self.width, 8, WIDEST),
-            ("head size", self.width / self.heads, 8, LARGEST_HEAD),
-            ("tokens", self.tokens(), 1, MOST_TOKENS),
-        ] {
-            if !got.is_multiple_of(multiple) || got > most {
-                let expected = format!("a multiple of {multiple} up to {most} on a GPU");
-                return Err(Error::argument("Dit", arg, expected, got));
-            }
-        }
+        kernels::require_transformer("Dit", self.width, self.heads, self.tokens())?;
         if purpose == Use::Training && self.width > WIDEST_BACKWARD {
             let expected = format!("up to {WIDEST_BACKWARD} for training on a GPU");
             return Err(Error::argument("Dit", "width", expected, self.width));

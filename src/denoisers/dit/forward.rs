@@ -8,6 +8,9 @@ use crate::error::Result;
 use crate::ops::{self, Activation, Chunk, PatchOrder, Residual, Weight};
 use crate::tensor::{DType, Tensor, TensorView, TensorViewMut};
 
+/// Of all normalisations.
+const EPS: f32 = 1e-6;
+
 impl Dit {
     /// The modulation vectors of timesteps `t` (B), as a table (B, (6·depth + 2)·D).
     pub(super) fn modulation_table<'a>(
@@ -90,7 +93,7 @@ impl Dit {
         let h = slot_mut(&mut acts.sites, k);
         let stats = acts.stats.get_mut(k).map(Tensor::view_mut);
         if !join {
-            return ops::adaln_zero(&acts.stream[now], None, shift, scale, None, h, stats);
+            return ops::adaln_zero(&acts.stream[now], None, shift, scale, EPS, None, h, stats);
         }
         let [x, x_out] = acts
             .stream
@@ -98,7 +101,7 @@ impl Dit {
             .expect("the stream alternates between two tensors at least");
         let y = slot(&acts.branches, k - 1).view();
         let residual = Some(Residual { y, gate: chunk(gate_chunk(k)) });
-        ops::adaln_zero(x.view(), residual, shift, scale, Some(x_out.view_mut()), h, stats)
+        ops::adaln_zero(x.view(), residual, shift, scale, EPS, Some(x_out.view_mut()), h, stats)
     }
 
     /// Branch k: attention, or the MLP, of what site k gives.

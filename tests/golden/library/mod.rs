@@ -3,9 +3,11 @@
 mod denoiser;
 pub mod efficientnet;
 mod operations;
+mod vit;
 
 pub use denoiser::*;
 pub use operations::*;
+pub use vit::*;
 
 use invad::{DType, Device, Tensor};
 

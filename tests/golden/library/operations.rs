@@ -86,7 +86,7 @@ pub fn modulated_norm(
     let (x, table) = (tensor(x, &[b, n, d])?, tensor(&table, &[b, 2 * d])?);
     let chunk = |index| Chunk { table: table.view(), index };
     let mut y = output(x.shape())?;
-    ops::adaln_zero(&x, None, chunk(0), chunk(1), None, &mut y, None).map_err(text)?;
+    ops::adaln_zero(&x, None, chunk(0), chunk(1), 1e-6, None, &mut y, None).map_err(text)?;
     Ok(y.to_vec_f32())
 }
 

@@ -51,7 +51,8 @@ impl<'a> Dit<'a> {
             let part = |i: usize| &table[i * c.width..][..c.width];
             let h = self.modulated_norm(&stream, part(0), part(1));
             let qkv = self.linear(&format!("{block}.attn.qkv"), &h)?;
-            let y = self.linear(&format!("{block}.attn.proj"), &self.attention(&qkv))?;
+            let y = self
+                .linear(&format!("{block}.attn.proj"), &stored.attention(&qkv, c.heads, c.width))?;
             stream = self.joined(&stream, &y, part(2));
             let h = self.modulated_norm(&stream, part(3), part(4));
             let hidden = stored.map(&self.linear(&format!("{block}.mlp.fc1"), &h)?, gelu);
@@ -92,14 +93,8 @@ impl<'a> Dit<'a> {
     }
 
     fn modulated_norm(&self, x: &[f32], shift: &[f32], scale: &[f32]) -> Vec<f32> {
-        let (d, stored) = (self.config.width, self.stored);
-        let normed = x.chunks(d).flat_map(|x| {
-            let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64;
-            let squares = x.iter().map(|&v| (f64::from(v) - mean).powi(2));
-            let rstd = (squares.sum::<f64>() / d as f64 + 1e-6).sqrt().recip();
-            x.iter().map(move |&v| stored.one(((f64::from(v) - mean) * rstd) as f32))
-        });
-        let normed: Vec<f32> = normed.collect();
+        let stored = self.stored;
+        let normed = stored.norm(x, self.config.width, 1e-6);
         let scale = stored.map(scale, |s| 1.0 + s);
         stored.zip(&stored.zip(&normed, &scale, |x, s| x * s), shift, |x, s| x + s)
     }
@@ -108,33 +103,6 @@ impl<'a> Dit<'a> {
     fn joined(&self, x: &[f32], y: &[f32], gate: &[f32]) -> Vec<f32> {
         let gated = self.stored.zip(y, gate, |y, g| y * g);
         self.stored.zip(x, &gated, |x, y| x + y)
-    }
-
-    /// (N, 3, H, d) to (N, H·d).
-    fn attention(&self, qkv: &[f32]) -> Vec<f32> {
-        let (n, h, width, stored) =
-            (self.config.tokens(), self.config.heads, self.config.width, self.stored);
-        let d = width / h;
-        let row = |token: usize, part: usize, head: usize| {
-            &qkv[(token * 3 + part) * width + head * d..][..d]
-        };
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let mut out = Vec::with_capacity(n * width);
-        for token in 0..n {
-            for head in 0..h {
-                let scores = (0..n).map(|key| dot(row(token, 0, head), row(key, 1, head)));
-                let scores = stored.map(&stored.all(scores.collect()), |s| s / (d as f32).sqrt());
-                let top = scores.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
-                let sum: f32 = scores.iter().map(|s| (s - top).exp()).sum();
-                let p = stored.map(&scores, |s| (s - top).exp() / sum);
-                let mut o = vec![0.0; d];
-                for (key, p) in p.iter().enumerate() {
-                    o.iter_mut().zip(row(key, 2, head)).for_each(|(o, v)| *o += p * v);
-                }
-                out.extend(stored.all(o));
-            }
-        }
-        out
     }
 }
 

@@ -50,6 +50,7 @@ fn check(shape: [usize; 3], shared: bool, residual: bool, stream: DType, offset:
         residual.then(|| Residual { y: y.view(), gate: chunk(2) }),
         chunk(0),
         chunk(1),
+        EPS,
         residual.then(|| x_out.view_mut()),
         out.view_mut(),
         Some(stats.view_mut()),
@@ -101,7 +102,7 @@ fn refuses_widths_it_has_no_kernel_for() {
         let chunk = |index| Chunk { table: table.view(), index };
         let mut out = Guarded::new(&[1, 1, d], DType::F16, gpu);
         assert_refused(
-            ops::adaln_zero(&x, None, chunk(0), chunk(1), None, out.view_mut(), None),
+            ops::adaln_zero(&x, None, chunk(0), chunk(1), EPS, None, out.view_mut(), None),
             &format!(
                 "adaln_zero: `x` should have shape (B, N, D) with D a multiple of 8 up to 8192 \
                      on a GPU, got [1, 1, {d}]"
