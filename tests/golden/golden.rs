@@ -49,6 +49,11 @@ impl Golden {
         Ok(Self { dir, manifest })
     }
 
+    /// Where a file is, if it is there.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.dir.join(file)
+    }
+
     /// The tensors of `<file>.safetensors`.
     pub fn tensors(&self, file: &str) -> Result<Tensors, Problem> {
         let file = format!("{file}.safetensors");
@@ -57,7 +62,7 @@ impl Golden {
 }
 
 /// A tensor with its elements in f64, which holds all of the files' types exactly.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Array {
     pub shape: Vec<usize>,
     pub data: Arc<Vec<f64>>,

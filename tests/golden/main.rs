@@ -17,6 +17,7 @@ mod naive;
 mod parameters;
 mod place;
 mod preproc_lr;
+mod pth;
 mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
@@ -28,6 +29,9 @@ use std::process::ExitCode;
 use golden::{Golden, Problem, Trials, ignored, trial};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
+
+#[global_allocator]
+static ALLOCATOR: support::memory::Counted = support::memory::Counted;
 
 /// Lists the trials of a section of the manifest.
 type Section = fn(&'static Golden, &'static Value) -> Trials;
@@ -58,6 +62,7 @@ fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) 
         "scoring" => &[("scoring", scoring::trials)],
         "evaluate_inv" => &[("evaluate_inv", evaluate_inv::trials)],
         "preproc_lr" => &[("preproc_lr", preproc_lr::trials)],
+        "pth" => &[("pth", pth::trials)],
         "lite0" => &[("lite0", lite0::trials)],
         "metrics" => &[("metrics", metrics::trials)],
         "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],

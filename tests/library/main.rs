@@ -9,3 +9,7 @@ mod report;
 #[path = "../support/mod.rs"]
 mod support;
 mod synthetic;
+mod weights;
+
+#[global_allocator]
+static ALLOCATOR: support::memory::Counted = support::memory::Counted;
