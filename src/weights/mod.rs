@@ -16,7 +16,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`find`] knows where files of published weights are.
 
+mod find;
+#[cfg(feature = "hub")]
+mod hub;
 mod safe;
 mod torch;
 
@@ -34,6 +39,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+pub use find::{Fetched, Places, SOURCES, Source, find};
 pub(crate) use safe::read_metadata;
 
 /// What the elements of a stored tensor are.
@@ -100,12 +106,12 @@ impl Entry {
 }
 
 /// Where the bytes of a file are.
-enum Source {
+enum Stored {
     File(Mutex<File>),
     Memory(Cow<'static, [u8]>),
 }
 
-impl Source {
+impl Stored {
     fn len(&self) -> io::Result<u64> {
         match self {
             Self::File(file) => {
@@ -142,7 +148,7 @@ impl Source {
 
 /// The bytes of a source one after another.
 struct Reader<'a> {
-    source: &'a Source,
+    source: &'a Stored,
     at: u64,
 }
 
@@ -170,7 +176,7 @@ impl Seek for Reader<'_> {
 
 /// The tensors of a file, by name.
 pub struct Weights {
-    source: Source,
+    source: Stored,
     /// The file, or what stands for it in errors.
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
@@ -192,7 +198,7 @@ impl Weights {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Self::of(Source::File(Mutex::new(file)), path)
+        Self::of(Stored::File(Mutex::new(file)), path)
     }
 
     /// Of the bytes of such a file; `name` is what errors call it.
@@ -203,10 +209,10 @@ impl Weights {
         name: impl Into<PathBuf>,
         bytes: impl Into<Cow<'static, [u8]>>,
     ) -> Result<Self> {
-        Self::of(Source::Memory(bytes.into()), &name.into())
+        Self::of(Stored::Memory(bytes.into()), &name.into())
     }
 
-    fn of(source: Source, path: &Path) -> Result<Self> {
+    fn of(source: Stored, path: &Path) -> Result<Self> {
         let tensors = torch::tensors(&source).unwrap_or_else(|| safe::tensors(&source));
         let tensors = tensors.map_err(|e| e.at(path))?;
         Ok(Self { source, path: path.into(), tensors })
@@ -238,7 +244,7 @@ impl Weights {
             digest.update(part);
             file.consume(read);
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(digest))
     }
 
     /// The same with other names: what `rename` returns for each, and without those for which it returns nothing.
@@ -410,6 +416,10 @@ fn some(names: &[String]) -> String {
         n if n <= SHOWN => names.join(", "),
         n => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
     }
+}
+
+fn hexadecimal(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn convert<const N: usize>(bytes: &[u8], each: impl Fn([u8; N]) -> f32) -> Vec<f32> {

@@ -6,7 +6,7 @@ use std::io::Read;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError};
 
-use super::{Element, Entry, Source, Unreadable};
+use super::{Element, Entry, Stored, Unreadable};
 
 /// Bytes of a file's first number, the length of its head.
 const LENGTH: u64 = 8;
@@ -35,7 +35,7 @@ pub(crate) fn read_metadata(file: &mut impl Read, len: u64) -> Result<Metadata, 
 }
 
 /// The tensors of a file.
-pub(super) fn tensors(source: &Source) -> Result<BTreeMap<String, Entry>, Unreadable> {
+pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unreadable> {
     let damaged = |reason: String| {
         Unreadable::Damaged(format!("no whole file of safetensors, and none of PyTorch: {reason}"))
     };

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use super::pickle::{self, Input, Object, Value};
-use super::{Budget, Entry, Source, Unreadable, damaged, named, shown};
+use super::{Budget, Entry, Stored, Unreadable, damaged, named, shown};
 
 /// The first pickle, of the number 0x1950a86a20f9469cfc6c.
 pub(super) const MAGIC: [u8; 15] = *b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
 const PROTOCOL: i64 = 1001;
 
-pub(super) fn load(source: &Source) -> Result<BTreeMap<String, Entry>, Unreadable> {
+pub(super) fn load(source: &Stored) -> Result<BTreeMap<String, Entry>, Unreadable> {
     let len = source.len()?;
     let mut budget = Budget::new(len);
     let mut input = Input::new(source, MAGIC.len() as u64..len);

@@ -9,7 +9,7 @@ mod zip;
 
 use std::collections::BTreeMap;
 
-use super::{Entry, Source, Unreadable};
+use super::{Entry, Stored, Unreadable};
 use pickle::{Object, Pickle, Tensor, Value};
 
 /// How deep dictionaries may lie in one another.
@@ -19,7 +19,7 @@ const DEEPEST: usize = 64;
 const FREE: u64 = 4 << 20;
 
 /// The tensors of a file that begins as one of PyTorch's does; `None` for another.
-pub(super) fn tensors(source: &Source) -> Option<Result<BTreeMap<String, Entry>, Unreadable>> {
+pub(super) fn tensors(source: &Stored) -> Option<Result<BTreeMap<String, Entry>, Unreadable>> {
     let mut start = [0; legacy::MAGIC.len()];
     let read = source.len().and_then(|len| {
         let start = &mut start[..len.min(legacy::MAGIC.len() as u64) as usize];

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::io::{BufReader, Read};
 use std::ops::Range;
 
-use super::{Budget, Source, Unreadable, damaged, shown};
+use super::{Budget, Stored, Unreadable, damaged, shown};
 use crate::weights::{Element, Reader};
 
 /// The values that may wait on the stack: pickles are written in batches of a thousand.
@@ -152,7 +152,7 @@ pub(super) struct Input<'a> {
 }
 
 impl<'a> Input<'a> {
-    pub fn new(source: &'a Source, range: Range<u64>) -> Self {
+    pub fn new(source: &'a Stored, range: Range<u64>) -> Self {
         Self { reader: BufReader::new(source.reader(range.start)), range }
     }
 

@@ -13,12 +13,12 @@ use rawzip::{
 };
 
 use super::pickle::{self, Input};
-use super::{Budget, Entry, Source, Unreadable, damaged, named, shown};
+use super::{Budget, Entry, Stored, Unreadable, damaged, named, shown};
 
 /// How an archive begins: with a record, or, without any, with its end.
 pub(super) const SIGNATURES: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 
-pub(super) fn load(source: &Source) -> Result<BTreeMap<String, Entry>, Unreadable> {
+pub(super) fn load(source: &Stored) -> Result<BTreeMap<String, Entry>, Unreadable> {
     let len = source.len()?;
     let mut budget = Budget::new(len);
     let records = Records::new(source, len, &mut budget)?;
@@ -58,7 +58,7 @@ pub(super) fn load(source: &Source) -> Result<BTreeMap<String, Entry>, Unreadabl
 
 /// What an archive has, by the name below its one folder.
 struct Records<'a> {
-    archive: ZipArchive<&'a Source>,
+    archive: ZipArchive<&'a Stored>,
     len: u64,
     by_name: BTreeMap<String, Place>,
 }
@@ -72,7 +72,7 @@ struct Place {
 }
 
 impl<'a> Records<'a> {
-    fn new(source: &'a Source, len: u64, budget: &mut Budget) -> Result<Self, Unreadable> {
+    fn new(source: &'a Stored, len: u64, budget: &mut Budget) -> Result<Self, Unreadable> {
         let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
         let archive = ZipLocator::new()
             .locate_in_reader(source, &mut buffer, len)
@@ -141,7 +141,7 @@ fn unreadable(e: rawzip::Error) -> Unreadable {
     }
 }
 
-impl ReaderAt for Source {
+impl ReaderAt for Stored {
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
         io::Read::read(&mut self.reader(offset), out)
     }

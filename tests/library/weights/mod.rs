@@ -1,6 +1,9 @@
 //! Weights of files: what PyTorch wrote, and what only looks like it.
 
 mod damaged;
+mod find;
+#[cfg(feature = "hub")]
+mod hub;
 mod writer;
 
 use std::fs::File;
