@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (detectors, states, images) =
         (corpus("detector")?, corpus("training_state")?, corpus("image")?);
+    let weights = corpus("weights")?;
     for (name, recipe) in [("whitened", Recipe::whitened()), ("paper", Recipe::paper())] {
         let config = TrainingConfig {
             recipe: recipe.batch(1),
@@ -53,6 +54,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for entry in root.join("../tests/images").read_dir()? {
         let entry = entry?;
         fs::copy(entry.path(), images.join(entry.file_name()))?;
+    }
+    for name in ["legacy.pth", "mixed.pth", "nested.pth", "old_zip.pth", "mixed.expected.safetensors"] {
+        fs::copy(root.join("../tests/golden/data").join(format!("pth_{name}")), weights.join(name))?;
     }
     Ok(())
 }

@@ -1,8 +1,29 @@
 //! Tensors of files that other programs wrote, by name: weights of backbones, denoisers trained elsewhere.
 //!
-//! A file is read as it is asked for, a tensor at a time, and nothing in it is executed.
+//! A file is one of safetensors, or one that `torch.save` wrote (`.pth`, `.pt`, `.bin`), before PyTorch 1.6 or since; what
+//! it is is told by its content. It is read as it is asked for, a tensor at a time, and nothing in it is executed.
+//!
+//! Of a file with dictionaries in dictionaries the keys are joined by dots. [`Weights::below`] takes the tensors of one of
+//! them, [`Weights::without_prefixes`] what training programs put before names:
+//!
+//! ```no_run
+//! # fn main() -> invad::Result<()> {
+//! use invad::weights::Weights;
+//!
+//! let checkpoint = Weights::open("checkpoint.pth")?;
+//! let weights = checkpoint.below("model_ema")?.without_prefixes(&["module."])?;
+//! let bias = weights.f32s("head.bias", &[1000])?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`find`] knows where files of published weights are.
 
+mod find;
+#[cfg(feature = "hub")]
+mod hub;
 mod safe;
+mod torch;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +39,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+pub use find::{Fetched, Places, SOURCES, Source, find};
 pub(crate) use safe::read_metadata;
 
 /// What the elements of a stored tensor are.
@@ -65,8 +87,10 @@ pub struct Entry {
     pub element: Element,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// The elements from the start of `bytes` on; row-major, one behind the other.
+    /// From its first element to the end of its last in the file.
     bytes: Range<u64>,
+    /// Elements from one to the next along each axis; without, they are row-major, one behind the other.
+    strides: Option<Vec<usize>>,
 }
 
 impl Entry {
@@ -82,12 +106,12 @@ impl Entry {
 }
 
 /// Where the bytes of a file are.
-enum Source {
+enum Stored {
     File(Mutex<File>),
     Memory(Cow<'static, [u8]>),
 }
 
-impl Source {
+impl Stored {
     fn len(&self) -> io::Result<u64> {
         match self {
             Self::File(file) => {
@@ -97,9 +121,9 @@ impl Source {
         }
     }
 
-    /// Its bytes from the first on.
-    fn reader(&self) -> Reader<'_> {
-        Reader { source: self, at: 0 }
+    /// Its bytes from one on.
+    fn reader(&self, at: u64) -> Reader<'_> {
+        Reader { source: self, at }
     }
 
     /// Fills `out` with the bytes from `start` on.
@@ -124,7 +148,7 @@ impl Source {
 
 /// The bytes of a source one after another.
 struct Reader<'a> {
-    source: &'a Source,
+    source: &'a Stored,
     at: u64,
 }
 
@@ -138,9 +162,21 @@ impl Read for Reader<'_> {
     }
 }
 
+impl Seek for Reader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(offset) => self.source.len()?.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.at.checked_add_signed(offset),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
 /// The tensors of a file, by name.
 pub struct Weights {
-    source: Source,
+    source: Stored,
     /// The file, or what stands for it in errors.
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
@@ -153,14 +189,16 @@ impl fmt::Debug for Weights {
 }
 
 impl Weights {
-    /// Of a file of safetensors.
+    /// Of a file of safetensors or of PyTorch.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is none, or damaged.
+    /// [`Error::Io`] if it cannot be read; [`Error::File`] if it is neither or damaged, or if it is one of PyTorch that
+    /// names anything but tensors in dictionaries, describes much more than its size, or repeats numbers (a stride of 0) to
+    /// more bytes than it has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Self::of(Source::File(Mutex::new(file)), path)
+        Self::of(Stored::File(Mutex::new(file)), path)
     }
 
     /// Of the bytes of such a file; `name` is what errors call it.
@@ -171,11 +209,12 @@ impl Weights {
         name: impl Into<PathBuf>,
         bytes: impl Into<Cow<'static, [u8]>>,
     ) -> Result<Self> {
-        Self::of(Source::Memory(bytes.into()), &name.into())
+        Self::of(Stored::Memory(bytes.into()), &name.into())
     }
 
-    fn of(source: Source, path: &Path) -> Result<Self> {
-        let tensors = safe::tensors(&source).map_err(|e| e.at(path))?;
+    fn of(source: Stored, path: &Path) -> Result<Self> {
+        let tensors = torch::tensors(&source).unwrap_or_else(|| safe::tensors(&source));
+        let tensors = tensors.map_err(|e| e.at(path))?;
         Ok(Self { source, path: path.into(), tensors })
     }
 
@@ -195,7 +234,7 @@ impl Weights {
     /// [`Error::Io`] if it cannot be read.
     pub fn hash(&self) -> Result<String> {
         let mut digest = Sha256::new();
-        let mut file = BufReader::with_capacity(1 << 20, self.source.reader());
+        let mut file = BufReader::with_capacity(1 << 20, self.source.reader(0));
         loop {
             let part = file.fill_buf().map_err(|e| Error::io(&self.path, e))?;
             let read = part.len();
@@ -205,7 +244,7 @@ impl Weights {
             digest.update(part);
             file.consume(read);
         }
-        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hexadecimal(digest))
     }
 
     /// The same with other names: what `rename` returns for each, and without those for which it returns nothing.
@@ -225,6 +264,47 @@ impl Weights {
         Ok(Self { tensors, ..self })
     }
 
+    /// The tensors whose names begin with `key` and a dot, without both: those of the dictionary `key`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there are none.
+    pub fn below(self, key: &str) -> Result<Self> {
+        let keys: BTreeSet<_> = self.tensors.keys().map(|name| first_part(name)).collect();
+        let has = some(&keys.into_iter().map(|key| format!("`{key}`")).collect::<Vec<_>>());
+        let below = self.renamed(|name| Some(name.strip_prefix(key)?.strip_prefix('.')?.into()))?;
+        match below.tensors.is_empty() {
+            false => Ok(below),
+            true => Err(Error::file(
+                &below.path,
+                format!("there is nothing below `{key}`; it has {has}"),
+            )),
+        }
+    }
+
+    /// The same with names without these prefixes, each taken away, in this order, where a name begins with it.
+    ///
+    /// # Errors
+    /// [`Error::File`] if two get the same name.
+    pub fn without_prefixes(self, prefixes: &[&str]) -> Result<Self> {
+        self.renamed(|name| {
+            let without = |name, prefix: &&str| str::strip_prefix(name, *prefix).unwrap_or(name);
+            Some(prefixes.iter().fold(name, without).into())
+        })
+    }
+
+    /// What is known of a tensor.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name)
+    }
+
+    /// The elements of a tensor, row-major and with the lowest byte first, whatever their type.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is no such tensor; [`Error::Io`] if it cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.stored(self.expected(name)?)
+    }
+
     /// The numbers of a floating-point tensor of this shape, in f32.
     ///
     /// # Errors
@@ -232,13 +312,11 @@ impl Weights {
     /// be read.
     pub fn f32s(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let fail = |reason: String| Err(Error::file(&self.path, reason));
-        let Some(entry) = self.tensors.get(name) else {
-            return fail(format!("there is no tensor `{name}`"));
-        };
+        let entry = self.expected(name)?;
         if entry.shape != shape {
             return fail(format!("`{name}` should have shape {shape:?}, got {:?}", entry.shape));
         }
-        let bytes = self.bytes(entry)?;
+        let bytes = self.stored(entry)?;
         let numbers: Vec<f32> = match entry.element {
             Element::F32 => convert(&bytes, f32::from_le_bytes),
             Element::F64 => convert(&bytes, |b| f64::from_le_bytes(b) as f32),
@@ -254,12 +332,20 @@ impl Weights {
         }
     }
 
+    fn expected(&self, name: &str) -> Result<&Entry> {
+        let missing = || Error::file(&self.path, format!("there is no tensor `{name}`"));
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
     /// A tensor's elements, row-major.
-    fn bytes(&self, entry: &Entry) -> Result<Vec<u8>> {
+    fn stored(&self, entry: &Entry) -> Result<Vec<u8>> {
         let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
         let read = self.source.read(entry.bytes.start, &mut bytes);
         read.map_err(|e| Error::io(&self.path, e))?;
-        Ok(bytes)
+        Ok(match &entry.strides {
+            None => bytes,
+            Some(strides) => gathered(&bytes, &entry.shape, strides, entry.element.size()),
+        })
     }
 
     /// That all of these are there, with these shapes; returns the names of the others.
@@ -298,6 +384,31 @@ impl Weights {
     }
 }
 
+/// The elements of so many bytes of a view that begins where `bytes` do, row-major.
+fn gathered(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Vec<u8> {
+    let len: usize = shape.iter().product();
+    let mut gathered = Vec::with_capacity(len * size);
+    let (mut index, mut at) = (vec![0; shape.len()], 0);
+    for _ in 0..len {
+        gathered.extend_from_slice(&bytes[at * size..][..size]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            at += strides[axis];
+            if index[axis] < shape[axis] {
+                break;
+            }
+            at -= strides[axis] * shape[axis];
+            index[axis] = 0;
+        }
+    }
+    gathered
+}
+
+/// What stands before the first dot of a name.
+fn first_part(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(first, _)| first)
+}
+
 /// The first few, and how many there are.
 fn some(names: &[String]) -> String {
     const SHOWN: usize = 3;
@@ -305,6 +416,10 @@ fn some(names: &[String]) -> String {
         n if n <= SHOWN => names.join(", "),
         n => format!("{} and {} more", names[..SHOWN].join(", "), n - SHOWN),
     }
+}
+
+fn hexadecimal(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn convert<const N: usize>(bytes: &[u8], each: impl Fn([u8; N]) -> f32) -> Vec<f32> {

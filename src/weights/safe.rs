@@ -6,7 +6,7 @@ use std::io::Read;
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensorError};
 
-use super::{Element, Entry, Source, Unreadable};
+use super::{Element, Entry, Stored, Unreadable};
 
 /// Bytes of a file's first number, the length of its head.
 const LENGTH: u64 = 8;
@@ -35,11 +35,12 @@ pub(crate) fn read_metadata(file: &mut impl Read, len: u64) -> Result<Metadata, 
 }
 
 /// The tensors of a file.
-pub(super) fn tensors(source: &Source) -> Result<BTreeMap<String, Entry>, Unreadable> {
-    let damaged =
-        |reason: String| Unreadable::Damaged(format!("no whole safetensors file: {reason}"));
+pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unreadable> {
+    let damaged = |reason: String| {
+        Unreadable::Damaged(format!("no whole file of safetensors, and none of PyTorch: {reason}"))
+    };
     let len = source.len()?;
-    let metadata = read_metadata(&mut source.reader(), len).map_err(|e| match e {
+    let metadata = read_metadata(&mut source.reader(0), len).map_err(|e| match e {
         SafeTensorError::IoError(e) => Unreadable::Io(e),
         other => damaged(other.to_string()),
     })?;
@@ -61,7 +62,7 @@ pub(super) fn tensors(source: &Source) -> Result<BTreeMap<String, Entry>, Unread
         };
         let (first, end) = info.data_offsets;
         let bytes = start + first as u64..start + end as u64;
-        tensors.insert(name, Entry { element, shape: info.shape.clone(), bytes });
+        tensors.insert(name, Entry { element, shape: info.shape.clone(), bytes, strides: None });
     }
     Ok(tensors)
 }

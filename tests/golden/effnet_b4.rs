@@ -9,7 +9,7 @@ use crate::golden::{Golden, Problem, Trials, fill, shared, trial, unif, whole};
 use crate::library;
 use crate::naive::{self, Stored};
 use crate::place::places;
-use crate::support::networks::{efficientnet_numbers, weights_of};
+use crate::support::networks::{efficientnet_numbers, weights};
 
 /// The blocks whose outputs are features.
 const TAPS: [usize; 4] = [1, 5, 9, 21];

@@ -62,7 +62,7 @@ impl Golden {
 }
 
 /// A tensor with its elements in f64, which holds all of the files' types exactly.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Array {
     pub shape: Vec<usize>,
     pub data: Arc<Vec<f64>>,

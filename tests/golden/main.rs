@@ -20,6 +20,7 @@ mod naive;
 mod parameters;
 mod place;
 mod preproc_lr;
+mod pth;
 mod recon;
 mod schedule;
 mod scoring;
@@ -34,6 +35,9 @@ use std::process::ExitCode;
 use golden::{Golden, Problem, Trials, ignored, trial};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
+
+#[global_allocator]
+static ALLOCATOR: support::memory::Counted = support::memory::Counted;
 
 /// Lists the trials of a section of the manifest.
 type Section = fn(&'static Golden, &'static Value) -> Trials;
@@ -69,6 +73,7 @@ fn section_trials(
         "evaluate_inv" => &[("evaluate_inv", evaluate_inv::trials)],
         "preproc_lr" => &[("preproc_lr", preproc_lr::trials)],
         "effnet_b4" => &[("effnet_b4", effnet_b4::trials)],
+        "pth" => &[("pth", pth::trials)],
         "metrics" => &[("metrics", metrics::trials)],
         "recon" => &[("recon", recon::trials)],
         "aupimo" => &[("aupimo", aupimo::trials)],

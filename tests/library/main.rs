@@ -10,3 +10,7 @@ mod report;
 mod support;
 mod synthetic;
 mod vit;
+mod weights;
+
+#[global_allocator]
+static ALLOCATOR: support::memory::Counted = support::memory::Counted;

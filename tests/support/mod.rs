@@ -4,6 +4,7 @@
 #[cfg(feature = "cuda")]
 pub mod emulator;
 pub mod files;
+pub mod memory;
 pub mod networks;
 pub mod numbers;
 pub mod png;
