@@ -162,11 +162,18 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         28 => case!(gelu, [x Read [b, n], y Write [b, n]], gelu(&*x, y)),
         29 => case!(mahalanobis, [x Read [b, n, c], mean Read [n, c], vectors Read [n, h, c],
             map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
+        30 => case!(fold_affine, [table Read [b, (3 * h).saturating_sub(1) * d],
+            affine Read [h, 2, d], folded Write [b, (3 * h).saturating_sub(1) * d]],
+            fold_affine(&*table, &*affine, folded)),
+        31 => case!(fold_affine_backward, [table Read [b, (3 * h).saturating_sub(1) * d],
+            affine Read [h, 2, d], dtable Update [b, (3 * h).saturating_sub(1) * d],
+            daffine Update [h, 2, d]],
+            fold_affine_backward(&*table, &*affine, dtable, daffine)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 30;
+const OPERATIONS: usize = 32;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]
