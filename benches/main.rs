@@ -13,6 +13,7 @@ mod denoising_loss;
 mod features;
 mod gemm;
 mod inversion;
+mod metrics;
 #[path = "../tests/support/mod.rs"]
 mod support;
 mod training;
@@ -34,6 +35,7 @@ const SUBJECTS: &[Subject] = &[
     ("features", &[features::lite0]),
     ("gemm", &[gemm::forward, gemm::backward]),
     ("inversion", &[inversion::inversion]),
+    ("metrics", &[metrics::metrics]),
     ("training", &[training::training]),
 ];
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Detector, ScoreOptions, Scored};
 use crate::data::{Dataset, Mask, Sample, load_sample};
 use crate::error::{Error, Result};
-use crate::metrics::{self, AnnotatedMap, Metrics};
+use crate::metrics::{self, AnnotatedMap, Metrics, PimoOptions};
 
 /// Side of the maps and masks that pixel metrics compare.
 pub(crate) const PIXELS: usize = 256;
@@ -266,6 +266,8 @@ impl Compared {
         let annotated = |(map, mask)| AnnotatedMap { map, mask, width: PIXELS, height: PIXELS };
         let maps: Vec<_> = self.maps.iter().map(|(map, mask)| annotated((map, mask))).collect();
         let pixels = metrics::pixel_metrics(&maps, metrics::FPR_LIMIT)?;
-        Ok(metrics.with_pixels(&pixels))
+        // What it refuses is too little to compute it from.
+        let aupimo = metrics::aupimo(&maps, &PimoOptions::default()).ok();
+        Ok(metrics.with_pixels(&pixels, aupimo.map(|areas| areas.mean)))
     }
 }

@@ -105,6 +105,11 @@ impl Inverter {
         &self.respaced.timesteps
     }
 
+    /// The noise levels at the timesteps.
+    pub(super) fn respaced(&self) -> &Respaced {
+        &self.respaced
+    }
+
     /// Buffers for batches of `batch` images, so that inversions need no memory of their own.
     ///
     /// # Errors
@@ -221,34 +226,23 @@ impl Inverter {
         }
     }
 
-    /// The reconstruction that the method is compared with: from x at noise level `noise_step`,
-    /// DDIM steps down to the clean features, in place. The number of steps of the inverter is that
-    /// of the respaced schedule.
-    ///
-    /// `x`: (B, G, G, C), noised with [`ops::add_noise`] to ᾱ of step `noise_step`.
-    ///
-    /// # Errors
-    /// As [`Inverter::invert`]; [`Error::Argument`] if there is no such step.
-    pub fn reconstruct<'a>(
+    /// Evaluates F at timestep i and moves `x` from its noise level to that of timestep i − 1, as
+    /// [`Reconstructor`](super::Reconstructor) does.
+    pub(super) fn denoise(
         &self,
-        x: impl Into<TensorViewMut<'a>>,
-        noise_step: usize,
+        i: usize,
+        x: TensorViewMut<'_>,
         space: &mut Workspace,
     ) -> Result<()> {
-        let mut x = x.into();
-        let steps = self.respaced.timesteps.len();
-        if noise_step > steps {
-            let expected = format!("at most {steps}");
-            return Err(Error::argument("reconstruct", "noise_step", expected, noise_step));
-        }
         self.require_own(space)?;
-        for i in (0..noise_step).rev() {
-            let Workspace { network, output, .. } = &mut *space;
-            network.evaluate(i, x.view(), output.view_mut())?;
-            let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_prev(i));
-            let (a, b) = self.parameterisation.ddim_factors(from, to);
-            ops::inversion_step(x.reborrow(), &*output, a as f32, b as f32)?;
+        let steps = self.respaced.timesteps.len();
+        if i >= steps {
+            return Err(Error::argument("denoise", "step", format!("below {steps}"), i));
         }
-        Ok(())
+        let Workspace { network, output, .. } = space;
+        network.evaluate(i, x.view(), output.view_mut())?;
+        let (from, to) = (self.respaced.alpha(i), self.respaced.alpha_prev(i));
+        let (a, b) = self.parameterisation.ddim_factors(from, to);
+        ops::inversion_step(x, &*output, a as f32, b as f32)
     }
 }

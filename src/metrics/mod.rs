@@ -10,6 +10,7 @@
 //! | AUROC, AP, F1-max | [`auroc`], [`average_precision`], [`f1_max`] | |
 //! | curves | [`roc_curve`], [`precision_recall_curve`] | |
 //! | AU-PRO | | [`au_pro`], [`pro_curve`], [`connected_components`] |
+//! | AUPIMO | | [`aupimo`] |
 //! | at one threshold | [`false_alarm_rate`], [`recall`], [`threshold_within`] | |
 //!
 //! [`paper_scores`] combines two scores as published tables do.
@@ -17,6 +18,7 @@
 mod components;
 mod curve;
 mod paper;
+mod pimo;
 mod pixel;
 mod pro;
 mod summary;
@@ -28,6 +30,7 @@ pub use curve::{
     precision_recall_curve, roc_curve,
 };
 pub use paper::paper_scores;
+pub use pimo::{Aupimo, PimoOptions, aupimo};
 pub use pixel::{AnnotatedMap, PixelMetrics, pixel_metrics};
 pub use pro::{FPR_LIMIT, au_pro, pro_curve};
 pub use summary::{COLUMNS, Column, Metrics};

@@ -18,6 +18,20 @@ pub struct AnnotatedMap<'a> {
     pub height: usize,
 }
 
+impl AnnotatedMap<'_> {
+    /// That a map and a mask of image `i` are of its size.
+    pub(super) fn check(&self, op: &'static str, i: usize) -> Result<()> {
+        let Self { width, height, .. } = *self;
+        for (arg, len) in [("map", self.map.len()), ("mask", self.mask.len())] {
+            if width.checked_mul(height) != Some(len) {
+                let expected = format!("[{height}, {width}] (image {i})");
+                return Err(Error::shape(op, arg, expected, &[len]));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// How well maps agree with masks, over all pixels of all images; see [`pixel_metrics`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PixelMetrics {
@@ -83,13 +97,8 @@ impl Pixels {
         let mut anomalous = Vec::new();
         let mut regions = 0;
         for (i, image) in images.iter().enumerate() {
+            image.check(op, i)?;
             let &AnnotatedMap { map, mask, width, height } = image;
-            for (arg, len) in [("map", map.len()), ("mask", mask.len())] {
-                if width.checked_mul(height) != Some(len) {
-                    let expected = format!("[{height}, {width}] (image {i})");
-                    return Err(Error::shape(op, arg, expected, &[len]));
-                }
-            }
             if let Some(pixel) = map.iter().position(|s| s.is_nan()) {
                 let got = format!("NaN in image {i} at x {}, y {}", pixel % width, pixel / width);
                 return Err(Error::argument(op, "map", "numbers", got));

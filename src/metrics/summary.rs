@@ -27,6 +27,9 @@ pub struct Metrics {
     pub au_pro: Option<f64>,
     /// Mean of the seven above, where there are all of them.
     pub mad: Option<f64>,
+    /// Mean area under the per-image overlap curves, as [`aupimo`](super::aupimo) has it by default; `None` too where
+    /// normal images have too few pixels for it.
+    pub aupimo: Option<f64>,
     /// Normal images flagged at the threshold.
     pub false_alarm_rate: Option<f64>,
     /// Anomalous images flagged at the threshold.
@@ -37,7 +40,7 @@ pub struct Metrics {
 pub type Column = (&'static str, fn(&Metrics) -> Option<f64>);
 
 /// All figures as tables show them: headings, and under each its columns.
-pub const COLUMNS: [(&str, &[Column]); 4] = [
+pub const COLUMNS: [(&str, &[Column]); 5] = [
     (
         "image",
         &[("AUROC", |m| m.image_auroc), ("AP", |m| m.image_ap), ("F1-max", |m| m.image_f1_max)],
@@ -52,6 +55,7 @@ pub const COLUMNS: [(&str, &[Column]); 4] = [
         ],
     ),
     ("all 7", &[("mAD", |m| m.mad)]),
+    ("pixel", &[("AUPIMO", |m| m.aupimo)]),
     ("at the threshold", &[("false alarms", |m| m.false_alarm_rate), ("recall", |m| m.recall)]),
 ];
 
@@ -74,13 +78,14 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The same figures with those of pixels.
-    pub fn with_pixels(mut self, pixels: &PixelMetrics) -> Self {
+    /// The same figures with those of pixels; `aupimo` where it can be computed.
+    pub fn with_pixels(mut self, pixels: &PixelMetrics, aupimo: Option<f64>) -> Self {
         let if_anomalous = |value| (pixels.anomalous > 0).then(|| percent(value));
         self.pixel_auroc = pixels.auroc.map(percent);
         self.pixel_ap = if_anomalous(pixels.ap);
         self.pixel_f1_max = if_anomalous(pixels.f1_max.value);
         self.au_pro = pixels.au_pro.map(percent);
+        self.aupimo = aupimo.map(percent);
         self.mad = self.seven().into_iter().sum::<Option<f64>>().map(|sum| sum / 7.0);
         self
     }
@@ -100,6 +105,7 @@ impl Metrics {
             pixel_f1_max: mean(|m| m.pixel_f1_max),
             au_pro: mean(|m| m.au_pro),
             mad: mean(|m| m.mad),
+            aupimo: mean(|m| m.aupimo),
             false_alarm_rate: mean(|m| m.false_alarm_rate),
             recall: mean(|m| m.recall),
         }

@@ -1,6 +1,8 @@
 use invad::denoisers::{Denoiser, Dit, DitConfig, Recompute, Training};
-use invad::diffusion::{Inverter, Parameterisation, Schedule};
-use invad::{Device, Error, Precision, Tensor, ops};
+use invad::diffusion::{
+    Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
+};
+use invad::{DType, Device, Error, Precision, Tensor, ops};
 
 use crate::support::networks::*;
 use crate::support::numbers::{assert_close, bits, f64s, poisoned, tensor};
@@ -225,8 +227,60 @@ fn other_shapes_are_refused() {
     for refused in [
         other.invert(&mut x, &mut space).unwrap_err(),
         other.score(&mut x, &mut space).unwrap_err(),
-        other.reconstruct(&mut x, 1, &mut space).unwrap_err(),
+        Reconstructor::new(other, 1).unwrap().reconstruct(&mut x, &mut space).unwrap_err(),
     ] {
         assert!(matches!(refused, Error::Argument { arg: "space", .. }), "{refused}");
     }
+}
+
+#[test]
+fn errors_of_a_reconstruction_are_means_of_squares() {
+    let (x, y) = (tensor(1, &[2, 3, 3, 5], 2.0), tensor(2, &[2, 3, 3, 5], 2.0));
+    let got = reconstruction_errors(&x, &y).unwrap();
+    let (x, y) = (f64s(&x), f64s(&y));
+    for image in 0..2 {
+        let mut sum = 0.0;
+        for cell in 0..9 {
+            let at = (image * 9 + cell) * 5;
+            let want = (at..at + 5).map(|i| (x[i] - y[i]).powi(2)).sum::<f64>() / 5.0;
+            assert!((f64::from(got.maps[image][cell]) - want).abs() <= 1e-6 * want);
+            sum += want / 9.0;
+        }
+        assert!((got.means[image] - sum).abs() <= 1e-12 * sum);
+    }
+    let refused =
+        reconstruction_errors(&tensor(1, &[2, 3, 3, 5], 1.0), &tensor(1, &[2, 3, 5, 3], 1.0));
+    assert!(matches!(refused, Err(Error::Shape { arg: "reconstruction", .. })), "{refused:?}");
+    for empty in [[1, 0, 0, 4], [1, 2, 2, 0]] {
+        let empty = Tensor::zeros(&empty, DType::F32, Device::Cpu).unwrap();
+        assert!(reconstruction_errors(&empty, &empty).is_err());
+    }
+}
+
+#[test]
+fn reconstructions_begin_at_a_step_that_there_is() {
+    let dit = Dit::new(tiny()).unwrap();
+    let fresh = dit.init(3, Device::Cpu).unwrap();
+    let inverter = |steps| Inverter::new(&dit, &fresh, BOTH[0], steps, 0, Device::Cpu).unwrap();
+    for (steps, step) in [(3, 3), (1, 1), (2, usize::MAX)] {
+        let refused = Reconstructor::new(inverter(steps), step).unwrap_err();
+        assert!(matches!(refused, Error::Argument { arg: "noise_step", .. }), "{refused}");
+    }
+    let method = Reconstructor::new(inverter(5), 3).unwrap();
+    assert_eq!(method.timesteps().collect::<Vec<_>>(), [500, 250, 0]);
+    let (x, noise) = (tensor(1, &[2, 4, 4, 5], 1.0), tensor(2, &[1, 4, 4, 5], 1.0));
+    let noised = method.noised(&x, &noise).unwrap();
+    let alpha = Schedule::linear().alphas_cumprod[749];
+    for (i, (got, x)) in f64s(&noised).iter().zip(f64s(&x)).enumerate() {
+        let want = alpha.sqrt() * x + (1.0 - alpha).sqrt() * f64s(&noise)[i % 80];
+        assert!((got - want).abs() <= 1e-6, "{got} {want}");
+    }
+    for shape in [&[2usize, 4, 4, 5][..], &[1, 4, 5, 4], &[1]] {
+        let refused = method.noised(&x, &tensor(2, shape, 1.0)).unwrap_err();
+        assert!(matches!(refused, Error::Shape { arg: "noise", .. }), "{refused}");
+    }
+    let mut space = method.workspace(2).unwrap();
+    let mut x = noised.clone();
+    let refused = method.step(5, x.view_mut(), &mut space).unwrap_err();
+    assert!(matches!(refused, Error::Argument { arg: "step", .. }), "{refused}");
 }

@@ -12,6 +12,7 @@ use crate::library;
 use crate::naive;
 use crate::parameters::Config;
 use crate::place::{Place, places};
+use crate::recon::{self, Run};
 
 /// Of latents, relative to the largest, in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -24,14 +25,6 @@ pub struct Inversion {
     pub states: Vec<f32>,
     /// The network's output at each step, one after another.
     pub eps: Vec<f32>,
-}
-
-/// What noising and denoising gives.
-pub struct Reconstruction {
-    pub x_t: Vec<f32>,
-    pub rec: Vec<f32>,
-    /// Per image.
-    pub mse: Vec<f32>,
 }
 
 /// The images of a configuration and what noise is added to them.
@@ -71,9 +64,13 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
         if name == "tiny" {
             trials.extend(noising_trials(config, &tensors, &section["recon"])?);
             for place in places() {
-                if place.refusal("recon", &Config::read(config)?).is_none() {
-                    let recon = &section["recon"];
-                    trials.extend(reconstruction_trials(config, &tensors, recon, place)?);
+                if !section["recon"].is_null() {
+                    trials.extend(reconstruction_trials(
+                        config,
+                        &tensors,
+                        &section["recon"],
+                        place,
+                    )?);
                 }
             }
         }
@@ -163,61 +160,9 @@ fn reconstruction_trials(
     recon: &'static Value,
     place: Place,
 ) -> Result<Vec<Trial>, String> {
-    if recon.is_null() {
-        return Ok(Vec::new());
-    }
-    let (steps, k) = (whole(recon, "S")?, whole(recon, "noise_step")?);
-    let reconstruction = shared(move || {
-        let inputs = Inputs::read(config)?;
-        // Every image is given the noise of the first.
-        let noise = &inputs.noise[..inputs.config.elements()];
-        library::reconstruction(&inputs.config, steps, k, &inputs.x, noise, place.device)
-    });
-    let part = |name: &str| tensors.get(&format!("recon.f64.{name}")).map(|t| t.data.clone());
-    let mut trials = Vec::new();
-    let exact: [Part<Reconstruction, Vec<f32>>; 3] =
-        [("x_t", |r| &r.x_t), ("rec", |r| &r.rec), ("mse", |r| &r.mse)];
-    for (name, got) in exact {
-        // Noise is added on the CPU.
-        if place.device != Device::Cpu && name != "x_t" {
-            continue;
-        }
-        let Ok(want) = part(name) else { continue };
-        let reconstruction = reconstruction.clone();
-        trials.push(trial(place.label(format!("recon/{name}")), move || {
-            compare(got(reconstruction.as_ref().as_ref()?).iter().copied(), &want, TOLERANCE)
-        }));
-    }
-    if place.device == Device::Cpu {
-        return Ok(trials);
-    }
-    let plain = {
-        let reconstruction = reconstruction.clone();
-        shared(move || {
-            let x_t = &reconstruction.as_ref().as_ref()?.x_t;
-            naive::denoised(&Config::read(config)?, steps, k, x_t)
-        })
-    };
-    if let Ok(want) = part("rec") {
-        let (reconstruction, plain) = (reconstruction.clone(), plain.clone());
-        trials.push(trial(place.label("recon/rec"), move || {
-            let rec = reconstruction.as_ref().as_ref()?.rec.iter().copied();
-            compare_as_good(rec, &want, plain.as_ref().as_ref()?.iter().copied())
-        }));
-    }
-    if let (Ok(want), Ok(rec)) = (part("mse"), part("rec")) {
-        trials.push(trial(place.label("recon/mse"), move || {
-            let (got, plain) = (&reconstruction.as_ref().as_ref()?.mse, plain.as_ref().as_ref()?);
-            let elements = rec.len() / want.len();
-            let mut images =
-                got.iter().zip(want.iter()).zip(rec.chunks(elements).zip(plain.chunks(elements)));
-            // An error e of the reconstruction changes its mean square m by 2·√m·rms(e) + rms(e)² at most.
-            images.try_for_each(|((&got, &want), (rec, plain))| {
-                let squares = rec.iter().zip(plain).map(|(r, &p)| (r - f64::from(p)).powi(2));
-                let rms = 2.0 * (squares.sum::<f64>() / elements as f64).sqrt();
-                compare_absolute([got], &[want], 2.0 * want.sqrt() * rms + rms * rms)
-            })
-        }));
-    }
-    Ok(trials)
+    let Inputs { config, x, noise } = Inputs::read(config)?;
+    // Every image is given the noise of the first.
+    let noise = noise[..config.elements()].to_vec();
+    let run = Run { config, steps: whole(recon, "S")?, k: whole(recon, "noise_step")?, x, noise };
+    Ok(recon::run_trials("recon", run, &tensors.part("recon.f64."), place))
 }

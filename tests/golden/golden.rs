@@ -110,6 +110,16 @@ impl Tensors {
         self.arrays.get(name).ok_or_else(|| format!("{}: no tensor `{name}`", self.file))
     }
 
+    /// Those of [`under`](Self::under), as they would be of a file of their own.
+    pub fn part(&self, prefix: &str) -> Self {
+        let arrays = self.under(prefix).map(|(name, array)| (name.to_owned(), array.clone()));
+        Self { file: self.file.clone(), arrays: arrays.collect() }
+    }
+
+    pub fn put(&mut self, name: &str, array: Array) {
+        self.arrays.insert(name.to_owned(), array);
+    }
+
     /// All tensors, in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.arrays.iter().map(|(name, array)| (name.as_str(), array))

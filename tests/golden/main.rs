@@ -5,6 +5,7 @@
 //!
 //! What detectors compute on a GPU is tried there too, see [`place`].
 
+mod aupimo;
 mod diffusion;
 mod dit;
 mod dit_components;
@@ -17,6 +18,7 @@ mod naive;
 mod parameters;
 mod place;
 mod preproc_lr;
+mod recon;
 mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
@@ -60,6 +62,8 @@ fn section_trials(golden: &'static Golden, name: &str, section: &'static Value) 
         "preproc_lr" => &[("preproc_lr", preproc_lr::trials)],
         "lite0" => &[("lite0", lite0::trials)],
         "metrics" => &[("metrics", metrics::trials)],
+        "recon" => &[("recon", recon::trials)],
+        "aupimo" => &[("aupimo", aupimo::trials)],
         "effnet_b4" => return vec![ignored(name, "EfficientNet-B4 comes later")],
         "vit" => return vec![ignored(name, "ViT comes later")],
         _ if is_lite(name) => {

@@ -155,7 +155,7 @@ fn pro_curve(images: &[AnnotatedMap<'_>], fpr: &[f64], pro: &[f64]) -> Result<()
 }
 
 /// Any non-zero pixel of a mask is anomalous.
-fn truths(masks: &Array) -> Vec<bool> {
+pub fn truths(masks: &Array) -> Vec<bool> {
     masks.data.iter().map(|&m| m != 0.0).collect()
 }
 
@@ -163,7 +163,7 @@ fn dimensions(array: &Array) -> Result<[usize; 3], String> {
     array.shape[..].try_into().map_err(|_| format!("three axes expected, got {:?}", array.shape))
 }
 
-fn with_images(
+pub fn with_images(
     maps: &Array,
     masks: &Array,
     check: impl FnOnce(&[AnnotatedMap<'_>]) -> Result<(), String>,

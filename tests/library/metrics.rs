@@ -2,7 +2,7 @@
 
 use invad::metrics::*;
 
-use crate::support::numbers::Numbers;
+use crate::support::numbers::{Numbers, uniform};
 
 fn assert_near(case: &str, got: f64, want: f64) {
     assert!((got - want).abs() <= 1e-12, "{case}: got {got}, want {want}");
@@ -403,7 +403,8 @@ fn metrics_are_percent_and_absent_where_undefined() {
         height: 2,
     };
     let pixels = pixel_metrics(&[image], FPR_LIMIT).unwrap();
-    let both = full.with_pixels(&pixels);
+    let both = full.with_pixels(&pixels, Some(0.25));
+    assert_eq!(both.aupimo, Some(25.0));
     assert_eq!(
         (both.pixel_auroc, both.pixel_ap, both.pixel_f1_max),
         (Some(100.0), Some(100.0), Some(100.0))
@@ -414,7 +415,7 @@ fn metrics_are_percent_and_absent_where_undefined() {
 
     let clean = pixel_metrics(&[AnnotatedMap { mask: &[false; 4], ..image }], FPR_LIMIT).unwrap();
     assert_eq!((clean.auroc, clean.ap, clean.f1_max.value, clean.au_pro), (None, 0.0, 0.0, None));
-    assert_eq!(full.with_pixels(&clean), full);
+    assert_eq!(full.with_pixels(&clean, None), full);
 
     let mean = Metrics::mean(&[both, good]);
     assert_eq!(mean.image_auroc, Some(75.0));
@@ -431,7 +432,8 @@ fn metrics_are_stored_under_their_names() {
         text,
         r#"{"image_auroc":null,"image_ap":null,"image_f1_max":null,"pixel_auroc":null,"pixel_ap":null,"#
             .to_owned()
-            + r#""pixel_f1_max":null,"au_pro":null,"mad":null,"false_alarm_rate":null,"recall":12.5}"#
+            + r#""pixel_f1_max":null,"au_pro":null,"mad":null,"aupimo":null,"false_alarm_rate":null,"#
+            + r#""recall":12.5}"#
     );
     assert_eq!(serde_json::from_str::<Metrics>(&text).unwrap(), metrics);
 }
@@ -447,4 +449,83 @@ fn paper_scores_add_what_min_and_max_scale() {
     assert!(paper_scores(&[1.0], &[1.0, 2.0]).is_err());
     assert!(paper_scores(&[1.0, 2.0], &[1.0, f64::NAN]).is_err());
     assert!(paper_scores(&[f64::INFINITY, 2.0], &[1.0, 2.0]).is_err());
+}
+
+/// AUPIMO by its definition: every threshold against every pixel.
+fn aupimo_oracle(images: &[AnnotatedMap<'_>], n: usize, [lower, upper]: [f64; 2]) -> Vec<f64> {
+    let (anomalous, normal): (Vec<&AnnotatedMap<'_>>, Vec<_>) =
+        images.iter().partition(|image| image.mask.contains(&true));
+    let scores = || normal.iter().flat_map(|image| image.map).map(|&score| f64::from(score));
+    let (least, largest) =
+        (scores().fold(f64::INFINITY, f64::min), scores().fold(f64::NEG_INFINITY, f64::max));
+    let at = |i: usize| least + (largest - least) * i as f64 / (n - 1) as f64;
+    let part = |image: &AnnotatedMap<'_>, threshold: f64, label: bool| {
+        let scores: Vec<f64> = image.map.iter().map(|&score| score.into()).collect();
+        flagged(&scores, image.mask, label, threshold) / count(image.mask, label)
+    };
+    let fpr: Vec<f64> = (0..n)
+        .map(|i| normal.iter().map(|image| part(image, at(i), false)).sum::<f64>())
+        .map(|sum| sum / normal.len() as f64)
+        .collect();
+    let nearest = |rate: f64| {
+        let apart: Vec<f64> = fpr.iter().map(|f| (f - rate).abs()).collect();
+        let least = apart.iter().copied().fold(f64::INFINITY, f64::min);
+        apart.iter().position(|a| *a == least).unwrap()
+    };
+    let (first, last) = (nearest(upper), nearest(lower));
+    let area = |image: &AnnotatedMap<'_>| {
+        let step = |i: usize| {
+            let overlap = part(image, at(i), true) + part(image, at(i + 1), true);
+            overlap / 2.0 * (fpr[i] / fpr[i + 1]).ln()
+        };
+        (first..last).map(step).sum::<f64>() / (upper / lower).ln()
+    };
+    anomalous.into_iter().map(area).collect()
+}
+
+#[test]
+fn aupimo_is_the_area_of_its_definition() {
+    let sizes = [(13, 17), (20, 9), (7, 7), (31, 5), (11, 12)];
+    let images: Vec<(Vec<f32>, Vec<bool>, [usize; 2])> = sizes
+        .iter()
+        .enumerate()
+        .map(|(i, &(height, width))| {
+            let mask: Vec<bool> =
+                (0..height * width).map(|p| i >= 3 && p % width > width / 2).collect();
+            // Those of defects are larger by what their image is.
+            let noise = uniform(i as u64, mask.len(), 0.5);
+            let map =
+                mask.iter().zip(&noise).map(|(&m, v)| v + if m { 0.2 * i as f32 } else { 0.0 });
+            (map.collect(), mask, [height, width])
+        })
+        .collect();
+    let annotated: Vec<_> = images
+        .iter()
+        .map(|(map, mask, [height, width])| AnnotatedMap {
+            map,
+            mask,
+            width: *width,
+            height: *height,
+        })
+        .collect();
+    for (count, fpr) in [(200, [0.01, 0.5]), (1000, [0.05, 1.0]), (333, [0.02, 0.3])] {
+        let got = aupimo(&annotated, &PimoOptions::default().thresholds(count).fpr(fpr)).unwrap();
+        let want = aupimo_oracle(&annotated, count, fpr);
+        assert_eq!(got.images.len(), 2);
+        for (got, want) in got.images.iter().zip(&want) {
+            assert!((got - want).abs() <= 1e-9, "{count} {fpr:?}: got {got}, want {want}");
+            assert!(0.01 < *got && *got < 0.99, "{got}");
+        }
+        assert_near("mean", got.mean, (got.images[0] + got.images[1]) / 2.0);
+    }
+    for (fpr, count) in
+        [([0.5, 0.01], 200), ([0.0, 0.1], 200), ([0.1, f64::NAN], 200), ([0.1, 0.2], 1)]
+    {
+        let options = PimoOptions::default().thresholds(count).fpr(fpr);
+        assert!(aupimo(&annotated, &options).is_err(), "{fpr:?} {count}");
+    }
+    let mut nan = images[0].0.clone();
+    nan[3] = f32::NAN;
+    let broken = [AnnotatedMap { map: &nan, ..annotated[0] }, annotated[4]];
+    assert!(aupimo(&broken, &PimoOptions::default()).is_err());
 }

@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use invad::denoisers::{self, Denoiser, Dit, DitConfig, Parameters, Recompute, Trainable};
-use invad::diffusion::{Inverter, Parameterisation, Schedule};
+use invad::diffusion::{
+    Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
+};
+use invad::metrics;
 use invad::ops::{self, AdamW, Moved, Target};
 use invad::{DType, Device, Precision, Tensor};
 
 use super::{Result, on, output, tensor, text, transposed};
-use crate::diffusion::{Inversion, Reconstruction};
+use crate::diffusion::Inversion;
 use crate::dit::{Case, Pass, Trained, Training};
 use crate::parameters::Config;
+use crate::recon::Reconstruction;
 
 /// What golden files put before the names of a denoiser's parameters.
 const PREFIX: &str = "net.";
@@ -284,29 +288,32 @@ pub fn reconstruction(
     noise: &[f32],
     device: Device,
 ) -> Result<Reconstruction> {
-    let inverter = inverter(c, steps, device)?;
-    let t = *inverter.timesteps().get(k).ok_or("there is no such step")?;
+    let method = Reconstructor::new(inverter(c, steps, device)?, k).map_err(text)?;
     let x = channels_last(c, x)?;
-    let images = x.shape()[0];
-    let noise = channels_last(c, &noise.repeat(images))?;
-    let x_t = noised(&x, &noise, &vec![t; images])?;
+    let x_t = method.noised(&x, &channels_last(c, noise)?).map_err(text)?;
     let mut rec = on(device, &x_t)?;
-    let mut space = inverter.workspace(images).map_err(text)?;
-    inverter.reconstruct(&mut rec, k, &mut space).map_err(text)?;
-    let rec = on(Device::Cpu, &rec)?;
-    let per_image = |value: f32| tensor(&vec![value; images], &[images]);
-    let (zero, one, mut mse) = (per_image(0.0)?, per_image(1.0)?, output(&[images])?);
-    let target = Target {
-        x0: x.view(),
-        noise: noise.view(),
-        signal_scale: one.view(),
-        noise_scale: zero.view(),
-    };
-    ops::denoising_loss(&rec, target, &one, &zero, &mut mse, None).map_err(text)?;
+    let mut space = method.workspace(x.shape()[0]).map_err(text)?;
+    // The whole and its steps one by one.
+    let mut whole = rec.clone();
+    method.reconstruct(&mut whole, &mut space).map_err(text)?;
+    let mut states = Vec::new();
+    for i in (0..k).rev() {
+        method.step(i, rec.view_mut(), &mut space).map_err(text)?;
+        states.extend(channels_first(c, &rec.to_vec_f32()));
+    }
+    if rec.to_vec_f32() != whole.to_vec_f32() {
+        return Err("the steps one by one give another reconstruction than the whole".into());
+    }
+    let errors = reconstruction_errors(&x, &on(Device::Cpu, &rec)?).map_err(text)?;
+    let zeros = vec![0.0; errors.means.len()];
     Ok(Reconstruction {
+        timesteps: method.timesteps().map(|t| t as f64).collect(),
         x_t: channels_first(c, &x_t.to_vec_f32()),
         rec: channels_first(c, &rec.to_vec_f32()),
-        mse: mse.to_vec_f32(),
+        states,
+        map: errors.maps.concat(),
+        score: metrics::paper_scores(&errors.means, &zeros).map_err(text)?,
+        mse: errors.means,
     })
 }
 
