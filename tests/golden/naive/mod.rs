@@ -1,10 +1,12 @@
 //! Plain programs that store every result, weights included, in f16: what the kernels, which store in f16 too,
 //! are held against. Each operation by itself is computed in f32.
 
+mod denoiser;
 mod dit;
 mod lite0;
+mod mlp;
 
-pub use dit::{denoised, eps, inversion};
+pub use denoiser::{denoised, eps, inversion};
 use half::f16;
 pub use lite0::lite0_features;
 
