@@ -7,9 +7,9 @@ use crate::error::Result;
 use crate::ops::{self, Random, Stream};
 use crate::tensor::TensorViewMut;
 
-/// Hands over fresh numbers of each parameter: what `own` writes where it says that it does, else zero for biases,
-/// modulation and what begins with `final_layer.linear`, so that a fresh network returns 0, N(0, 0.02²) for the
-/// timestep's layers, which `time` begins the names of, and Xavier-uniform numbers.
+/// Hands over fresh numbers of each parameter: what `own` writes where it says that it does; else zero for biases,
+/// modulation and the output layer, so that a fresh network returns 0; N(0, 0.02²) for the timestep's layers, whose
+/// names begin with `time`; and Xavier-uniform numbers for the rest.
 pub(in crate::denoisers) fn fresh(
     parameters: &[Parameter],
     time: &str,
@@ -27,8 +27,10 @@ pub(in crate::denoisers) fn fresh(
             || p.name.contains("adaLN_modulation")
             || p.name.starts_with("final_layer.linear");
         if own(p, out) || zero {
-            // As it is.
-        } else if p.name.starts_with(time) {
+            each(p, out)?;
+            continue;
+        }
+        if p.name.starts_with(time) {
             ops::normal(random, TensorViewMut::from_slice(out, &[p.len()])?)?;
             out.iter_mut().for_each(|x| *x *= 0.02);
         } else {
