@@ -27,10 +27,8 @@ pub(in crate::denoisers) fn fresh(
             || p.name.contains("adaLN_modulation")
             || p.name.starts_with("final_layer.linear");
         if own(p, out) || zero {
-            each(p, out)?;
-            continue;
-        }
-        if p.name.starts_with(time) {
+            // As it is.
+        } else if p.name.starts_with(time) {
             ops::normal(random, TensorViewMut::from_slice(out, &[p.len()])?)?;
             out.iter_mut().for_each(|x| *x *= 0.02);
         } else {
