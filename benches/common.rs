@@ -4,12 +4,12 @@
 //! preset, on the GPU of the other tests, and no figures are printed.
 
 use std::env;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use invad::denoisers::{DitConfig, FeatureShape};
+use invad::denoisers::{Denoiser, Dit, DitConfig, FeatureShape, Mlp, MlpConfig};
 use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -74,15 +74,42 @@ pub fn batches() -> &'static [usize] {
     }
 }
 
+const FEATURES: FeatureShape = FeatureShape { grid: 16, channels: 272 };
+
 /// The networks whose sizes are measured.
 pub fn presets() -> Vec<(&'static str, DitConfig)> {
-    let features = FeatureShape { grid: 16, channels: 272 };
     match is_test() {
-        true => vec![("small", DitConfig::small(features))],
+        true => vec![("small", DitConfig::small(FEATURES))],
         false => {
-            vec![("base", DitConfig::base(features)), ("gigant", DitConfig::gigant(features))]
+            vec![("base", DitConfig::base(FEATURES)), ("gigant", DitConfig::gigant(FEATURES))]
         }
     }
+}
+
+/// A network that is measured as a whole, and the operations of its forward pass over an image.
+pub type Network = (&'static str, Arc<dyn Denoiser>, f64);
+
+/// Those of [`presets`], and an MLP over single tokens.
+pub fn networks() -> Vec<Network> {
+    let transformers = presets().into_iter().map(|(name, sizes)| transformer(name, sizes));
+    let mlp = match is_test() {
+        true => small_mlp(),
+        false => mlp("mlp", MlpConfig::reference(FEATURES)),
+    };
+    transformers.chain([mlp]).collect()
+}
+
+pub fn transformer(name: &'static str, sizes: DitConfig) -> Network {
+    (name, Arc::new(Dit::new(sizes).unwrap()), flops(&sizes))
+}
+
+pub fn small_mlp() -> Network {
+    mlp("small-mlp", MlpConfig::small(FEATURES))
+}
+
+fn mlp(name: &'static str, c: MlpConfig) -> Network {
+    let work = 4 * c.tokens() * c.width * (c.depth * c.width + c.channels);
+    (name, Arc::new(Mlp::new(c).unwrap()), work as f64)
 }
 
 /// Zeros.
@@ -105,7 +132,7 @@ pub fn normal_on_device(shape: &[usize], scale: f32, step: u64, dtype: DType) ->
 }
 
 /// Operations of the matrix products and the attention of a forward pass over an image.
-pub fn flops(c: &DitConfig) -> f64 {
+fn flops(c: &DitConfig) -> f64 {
     let (n, d, token) = (c.tokens(), c.width, c.channels * c.patch * c.patch);
     let block = 24 * n * d * d + 4 * n * n * d;
     (c.depth * block + 4 * n * d * token) as f64

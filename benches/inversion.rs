@@ -1,28 +1,25 @@
 //! Three-step inversion of features to their latent, and its score.
 
 use criterion::Criterion;
-use invad::denoisers::{Denoiser, Dit};
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::{DType, Device, ops};
 
 use crate::common::{
-    Work, batches, device, flops, measure_calls, normal, normal_on_device, presets, stored, zeros,
+    Work, batches, device, measure_calls, networks, normal, normal_on_device, stored, zeros,
 };
 
 const STEPS: usize = 3;
 
 pub fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
-    for (name, sizes) in presets() {
+    for (name, network, flops) in networks() {
         // It takes a CPU minutes.
         if device() == Device::Cpu && name == "gigant" {
             continue;
         }
-        let dit = Dit::new(sizes).unwrap();
-        let parameters = normal(&[dit.len()], 0.02, 0);
-        let inverter =
-            Inverter::new(&dit, &parameters, Parameterisation::Epsilon, STEPS, 100, device())
-                .unwrap();
+        let parameters = normal(&[network.len()], 0.02, 0);
+        let kind = Parameterisation::Epsilon;
+        let inverter = Inverter::new(&*network, &parameters, kind, STEPS, 100, device()).unwrap();
         drop(parameters);
         for &batch in batches() {
             let shape = [batch, 16, 16, 272];
@@ -30,7 +27,7 @@ pub fn inversion(c: &mut Criterion) {
             let host = if device() == Device::Cpu { features.to_vec_f32() } else { Vec::new() };
             let mut latent = zeros(&shape, DType::F32);
             let mut space = inverter.workspace(batch).unwrap();
-            let work = Work::Flops((batch * STEPS) as f64 * flops(dit.config()));
+            let work = Work::Flops((batch * STEPS) as f64 * flops);
             measure_calls(&mut group, name, batch, work, || {
                 match device() {
                     Device::Cpu => latent.view_mut().copy_from_slice(&host).unwrap(),

@@ -6,17 +6,19 @@ use std::hint::black_box;
 
 use criterion::Criterion;
 use invad::checkpoint::{BackboneId, Ema, Recipe, TrainingConfig};
-use invad::denoisers::DitConfig;
+use invad::denoisers::{DenoiserId, DitConfig};
 use invad::train::{Average, Resources};
 use invad::{DType, Device, Error, Tensor, Trainer, ops};
 
-use crate::common::{Work, device, flops, is_test, measure_calls, presets};
+use crate::common::{
+    Network, Work, device, is_test, measure_calls, networks, small_mlp, transformer,
+};
 
 /// 272 channels on a grid of 16, ε-prediction. As much of the batch at once as the device has memory for.
-fn trainer(denoiser: DitConfig, batch: usize, resources: Resources) -> Trainer {
+fn trainer(denoiser: DenoiserId, batch: usize, resources: Resources) -> Trainer {
     let config = TrainingConfig {
         recipe: Recipe::paper().batch(batch).ema(Ema::Constant(0.999)),
-        denoiser: denoiser.into(),
+        denoiser,
         backbone: BackboneId { name: "none".into(), hash: String::new(), image_size: 256 },
         seed: 0,
         steps: 1_000_000,
@@ -41,20 +43,21 @@ pub fn training(c: &mut Criterion) {
         |width, depth, heads| DitConfig { channels: 272, grid: 16, width, depth, heads, patch: 1 };
     let here = Resources::from(device());
     let small = here.moments(DType::BF16).average(Average::Host { every: 1_000_000 });
-    let mut cases = Vec::new();
+    let mut cases: Vec<(Network, usize, Resources)> = Vec::new();
     if device() == Device::Cpu {
-        cases.push(("w256d4", sizes(256, 4, 8), 8, here));
-        cases.push(("w128d2", sizes(128, 2, 2), 8, here));
+        cases.push((transformer("w256d4", sizes(256, 4, 8)), 8, here));
+        cases.push((transformer("w128d2", sizes(128, 2, 2)), 8, here));
+        cases.push((small_mlp(), 8, here));
     } else {
-        for (name, sizes) in presets() {
-            let resources = if name == "gigant" { small } else { here };
+        for network in networks() {
+            let resources = if network.0 == "gigant" { small } else { here };
             let batches: &[_] = if is_test() { &[1] } else { &[8, 64] };
-            cases.extend(batches.iter().map(|&b| (name, sizes, b, resources)));
+            cases.extend(batches.iter().map(|&batch| (network.clone(), batch, resources)));
         }
     }
-    for (name, denoiser, batch, resources) in cases {
-        let mut trainer = trainer(denoiser, batch, resources);
-        let work = Work::Flops(3.0 * batch as f64 * flops(&denoiser));
+    for ((name, denoiser, flops), batch, resources) in cases {
+        let mut trainer = trainer(denoiser.id(), batch, resources);
+        let work = Work::Flops(3.0 * batch as f64 * flops);
         measure_calls(&mut group, name, batch, work, || {
             black_box(trainer.step().unwrap());
         });

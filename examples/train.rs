@@ -57,7 +57,7 @@ struct Options {
     /// What makes the features
     #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
-    /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters
+    /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters, or an MLP over single cells of 1.1 or 350
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     preset: String,
     /// Categories to train on [default: all]

@@ -3,8 +3,10 @@
 //! A denoiser is a folder here and a line in this file's registry; one from outside of the crate is added by
 //! [`register`]. What trains, inverts and keeps files knows only the traits.
 
+mod adaln;
 pub mod dit;
 mod id;
+pub mod mlp;
 mod parameters;
 mod unpacked;
 
@@ -16,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
+pub use mlp::{Mlp, MlpConfig};
 pub use parameters::{Layout, Linear, Parameter, Parameters};
 pub use unpacked::unpacked;
 
@@ -53,7 +56,7 @@ pub enum Recompute {
     /// Nothing.
     #[default]
     Nothing,
-    /// The outputs of normalisations and of GELUs.
+    /// The outputs of normalisations and of activation functions.
     Normalisation,
     /// Everything but the residual stream between blocks: each block's forward pass.
     Blocks,
@@ -253,7 +256,8 @@ impl Kind {
     }
 }
 
-static REGISTRY: Registry<Kind> = Registry::new("denoiser", &[("dit", || Ok(dit::KIND))]);
+static REGISTRY: Registry<Kind> =
+    Registry::new("denoiser", &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND))]);
 
 /// Adds a kind of networks to those that this program knows.
 ///

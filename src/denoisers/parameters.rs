@@ -61,7 +61,7 @@ impl<'a> Parameters<'a> {
 /// A named parameter: a part of the flat tensor that holds them all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name in files: for a [`Dit`](super::Dit) that of the method's reference implementation, without the
+    /// Its name in files: for a network of this crate that of the method's reference implementation, without the
     /// prefix `net.`.
     pub name: String,
     /// Its shape.

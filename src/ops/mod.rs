@@ -29,6 +29,7 @@ mod conv2d;
 mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
+mod fold_affine;
 mod fold_batch_norm;
 mod gather_features;
 mod gather_tokens;
@@ -60,6 +61,7 @@ pub use conv2d::{Convolution, conv2d, conv2d_backward};
 pub use denoising_loss::{Target, denoising_loss};
 pub use depthwise_conv2d::depthwise_conv2d;
 pub use ema::ema;
+pub use fold_affine::{fold_affine, fold_affine_backward};
 pub use fold_batch_norm::{BatchNorm, fold_batch_norm};
 pub use gather_features::{Gather, gather_features};
 pub use gather_tokens::gather_tokens;
@@ -102,12 +104,24 @@ pub(crate) mod kernels {
             ("head size", width / heads, 8, LARGEST_HEAD),
             ("tokens", tokens, 1, MOST_TOKENS),
         ] {
-            if !got.is_multiple_of(multiple) || got > most {
-                let expected = format!("a multiple of {multiple} up to {most} on a GPU");
-                return Err(Error::argument(op, arg, expected, got));
-            }
+            require(op, arg, got, multiple, most)?;
         }
         Ok(())
+    }
+
+    /// Whether a size is one that there are kernels for.
+    pub(crate) fn require(
+        op: &'static str,
+        arg: &'static str,
+        got: usize,
+        multiple: usize,
+        most: usize,
+    ) -> Result<()> {
+        if got.is_multiple_of(multiple) && got <= most {
+            return Ok(());
+        }
+        let expected = format!("a multiple of {multiple} up to {most} on a GPU");
+        Err(Error::argument(op, arg, expected, got))
     }
 }
 

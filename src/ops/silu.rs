@@ -21,8 +21,8 @@ pub fn silu<'a>(x: impl Into<TensorView<'a>>, y: impl Into<TensorViewMut<'a>>) -
 
 /// dx = dy · σ(x) · (1 + x · (1 − σ(x))).
 ///
-/// `x`, `dy` and `dx`: any shape, the same. `dx` is written. On a GPU `x` holds f16 or f32, the
-/// gradients f32.
+/// `x`, `dy` and `dx`: any shape, the same. `dx` is written. On a GPU `x` holds f16 or f32, and
+/// both gradients hold f16 or both f32.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) if the shapes differ.

@@ -1,7 +1,7 @@
 //! What a GPU cannot do ends in a typed error before anything is launched: outputs stay as they were.
 
 use invad::checkpoint::TrainingConfig;
-use invad::denoisers::{Denoiser, Dit, DitConfig, Use};
+use invad::denoisers::{Denoiser, Dit, DitConfig, Mlp, MlpConfig, Use};
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::ops::{self, Activation, Chunk, Residual};
 use invad::{DType, Detector, Device, Error, Precision, Tensor, Trainer};
@@ -205,6 +205,24 @@ fn networks_without_kernels() {
             make(Device::Cpu).unwrap();
         }
     }
+}
+
+#[test]
+fn mlps_without_kernels() {
+    let Some(gpu) = gpu() else { return };
+    let refused = |width, purpose| {
+        let mlp = Mlp::new(MlpConfig { channels: 7, grid: 3, width, depth: 1 }).unwrap();
+        mlp.require(Device::Cpu, purpose, Precision::F32).unwrap();
+        mlp.require(gpu, purpose, Precision::F16).err().map(|e| e.to_string())
+    };
+    for width in [60, 8200] {
+        let wanted =
+            format!("Mlp: `width` should be a multiple of 8 up to 8192 on a GPU, got {width}");
+        assert_eq!(refused(width, Use::Inference), Some(wanted));
+    }
+    assert_eq!(refused(4104, Use::Inference), None);
+    let wanted = "Mlp: `width` should be up to 4096 for training on a GPU, got 4104";
+    assert_eq!(refused(4104, Use::Training).as_deref(), Some(wanted));
 }
 
 /// A network of this width can be computed, but not trained.

@@ -55,10 +55,12 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
             }
             Err(problem) => return Err(problem),
         };
+        let Inputs { config: network, x, .. } = Inputs::read(config)?;
+        let label = if name == "tiny" { "inversion".into() } else { format!("inversion/{name}") };
         for place in places() {
-            match place.refusal(&format!("inversion/{name}"), &Config::read(config)?) {
+            match place.refusal(&format!("inversion/{name}"), &network) {
                 Some(refusal) => trials.push(refusal),
-                None => trials.extend(inversion_trials(name, config, &tensors, place)?),
+                None => trials.extend(inversion_trials(&label, &network, &x, &tensors, place)?),
             }
         }
         if name == "tiny" {
@@ -78,35 +80,33 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
     Ok(trials)
 }
 
-fn inversion_trials(
-    name: &str,
-    config: &'static Value,
+/// The trials of what is inverted from `x`, of those quantities that there are.
+pub fn inversion_trials(
+    label: &str,
+    config: &Config,
+    x: &[f32],
     tensors: &Tensors,
     place: Place,
 ) -> Result<Vec<Trial>, String> {
     let mut trials = Vec::new();
     for (tensor, _) in tensors.under("inv.S") {
         let Some(steps) = tensor.strip_suffix(".latent") else { continue };
-        let label = match name {
-            "tiny" => format!("inversion/S{steps}"),
-            _ => format!("inversion/{name}/S{steps}"),
-        };
         let count: usize = steps.parse().map_err(|_| format!("inv.S{tensor}: which S?"))?;
-        let inversion = shared(move || {
-            let inputs = Inputs::read(config)?;
-            library::inversion(&inputs.config, count, &inputs.x, place.device)
-        });
-        let plain = shared(move || {
-            let inputs = Inputs::read(config)?;
-            naive::inversion(&inputs.config, count, &inputs.x)
-        });
+        let inversion = {
+            let (config, x) = (config.clone(), x.to_vec());
+            shared(move || library::inversion(&config, count, &x, place.device))
+        };
+        let plain = {
+            let (config, x) = (config.clone(), x.to_vec());
+            shared(move || naive::inversion(&config, count, &x))
+        };
         let parts: [Part<Inversion, Vec<f32>>; 3] =
             [("latent", |i| &i.latent), ("steps", |i| &i.states), ("eps", |i| &i.eps)];
         for (part, got) in parts {
             let Ok(want) = tensors.get(&format!("inv.S{steps}.{part}")) else { continue };
             let (inversion, plain) = (inversion.clone(), plain.clone());
             let want = want.data.clone();
-            trials.push(trial(place.label(format!("{label}/{part}")), move || {
+            trials.push(trial(place.label(format!("{label}/S{steps}/{part}")), move || {
                 let inversion = inversion.as_ref().as_ref()?;
                 let of = |i| got(i).iter().copied();
                 match place.device {

@@ -6,8 +6,8 @@
 //! What detectors compute on a GPU is tried there too, see [`place`].
 
 mod aupimo;
+mod denoiser;
 mod diffusion;
-mod dit;
 mod dit_components;
 mod efficientnet;
 mod effnet_b4;
@@ -66,7 +66,14 @@ fn section_trials(
     section: &'static Value,
 ) -> Vec<Trial> {
     let parts: &[(&str, Section)] = match name {
-        "dit" => &[("dit/parameters", parameters::trials), ("dit", dit::trials)],
+        "dit" => &[
+            ("dit/parameters", |golden, section| parameters::trials("dit", golden, section)),
+            ("dit", |golden, section| denoiser::trials("dit", golden, section)),
+        ],
+        "mlp" => &[
+            ("mlp/parameters", |golden, section| parameters::trials("mlp", golden, section)),
+            ("mlp", |golden, section| denoiser::trials("mlp", golden, section)),
+        ],
         "dit_components" => &[("dit_components", dit_components::trials)],
         "diffusion" => &[("schedule", schedule::trials), ("diffusion", diffusion::trials)],
         "scoring" => &[("scoring", scoring::trials)],

@@ -1,4 +1,4 @@
-//! The parameters of the DiT cases, by rule.
+//! The parameters of the denoisers' cases, by rule.
 
 use std::collections::BTreeMap;
 
@@ -6,33 +6,41 @@ use serde_json::Value;
 
 use crate::golden::{Golden, Problem, Trials, cases, compare_absolute, fill, trial, whole};
 
-/// A DiT's sizes and the seed of its parameters.
+/// A denoiser's sizes and the seed of its parameters.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub channels: usize,
     pub depth: usize,
     pub grid: usize,
-    pub heads: usize,
-    pub patch: usize,
     pub width: usize,
     pub seed: u64,
+    pub kind: Kind,
+}
+
+/// What only one kind has.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Dit { heads: usize, patch: usize },
+    Mlp,
 }
 
 impl Config {
+    /// An MLP's manifest has the size of a condition, which gets no gradient.
     pub fn read(config: &Value) -> Result<Self, String> {
+        let kind = if config["z_channels"].is_null() {
+            let patch = if config["patch"].is_null() { 1 } else { whole(config, "patch")? };
+            Kind::Dit { heads: whole(config, "heads")?, patch }
+        } else {
+            Kind::Mlp
+        };
         Ok(Self {
             channels: whole(config, "C")?,
             depth: whole(config, "depth")?,
             grid: whole(config, "grid")?,
-            heads: whole(config, "heads")?,
-            patch: if config["patch"].is_null() { 1 } else { whole(config, "patch")? },
             width: whole(config, "width")?,
             seed: whole(config, "seed")? as u64,
+            kind,
         })
-    }
-
-    pub fn tokens(&self) -> usize {
-        (self.grid / self.patch).pow(2)
     }
 
     /// Elements of one input.
@@ -42,28 +50,46 @@ impl Config {
 
     /// The parameters that get a gradient: official name and shape.
     pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
-        let (d, c, p) = (self.width, self.channels, self.patch);
-        let mut shapes = vec![
-            ("net.pos_embed".to_owned(), vec![1, self.tokens(), d]),
-            ("net.x_embedder.proj.weight".to_owned(), vec![d, c, p, p]),
-            ("net.x_embedder.proj.bias".to_owned(), vec![d]),
-        ];
-        let mut linear = |name: String, out: usize, inner: usize| {
-            shapes.push((format!("{name}.weight"), vec![out, inner]));
-            shapes.push((format!("{name}.bias"), vec![out]));
+        let (d, c) = (self.width, self.channels);
+        let mut shapes = Vec::new();
+        let mut weighted = |name: String, weight: &[usize]| {
+            shapes.push((format!("net.{name}.weight"), weight.to_vec()));
+            shapes.push((format!("net.{name}.bias"), weight[..1].to_vec()));
         };
-        linear("net.t_embedder.mlp.0".into(), d, 256);
-        linear("net.t_embedder.mlp.2".into(), d, d);
-        for i in 0..self.depth {
-            let block = format!("net.blocks.{i}");
-            linear(format!("{block}.adaLN_modulation.1"), 6 * d, d);
-            linear(format!("{block}.attn.qkv"), 3 * d, d);
-            linear(format!("{block}.attn.proj"), d, d);
-            linear(format!("{block}.mlp.fc1"), 4 * d, d);
-            linear(format!("{block}.mlp.fc2"), d, 4 * d);
+        let (time, outputs) = match self.kind {
+            Kind::Dit { patch, .. } => {
+                weighted("x_embedder.proj".into(), &[d, c, patch, patch]);
+                for i in 0..self.depth {
+                    let block = format!("blocks.{i}");
+                    weighted(format!("{block}.adaLN_modulation.1"), &[6 * d, d]);
+                    weighted(format!("{block}.attn.qkv"), &[3 * d, d]);
+                    weighted(format!("{block}.attn.proj"), &[d, d]);
+                    weighted(format!("{block}.mlp.fc1"), &[4 * d, d]);
+                    weighted(format!("{block}.mlp.fc2"), &[d, 4 * d]);
+                }
+                ("t_embedder", patch * patch * c)
+            }
+            Kind::Mlp => {
+                weighted("input_proj".into(), &[d, c]);
+                for i in 0..self.depth {
+                    let block = format!("res_blocks.{i}");
+                    weighted(format!("{block}.adaLN_modulation.1"), &[3 * d, d]);
+                    weighted(format!("{block}.in_ln"), &[d]);
+                    weighted(format!("{block}.mlp.0"), &[d, d]);
+                    weighted(format!("{block}.mlp.2"), &[d, d]);
+                }
+                weighted("final_layer.norm_final".into(), &[d]);
+                ("time_embed", c)
+            }
+        };
+        weighted(format!("{time}.mlp.0"), &[d, 256]);
+        weighted(format!("{time}.mlp.2"), &[d, d]);
+        weighted("final_layer.adaLN_modulation.1".into(), &[2 * d, d]);
+        weighted("final_layer.linear".into(), &[outputs, d]);
+        if let Kind::Dit { patch, .. } = self.kind {
+            let tokens = (self.grid / patch).pow(2);
+            shapes.push(("net.pos_embed".into(), vec![1, tokens, d]));
         }
-        linear("net.final_layer.adaLN_modulation.1".into(), 2 * d, d);
-        linear("net.final_layer.linear".into(), p * p * c, d);
         shapes
     }
 
@@ -76,34 +102,37 @@ impl Config {
 
 /// The values of one parameter.
 pub fn parameter(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
-    let scale = if name.ends_with("pos_embed") {
-        0.5
+    let (scale, offset) = if name.ends_with("pos_embed") {
+        (0.5, 0.0)
     } else if name.ends_with(".bias") {
-        0.1
+        (0.1, 0.0)
     } else if name == "cls_embed.weight" || name.ends_with("embedding_table.weight") {
-        0.02
+        (0.02, 0.0)
+    } else if shape.len() == 1 {
+        (0.2, 1.0)
     } else {
-        let boosted =
-            name.contains("adaLN_modulation") || name.ends_with("t_embedder.mlp.2.weight");
+        let boosted = name.contains("adaLN_modulation")
+            || name.ends_with("t_embedder.mlp.2.weight")
+            || name.ends_with("time_embed.mlp.2.weight");
         let fan_in: usize = shape[1..].iter().product();
         let gain = if boosted { 2.0 } else { 1.0 };
-        gain * (3.0 / fan_in as f64).sqrt()
+        (gain * (3.0 / fan_in as f64).sqrt(), 0.0)
     };
-    fill(seed, name, shape.iter().product(), scale, 0.0)
+    fill(seed, name, shape.iter().product(), scale, offset)
 }
 
-/// The rule against the files that hold parameters.
-pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
+/// The rule against the files that hold parameters of a kind.
+pub fn trials(kind: &str, golden: &'static Golden, section: &'static Value) -> Trials {
     let mut trials = Vec::new();
     for (case, values) in cases(section) {
-        let file = format!("dit_{case}_weights");
+        let file = format!("{kind}_{case}_weights");
         let stored = match golden.tensors(&file) {
             Ok(stored) => stored,
             Err(Problem::Missing(_)) => continue,
             Err(problem) => return Err(problem),
         };
         let config = Config::read(&values["config"])?;
-        trials.push(trial(format!("dit/{case}/parameters"), move || {
+        trials.push(trial(format!("{kind}/{case}/parameters"), move || {
             for (name, array) in stored.iter() {
                 compare_absolute(parameter(config.seed, name, &array.shape), &array.data, 0.0)
                     .map_err(|error| format!("{name}: {error}"))?;
@@ -118,7 +147,7 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
         }));
     }
     if trials.is_empty() {
-        return Err(Problem::Missing("no dit_<case>_weights.safetensors".into()));
+        return Err(Problem::Missing(format!("no {kind}_<case>_weights.safetensors")));
     }
     Ok(trials)
 }

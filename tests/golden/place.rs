@@ -5,7 +5,7 @@ use libtest_mimic::Trial;
 
 use crate::golden::trial;
 use crate::library;
-use crate::parameters::Config;
+use crate::parameters::{Config, Kind};
 
 /// A device, and how close to the reference it must come.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +40,10 @@ impl Place {
 
     /// In place of the trials of a network that a GPU has no kernels for: that it says so.
     pub fn refusal(self, name: &str, config: &Config) -> Option<Trial> {
-        let head_size = config.width / config.heads;
+        let head_size = match config.kind {
+            Kind::Dit { heads, .. } => config.width / heads,
+            Kind::Mlp => 8,
+        };
         let fits = config.width.is_multiple_of(8) && head_size.is_multiple_of(8);
         if self.is_cpu() || fits && head_size <= 256 && config.width <= 8192 {
             return None;
@@ -48,7 +51,7 @@ impl Place {
         let (config, device) = (config.clone(), self.device);
         Some(trial(format!("{} is refused", self.label(name)), move || {
             match library::refusal(&config, device)? {
-                Error::Shape { expected, .. } if expected.contains("a multiple of 8") => Ok(()),
+                Error::Argument { expected, .. } if expected.contains("a multiple of 8") => Ok(()),
                 other => Err(format!("refused for another reason: {other}")),
             }
         }))

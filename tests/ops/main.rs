@@ -13,6 +13,7 @@ mod conv2d;
 mod denoising_loss;
 mod depthwise_conv2d;
 mod ema;
+mod fold_affine;
 mod fold_batch_norm;
 mod gather_features;
 mod gather_tokens;

@@ -166,11 +166,18 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             map Write [b, n]], mahalanobis(&*x, &*mean, &*vectors, map)),
         30 => case!(gather_tokens, [x Read [b, n + 1, d], features Update [b, n, d]],
             gather_tokens(&*x, 0, features)),
+        31 => case!(fold_affine, [table Read [b, (3 * h).saturating_sub(1) * d],
+            affine Read [h, 2, d], folded Write [b, (3 * h).saturating_sub(1) * d]],
+            fold_affine(&*table, &*affine, folded)),
+        32 => case!(fold_affine_backward, [table Read [b, (3 * h).saturating_sub(1) * d],
+            affine Read [h, 2, d], dtable Update [b, (3 * h).saturating_sub(1) * d],
+            daffine Update [h, 2, d]],
+            fold_affine_backward(&*table, &*affine, dtable, daffine)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 31;
+const OPERATIONS: usize = 33;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]

@@ -2,14 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::denoisers::adaln::{check_sizes, require};
 use crate::denoisers::{FeatureShape, Use};
 use crate::error::{Error, Result};
-use crate::ops::kernels::{self, WIDEST_BACKWARD};
+use crate::ops::kernels::require_transformer;
 use crate::tensor::Device;
 use crate::types::Precision;
 
-/// Modulation vectors of one block.
-pub(super) const PER_BLOCK: usize = 6;
 /// Hidden units of the MLP per unit of width.
 pub(super) const MLP_RATIO: usize = 4;
 
@@ -42,10 +41,6 @@ impl DitConfig {
         self.channels * self.patch * self.patch
     }
 
-    pub(super) fn chunks(&self) -> usize {
-        PER_BLOCK * self.depth + 2
-    }
-
     /// Width 128, 2 blocks, 2 heads: 0.8 million parameters.
     pub fn small(features: FeatureShape) -> Self {
         Self::sized(features, 128, 2, 2)
@@ -70,17 +65,9 @@ impl DitConfig {
     /// multiples of 8 up to 8192, head sizes that are multiples of 8 up to 256, and up to 4096 tokens; gradients
     /// for widths up to 4096.
     pub(super) fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
-        device.require()?;
-        precision.require("Dit", device)?;
-        if device == Device::Cpu {
-            return Ok(());
-        }
-        kernels::require_transformer("Dit", self.width, self.heads, self.tokens())?;
-        if purpose == Use::Training && self.width > WIDEST_BACKWARD {
-            let expected = format!("up to {WIDEST_BACKWARD} for training on a GPU");
-            return Err(Error::argument("Dit", "width", expected, self.width));
-        }
-        Ok(())
+        require("Dit", self.width, (device, purpose, precision), || {
+            require_transformer("Dit", self.width, self.heads, self.tokens())
+        })
     }
 
     pub(super) fn check(&self) -> Result<()> {
@@ -92,14 +79,7 @@ impl DitConfig {
             ("heads", self.heads),
             ("patch", self.patch),
         ];
-        for (name, value) in sizes {
-            if !(1..=1 << 14).contains(&value) {
-                return Err(e(name, "in 1..=16384", value));
-            }
-        }
-        if self.depth > 1024 {
-            return Err(e("depth", "at most 1024", self.depth));
-        }
+        check_sizes("Dit", &sizes, self.depth)?;
         if !self.width.is_multiple_of(self.heads) {
             return Err(e("heads", &format!("a divisor of the width {}", self.width), self.heads));
         }

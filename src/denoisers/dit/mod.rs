@@ -1,33 +1,32 @@
 //! The denoiser: a Diffusion Transformer (Peebles & Xie, 2023) over a grid of features.
 //!
-//! The network is a chain of 2·depth + 1 sites. Site k joins the previous branch to the residual
-//! stream, normalises and modulates it (one AdaLN-Zero operation); branch k is attention where k is
-//! even and the MLP where it is odd; the last site feeds the output layer. All modulation vectors
-//! come from one linear layer: chunk 6i + j of its output is vector j of block i (shift, scale,
-//! gate for attention, then for the MLP), and the last two are the output layer's shift and scale.
+//! The branches of its sites (see [`adaln`](super::adaln)) are attention where their number is even and the MLP where
+//! it is odd.
 
-mod backward;
 mod buffers;
+mod chain;
 mod config;
-mod forward;
 mod init;
-mod packed;
 
 use std::sync::Arc;
 
 pub use config::DitConfig;
-use config::{MLP_RATIO, PER_BLOCK};
+use config::MLP_RATIO;
 
+use super::adaln::{Modulation, fresh, pack, table_layer, time_layers, trainable};
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
     Trainable, Training, Use,
 };
 use crate::device::Allocate;
 use crate::error::Result;
-use crate::ops::TIMESTEP_FEATURES;
 use crate::tensor::{Device, Tensor};
 use crate::types::Precision;
-use buffers::{Activations, Gradients};
+
+/// Branches of a block: attention, and the MLP.
+const BRANCHES: usize = 2;
+/// Modulation vectors of a block.
+const PER_BLOCK: usize = 3 * BRANCHES;
 
 /// Diffusion Transformers.
 pub(super) const KIND: Kind = Kind {
@@ -58,12 +57,10 @@ struct Block {
 pub struct Dit {
     config: DitConfig,
     parameters: Vec<Parameter>,
-    len: usize,
     embed: Linear,
     position: usize,
-    time: [Linear; 2],
     blocks: Vec<Block>,
-    modulation: Linear,
+    modulation: Modulation,
     output: Linear,
 }
 
@@ -78,10 +75,7 @@ impl Dit {
         let mut l = Layout::default();
         let embed = l.linear_shaped("x_embedder.proj", &[width, channels, patch, patch]);
         let position = l.add("pos_embed", &[1, config.tokens(), width]);
-        let time = [
-            l.linear("t_embedder.mlp.0", width, TIMESTEP_FEATURES),
-            l.linear("t_embedder.mlp.2", width, width),
-        ];
+        let time = time_layers(&mut l, "t_embedder", width);
         let blocks = (0..depth)
             .map(|i| Block {
                 qkv: l.linear(&format!("blocks.{i}.attn.qkv"), 3 * width, width),
@@ -90,28 +84,12 @@ impl Dit {
                 fc2: l.linear(&format!("blocks.{i}.mlp.fc2"), width, MLP_RATIO * width),
             })
             .collect();
-        // One layer in memory: all weights, then all biases.
-        let parts = (0..depth).map(|i| (format!("blocks.{i}"), PER_BLOCK * width));
-        let parts: Vec<_> = parts.chain([("final_layer".into(), 2 * width)]).collect();
-        let modulation = Linear { offset: l.len, n: config.chunks() * width, k: width };
-        for (owner, rows) in &parts {
-            l.add(format!("{owner}.adaLN_modulation.1.weight"), &[*rows, width]);
-        }
-        for (owner, rows) in &parts {
-            l.add(format!("{owner}.adaLN_modulation.1.bias"), &[*rows]);
-        }
+        let owners = (0..depth).map(|i| (format!("blocks.{i}"), PER_BLOCK));
+        let table = table_layer(&mut l, width, owners.chain([("final_layer".into(), 2)]));
+        let sites = BRANCHES * depth + 1;
+        let modulation = Modulation { time, table, affine: None, sites, width };
         let output = l.linear("final_layer.linear", config.token_len(), width);
-        Ok(Self {
-            config,
-            parameters: l.parameters,
-            len: l.len,
-            embed,
-            position,
-            time,
-            blocks,
-            modulation,
-            output,
-        })
+        Ok(Self { config, parameters: l.parameters, embed, position, blocks, modulation, output })
     }
 
     /// The sizes.
@@ -146,7 +124,15 @@ impl Denoiser for Dit {
         seed: u64,
         each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
     ) -> Result<()> {
-        self.fresh(seed, each)
+        let across = self.config.grid / self.config.patch;
+        let position = |p: &Parameter, out: &mut [f32]| {
+            let is_position = p.name == "pos_embed";
+            if is_position {
+                init::sin_cos_positions(across, self.config.width, out);
+            }
+            is_position
+        };
+        fresh(&self.parameters, "t_embedder", seed, position, each)
     }
 
     fn require(&self, device: Device, purpose: Use, precision: Precision) -> Result<()> {
@@ -163,11 +149,7 @@ impl Denoiser for Dit {
         how: Training,
         a: &mut dyn Allocate,
     ) -> Result<Box<dyn Trainable>> {
-        how.precision.require("Dit", a.device())?;
-        let acts = Activations::of_training(a, &self.config, batch, how)?;
-        let gradients = Gradients::new(a, &self.config, batch, how.precision)?;
-        a.scratch(self.scratch_bytes(batch))?;
-        Ok(Box::new(InTraining { dit: self.clone(), acts, gradients }))
+        trainable(self, batch, how, a)
     }
 
     fn pack(
@@ -177,14 +159,6 @@ impl Denoiser for Dit {
         device: Device,
         precision: Precision,
     ) -> Result<Arc<dyn Packed>> {
-        self.require(device, Use::Inference, precision)?;
-        Ok(Arc::new(packed::PackedDit::new(self, parameters, timesteps, device, precision)?))
+        pack(self, parameters, timesteps, device, precision)
     }
-}
-
-/// A network and the memory of its training.
-struct InTraining {
-    dit: Dit,
-    acts: Activations,
-    gradients: Gradients,
 }

@@ -1,8 +1,11 @@
 //! The denoiser: its passes, its training and the inversion by it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use invad::denoisers::{self, Denoiser, Dit, DitConfig, Parameters, Recompute, Trainable};
+use invad::denoisers::{
+    self, Denoiser, Dit, DitConfig, Mlp, MlpConfig, Parameters, Recompute, Trainable, Use,
+};
 use invad::diffusion::{
     Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
 };
@@ -11,23 +14,30 @@ use invad::ops::{self, AdamW, Moved, Target};
 use invad::{DType, Device, Precision, Tensor};
 
 use super::{Result, on, output, tensor, text, transposed};
+use crate::denoiser::{Case, Pass, Trained, Training};
 use crate::diffusion::Inversion;
-use crate::dit::{Case, Pass, Trained, Training};
-use crate::parameters::Config;
+use crate::parameters::{Config, Kind};
 use crate::recon::Reconstruction;
 
 /// What golden files put before the names of a denoiser's parameters.
 const PREFIX: &str = "net.";
 
-fn config(c: &Config) -> DitConfig {
-    DitConfig {
-        channels: c.channels,
-        grid: c.grid,
-        width: c.width,
-        depth: c.depth,
-        heads: c.heads,
-        patch: c.patch,
+fn network(c: &Config) -> Result<Arc<dyn Denoiser>> {
+    let &Config { channels, depth, grid, width, .. } = c;
+    match c.kind {
+        Kind::Dit { heads, patch } => {
+            let config = DitConfig { channels, grid, width, depth, heads, patch };
+            Ok(Arc::new(Dit::new(config).map_err(text)?))
+        }
+        Kind::Mlp => {
+            let config = MlpConfig { channels, grid, width, depth };
+            Ok(Arc::new(Mlp::new(config).map_err(text)?))
+        }
     }
+}
+
+pub fn parameter_count(c: &Config) -> Result<usize> {
+    Ok(network(c)?.len())
 }
 
 /// (B, C, G, G) to (B, G, G, C).
@@ -43,12 +53,12 @@ fn channels_first(c: &Config, x: &[f32]) -> Vec<f32> {
 }
 
 /// A denoiser and the parameters that the golden rule gives it.
-fn denoiser(c: &Config) -> Result<(Dit, Tensor)> {
-    let dit = Dit::new(config(c)).map_err(text)?;
+fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
+    let network = network(c)?;
     let mut shapes: HashMap<String, Vec<usize>> = c.shapes().into_iter().collect();
     let values = c.parameters();
-    let mut flat = vec![f32::NAN; dit.len()];
-    for p in dit.parameters() {
+    let mut flat = vec![f32::NAN; network.len()];
+    for p in network.parameters() {
         let name = format!("{PREFIX}{}", p.name);
         let shape = shapes.remove(&name).ok_or_else(|| format!("`{name}` is not in the files"))?;
         if shape != p.shape {
@@ -59,14 +69,14 @@ fn denoiser(c: &Config) -> Result<(Dit, Tensor)> {
     if let Some(name) = shapes.keys().next() {
         return Err(format!("the library has no `{name}`"));
     }
-    let parameters = tensor(&flat, &[dit.len()])?;
-    Ok((dit, parameters))
+    let parameters = tensor(&flat, &[network.len()])?;
+    Ok((network, parameters))
 }
 
 /// The parts of a flat tensor, by name.
-fn named(dit: &Dit, flat: &Tensor) -> BTreeMap<String, Vec<f32>> {
+fn named(network: &dyn Denoiser, flat: &Tensor) -> BTreeMap<String, Vec<f32>> {
     let flat = flat.to_vec_f32();
-    let parts = dit.parameters().iter();
+    let parts = network.parameters().iter();
     parts.map(|p| (format!("{PREFIX}{}", p.name), flat[p.offset..][..p.len()].to_vec())).collect()
 }
 
@@ -86,14 +96,14 @@ struct Passes {
 }
 
 impl Passes {
-    fn new(dit: &Dit, shape: &[usize], device: Device) -> Result<Self> {
+    fn new(denoiser: &dyn Denoiser, shape: &[usize], device: Device) -> Result<Self> {
         let output = || stored(&output(shape)?, device);
         let how =
             denoisers::Training { precision: Precision::of(device), recompute: Recompute::Nothing };
         Ok(Self {
             device,
-            network: dit.trainable(shape[0], how, &mut { device }).map_err(text)?,
-            gradients: Tensor::zeros(&[dit.len()], DType::F32, device).map_err(text)?,
+            network: denoiser.trainable(shape[0], how, &mut { device }).map_err(text)?,
+            gradients: Tensor::zeros(&[denoiser.len()], DType::F32, device).map_err(text)?,
             eps: output()?,
             deps: output()?,
             dx: output()?,
@@ -149,18 +159,18 @@ fn timesteps(t: &[usize]) -> Result<Tensor> {
 }
 
 pub fn pass(case: &Case, device: Device) -> Result<Pass> {
-    let (dit, parameters) = denoiser(&case.config)?;
+    let (network, parameters) = denoiser(&case.config)?;
     let (half, full) = (half(&parameters, device)?, on(device, &parameters)?);
     let parameters = Parameters { full: &full, half: half.as_ref() };
     let x = channels_last(&case.config, &case.x)?;
     let noise = channels_last(&case.config, &case.noise)?;
-    let mut passes = Passes::new(&dit, x.shape(), device)?;
+    let mut passes = Passes::new(&*network, x.shape(), device)?;
     let loss = passes.run(parameters, &x, &case.timesteps, &noise)?;
     let unscaled = |mut numbers: Vec<f32>| {
         numbers.iter_mut().for_each(|x| *x /= loss_scale(device));
         numbers
     };
-    let gradients = named(&dit, &passes.gradients);
+    let gradients = named(&*network, &passes.gradients);
     Ok(Pass {
         eps: channels_first(&case.config, &passes.eps.to_vec_f32()),
         loss,
@@ -170,15 +180,15 @@ pub fn pass(case: &Case, device: Device) -> Result<Pass> {
 }
 
 pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained> {
-    let (dit, parameters) = denoiser(&case.config)?;
+    let (network, parameters) = denoiser(&case.config)?;
     let mut half = half(&parameters, device)?;
     let mut parameters = on(device, &parameters)?;
     let mut average = parameters.clone();
-    let zeros = || Tensor::zeros(&[dit.len()], DType::F32, device).map_err(text);
+    let zeros = || Tensor::zeros(&[network.len()], DType::F32, device).map_err(text);
     let (mut m, mut v) = (zeros()?, zeros()?);
     let mut norm = on(device, &output(&[2])?)?;
     let x = channels_last(&case.config, &case.x)?;
-    let mut passes = Passes::new(&dit, x.shape(), device)?;
+    let mut passes = Passes::new(&*network, x.shape(), device)?;
     let (mut losses, mut gradient_norms) = (Vec::new(), Vec::new());
     for (step, t) in training.timesteps.iter().enumerate() {
         let noise = channels_last(&case.config, &case.training_noise(step))?;
@@ -211,8 +221,8 @@ pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained
     Ok(Trained {
         losses,
         gradient_norms,
-        parameters: named(&dit, &parameters),
-        ema: named(&dit, &average),
+        parameters: named(&*network, &parameters),
+        ema: named(&*network, &average),
     })
 }
 
@@ -234,33 +244,31 @@ pub fn q_sample(x: &[f32], noise: &[f32], t: &[usize]) -> Result<Vec<f32>> {
 
 /// ε of each image, by networks packed for its timestep.
 pub fn eps(case: &Case, device: Device) -> Result<Vec<f32>> {
-    let (dit, parameters) = denoiser(&case.config)?;
+    let (network, parameters) = denoiser(&case.config)?;
     // What networks return lies in the GPU's memory as f16.
     let dtype = if device == Device::Cpu { DType::F32 } else { DType::F16 };
     let mut all = Vec::new();
-    let packed = dit.pack(&parameters, &case.timesteps, device, Precision::of(device));
-    let mut network = packed.map_err(text)?.evaluator(1, &mut { device }).map_err(text)?;
+    let packed = network.pack(&parameters, &case.timesteps, device, Precision::of(device));
+    let mut evaluator = packed.map_err(text)?.evaluator(1, &mut { device }).map_err(text)?;
     for (i, x) in case.x.chunks(case.config.elements()).enumerate() {
         let x = on(device, &channels_last(&case.config, x)?)?;
         let mut eps = Tensor::zeros(x.shape(), dtype, device).map_err(text)?;
         eps.view_mut().fill(f32::NAN).map_err(text)?;
-        network.evaluate(i, x.view(), eps.view_mut()).map_err(text)?;
+        evaluator.evaluate(i, x.view(), eps.view_mut()).map_err(text)?;
         all.extend(channels_first(&case.config, &eps.to_vec_f32()));
     }
     Ok(all)
 }
 
 fn inverter(c: &Config, steps: usize, device: Device) -> Result<Inverter> {
-    let (dit, parameters) = denoiser(c)?;
-    Inverter::new(&dit, &parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
+    let (network, parameters) = denoiser(c)?;
+    Inverter::new(&*network, &parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
 }
 
 /// What is wrong with a network, on a device that cannot compute it.
 pub fn refusal(c: &Config, device: Device) -> Result<invad::Error> {
-    let inverter = inverter(c, 1, device)?;
-    let mut x = on(device, &channels_last(c, &vec![0.0; c.elements()])?)?;
-    let mut space = inverter.workspace(1).map_err(text)?;
-    inverter.invert(&mut x, &mut space).err().ok_or_else(|| "it was not refused".into())
+    let refused = network(c)?.require(device, Use::Inference, Precision::of(device));
+    refused.err().ok_or_else(|| "it was not refused".into())
 }
 
 pub fn inversion(c: &Config, steps: usize, x: &[f32], device: Device) -> Result<Inversion> {

@@ -1,11 +1,13 @@
 //! Plain programs that store every result, weights included, in f16: what the kernels, which store in f16 too,
 //! are held against. Each operation by itself is computed in f32.
 
+mod denoiser;
 mod dit;
 mod efficientnet;
+mod mlp;
 mod vit;
 
-pub use dit::{denoised, eps, inversion};
+pub use denoiser::{denoised, eps, inversion};
 pub use efficientnet::{Plain, b4, efficientnet};
 use half::f16;
 pub use vit::vit_tokens;

@@ -1,4 +1,4 @@
-//! Section `dit`: the denoiser forward, backward and over three training steps.
+//! Sections `dit` and `mlp`: a denoiser forward, backward, over three training steps and inverting.
 
 use std::collections::BTreeMap;
 
@@ -6,17 +6,16 @@ use invad::Device;
 use libtest_mimic::Trial;
 use serde_json::Value;
 
+use crate::diffusion::inversion_trials;
 use crate::golden::{
     Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute,
-    compare_as_good, fill, ignored, number, shared, sqrt3, trial, unif,
+    compare_as_good, fill, ignored, number, shared, sqrt3, trial, unif, whole,
 };
 use crate::library;
 use crate::naive::{self, Stored};
-use crate::parameters::Config;
+use crate::parameters::{Config, Kind};
 use crate::place::{Place, places};
 
-/// Of outputs, relative to the largest, against f64: of f32, and where a GPU stores f16.
-const OUTPUTS: [f64; 2] = [1e-5, 5e-3];
 /// Of gradients.
 const GRADIENTS: [f64; 2] = [1e-5, 1e-2];
 /// Of losses and norms.
@@ -29,6 +28,14 @@ const MOVED: f64 = 2e-5;
 /// Of what that changes in the average of a parameter p, absolute, is the first plus |p| times the second: of
 /// each step the average takes a thousandth, and is rounded to f32.
 const AVERAGED: [f64; 2] = [6e-8, 1.5e-7];
+
+/// Of outputs, relative to the largest, against f64: of f32, and where a GPU stores f16.
+fn outputs(config: &Config) -> [f64; 2] {
+    match config.kind {
+        Kind::Dit { .. } => [1e-5, 5e-3],
+        Kind::Mlp => [5e-6, 5e-3],
+    }
+}
 
 /// One case: a network, by rule, and the inputs it is given.
 #[derive(Clone, Debug)]
@@ -107,32 +114,51 @@ fn timesteps(list: &Value) -> Result<Vec<usize>, String> {
     whole.collect::<Option<_>>().ok_or_else(|| "manifest: timesteps should be whole".into())
 }
 
-pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
+pub fn trials(kind: &str, golden: &'static Golden, section: &'static Value) -> Trials {
     let mut trials = Vec::new();
     for (name, manifest) in cases(section) {
-        match case_trials(golden, name, manifest) {
+        let label = format!("{kind}/{name}");
+        if manifest["config"].is_null() {
+            trials.push(trial(format!("{label}/parameters"), move || reference(manifest)));
+            continue;
+        }
+        match case_trials(golden, &label, &format!("{kind}_{name}"), manifest) {
             Ok(of_case) => trials.extend(of_case),
-            Err(Problem::Missing(reason)) => trials.push(ignored(&format!("dit/{name}"), &reason)),
+            Err(Problem::Missing(reason)) => trials.push(ignored(&label, &reason)),
             Err(problem) => return Err(problem),
         }
     }
     Ok(trials)
 }
 
-fn case_trials(golden: &Golden, name: &str, manifest: &'static Value) -> Trials {
-    let tensors = golden.tensors(&format!("dit_{name}"))?;
+/// An MLP of the real size, of which only the number of parameters is there, the condition's layer included.
+fn reference(manifest: &Value) -> Result<(), String> {
+    let mut config = manifest.clone();
+    (config["grid"], config["seed"]) = (1.into(), 0.into());
+    let config = Config::read(&config)?;
+    let condition = (whole(manifest, "z_channels")? + 1) * config.width;
+    let want = whole(manifest, "n_params_without_cls_embed")? - condition;
+    match library::parameter_count(&config)? {
+        got if got == want => Ok(()),
+        got => Err(format!("{got} parameters, expected {want}")),
+    }
+}
+
+fn case_trials(golden: &Golden, label: &str, file: &str, manifest: &'static Value) -> Trials {
+    let tensors = golden.tensors(file)?;
     let case = Case::read(&manifest["config"])?;
     let mut trials = Vec::new();
     for place in places() {
-        if let Some(refusal) = place.refusal(&format!("dit/{name}"), &case.config) {
+        if let Some(refusal) = place.refusal(label, &case.config) {
             trials.push(refusal);
             continue;
         }
-        trials.extend(pass_trials(name, manifest, &case, &tensors, place)?);
+        trials.extend(pass_trials(label, manifest, &case, &tensors, place)?);
         if place.device != Device::Cpu {
-            trials.push(packed_trial(name, &case, &tensors, place)?);
+            trials.push(packed_trial(label, &case, &tensors, place)?);
         }
-        trials.extend(training_trials(name, manifest, &case, &tensors, place)?);
+        trials.extend(training_trials(label, manifest, &case, &tensors, place)?);
+        trials.extend(inversion_trials(label, &case.config, &case.x, &tensors, place)?);
     }
     Ok(trials)
 }
@@ -148,8 +174,9 @@ fn pass_trials(
         let case = case.clone();
         shared(move || library::pass(&case, place.device))
     };
-    let label = |what: &str| place.label(format!("dit/{name}/{what}"));
-    let [outputs, gradients] = [OUTPUTS, GRADIENTS].map(|both| place.tolerance(both));
+    let label = |what: &str| place.label(format!("{name}/{what}"));
+    let both = outputs(&case.config);
+    let [outputs, gradients] = [both, GRADIENTS].map(|both| place.tolerance(both));
     let mut trials = Vec::new();
     for (tensor, want) in tensors.iter() {
         let want = want.clone();
@@ -159,7 +186,7 @@ fn pass_trials(
                 let (case, same) = (case.clone(), want.clone());
                 trials.push(trial(format!("{label} of the plain computation"), move || {
                     let eps = naive::eps(&case, Stored::F32)?;
-                    compare(prefix(&eps, &same)?, &same.data, OUTPUTS[0])
+                    compare(prefix(&eps, &same)?, &same.data, outputs)
                 }));
             }
             trials.push(of(&pass, label, move |p| {
@@ -198,7 +225,7 @@ fn pass_trials(
 /// ε where weights and activations are f16.
 fn packed_trial(name: &str, case: &Case, tensors: &Tensors, place: Place) -> Result<Trial, String> {
     let (case, want) = (case.clone(), tensors.get("eps")?.clone());
-    Ok(trial(place.label(format!("dit/{name}/eps of packed weights")), move || {
+    Ok(trial(place.label(format!("{name}/eps of packed weights")), move || {
         let eps = library::eps(&case, place.device)?;
         let plain = naive::eps(&case, Stored::F16)?;
         compare_as_good(prefix(&eps, &want)?, &want.data, prefix(&plain, &want)?)
@@ -212,7 +239,7 @@ fn training_trials(
     tensors: &Tensors,
     place: Place,
 ) -> Trials {
-    let label = |what: String| place.label(format!("dit/{name}/{what}"));
+    let label = |what: String| place.label(format!("{name}/{what}"));
     let mut trials = Vec::new();
     let train = &manifest["train"];
     if train.is_null() {
