@@ -294,12 +294,11 @@ mod on_gpu {
     use super::*;
     use crate::gpu::*;
 
-    #[test]
-    fn forward() {
+    fn check(cases: &[Case]) {
         let Some(gpu) = gpu() else { return };
-        for case in cases() {
-            let weights = Weights::new(&case);
-            let block = weights.packed(&case, gpu).unwrap();
+        for case in cases {
+            let weights = Weights::new(case);
+            let block = weights.packed(case, gpu).unwrap();
             let mut scratch = InvertedResidualScratch::new([&block], 3, gpu).unwrap();
             for b in [1, 3] {
                 let shape = block.input(b);
@@ -316,9 +315,9 @@ mod on_gpu {
                 };
                 let mut y = Guarded::new(&block.output(b), DType::F16, gpu);
                 inverted_residual(&x, &block, &mut scratch, y.view_mut()).unwrap();
-                let want = weights.oracle(&case, &numbers, b, |x| x);
+                let want = weights.oracle(case, &numbers, b, |x| x);
                 // Weights in f16 as well, which this does not round.
-                let naive = weights.oracle(&case, &numbers, b, rounded);
+                let naive = weights.oracle(case, &numbers, b, rounded);
                 let largest = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
                 let off = naive.iter().zip(&want).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
                 let tolerance = 4.0 * (off / largest).max(1.0 / 2048.0);
@@ -331,6 +330,16 @@ mod on_gpu {
             let refused = inverted_residual(&x, &block, &mut scratch, y.view_mut()).unwrap_err();
             assert!(matches!(refused, Error::Argument { arg: "scratch", .. }), "{refused}");
         }
+    }
+
+    #[test]
+    fn forward() {
+        check(&cases());
+    }
+
+    #[test]
+    fn tiny() {
+        check(&[Case { reduced: 6, ..case([3, 6], [8, 104, 8], 3, 1, Activation::Silu) }]);
     }
 
     #[test]
