@@ -1,7 +1,7 @@
 //! A denoiser that looks at each cell of the grid by itself: an MLP with AdaLN-Zero, as Li et al. (2024,
 //! "Autoregressive Image Generation without Vector Quantization") put on top of each token.
 //!
-//! Its sites (see [`adaln`](super::adaln)) have LayerNorms with weights and biases, which are folded into the
+//! Its sites (see `adaln`) have LayerNorms with weights and biases, which are folded into the
 //! modulation; branch k is W₂·SiLU(W₁·h), both of the network's width. Nothing mixes tokens, and nothing tells where
 //! they are.
 
