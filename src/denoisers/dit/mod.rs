@@ -1,6 +1,6 @@
 //! The denoiser: a Diffusion Transformer (Peebles & Xie, 2023) over a grid of features.
 //!
-//! The branches of its sites (see [`adaln`](super::adaln)) are attention where their number is even and the MLP where
+//! The branches of its sites (see `adaln`) are attention where their number is even and the MLP where
 //! it is odd.
 
 mod buffers;
