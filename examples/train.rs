@@ -12,7 +12,7 @@ use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
-use invad::backbones;
+use invad::backbones::{self, EfficientNet, VitConfig};
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::denoisers::{self, Recompute};
@@ -54,8 +54,9 @@ struct Options {
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
-    /// What makes the features
-    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
+    /// What makes the features. All but the first need weights, a file of this name in the folder INVAD_WEIGHTS or in
+    /// the cache of the Hugging Face hub; see docs/backbones.md
+    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone())]
     backbone: String,
     /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters, or an MLP over single cells of 1.1 or 350
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
@@ -112,8 +113,11 @@ fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
 }
 
-fn backbone(name: &str) -> Result<String> {
-    backbones::named(name).map(|backbone| backbone.spec().name.clone())
+fn backbone() -> PossibleValuesParser {
+    let own = backbones::names();
+    let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(str::to_string);
+    let of_files: Vec<_> = of_files.filter(|name| !own.contains(name)).collect();
+    PossibleValuesParser::new(own.into_iter().chain(of_files))
 }
 
 fn recompute() -> impl TypedValueParser<Value = Recompute> {

@@ -12,10 +12,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::device::Allocate;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::tensor::{Device, TensorView, TensorViewMut};
 use crate::types::Precision;
+use crate::weights::{self, Weights};
 
 pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
@@ -69,15 +70,35 @@ pub trait Extractor: Send {
 static BACKBONES: Registry<Arc<dyn Backbone>> =
     Registry::new("backbone", &[("efficientnet-lite0", efficientnet::lite0)]);
 
-/// The backbone of this name.
+/// The backbone of this name: one that the crate has weights of or that was registered, or a network of this crate
+/// ([`EfficientNet::names`], [`VitConfig::NAMES`]) with the weights that [`weights::find`] finds under its name.
 ///
 /// # Errors
-/// [`Error::Argument`](crate::Error::Argument) if there is none.
+/// [`Error::Argument`](crate::Error::Argument) if there is none; those of finding and reading the weights.
 pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
-    BACKBONES.named(name)
+    let found = || Weights::open(weights::find(name)?);
+    let unknown = match BACKBONES.named(name) {
+        Err(unknown) => unknown,
+        known => return known,
+    };
+    if EfficientNet::names().any(|known| known == name) {
+        EfficientNet::named(name)?.with_weights(name, found()?)
+    } else if VitConfig::NAMES.contains(&name) {
+        vit(name, VitConfig::named(name)?, found()?)
+    } else {
+        Err(match unknown {
+            Error::Argument { op, arg, expected, got } => {
+                let of_files = EfficientNet::names().chain(VitConfig::NAMES);
+                let of_files = of_files.collect::<Vec<_>>().join(", ");
+                let expected = format!("{expected}, or with the weights of a file {of_files}");
+                Error::Argument { op, arg, expected, got }
+            }
+            other => other,
+        })
+    }
 }
 
-/// The names of all backbones, those of this crate first.
+/// The names of all backbones that need no file, those of this crate first.
 pub fn names() -> Vec<String> {
     BACKBONES.names()
 }

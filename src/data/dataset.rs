@@ -39,7 +39,10 @@ impl Dataset {
                 return Self::open_as(layout, root, categories);
             }
         }
-        let shapes = LAYOUTS.map(Layout::shape).join(", or ");
+        let mut shapes = LAYOUTS.map(Layout::shape);
+        // Those of one's own images come last and are said first.
+        shapes.rotate_right(2);
+        let shapes = shapes.join(", or ");
         for folder in folders_in(root)? {
             for layout in LAYOUTS {
                 if layout.recognises(&folder)? {

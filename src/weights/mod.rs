@@ -28,11 +28,12 @@ mod torch;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use half::{bf16, f16};
 use sha2::{Digest, Sha256};
@@ -107,17 +108,47 @@ impl Entry {
 
 /// Where the bytes of a file are.
 enum Stored {
-    File(Mutex<File>),
+    File(OnDisk),
     Memory(Cow<'static, [u8]>),
 }
 
+/// A file, and when it was last written as it was opened: what was said of it holds only as long.
+struct OnDisk {
+    file: Mutex<File>,
+    len: u64,
+    written: Option<SystemTime>,
+}
+
+impl OnDisk {
+    fn open(path: &Path) -> io::Result<Self> {
+        // What is none, such as a pipe, may wait for ever.
+        match fs::metadata(path)? {
+            folder if folder.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            other if !other.is_file() => return Err(io::Error::other("this is no regular file")),
+            _ => {}
+        }
+        let file = File::open(path)?;
+        let now = file.metadata()?;
+        Ok(Self { file: Mutex::new(file), len: now.len(), written: now.modified().ok() })
+    }
+
+    fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(start))?;
+        let read = file.read_exact(out);
+        let now = file.metadata()?;
+        if (now.len(), now.modified().ok()) != (self.len, self.written) {
+            return Err(io::Error::other("it was written to since it was opened"));
+        }
+        read
+    }
+}
+
 impl Stored {
-    fn len(&self) -> io::Result<u64> {
+    fn len(&self) -> u64 {
         match self {
-            Self::File(file) => {
-                Ok(file.lock().unwrap_or_else(PoisonError::into_inner).metadata()?.len())
-            }
-            Self::Memory(bytes) => Ok(bytes.len() as u64),
+            Self::File(file) => file.len,
+            Self::Memory(bytes) => bytes.len() as u64,
         }
     }
 
@@ -129,11 +160,7 @@ impl Stored {
     /// Fills `out` with the bytes from `start` on.
     fn read(&self, start: u64, out: &mut [u8]) -> io::Result<()> {
         match self {
-            Self::File(file) => {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                file.seek(SeekFrom::Start(start))?;
-                file.read_exact(out)
-            }
+            Self::File(file) => file.read(start, out),
             Self::Memory(bytes) => {
                 let from = usize::try_from(start).ok().and_then(|start| bytes.get(start..));
                 match from.and_then(|from| from.get(..out.len())) {
@@ -154,7 +181,7 @@ struct Reader<'a> {
 
 impl Read for Reader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let left = self.source.len()?.saturating_sub(self.at);
+        let left = self.source.len().saturating_sub(self.at);
         let n = usize::try_from(left).map_or(out.len(), |left| left.min(out.len()));
         self.source.read(self.at, &mut out[..n])?;
         self.at += n as u64;
@@ -166,7 +193,7 @@ impl Seek for Reader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(offset) => self.source.len()?.checked_add_signed(offset),
+            SeekFrom::End(offset) => self.source.len().checked_add_signed(offset),
             SeekFrom::Current(offset) => self.at.checked_add_signed(offset),
         };
         self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
@@ -197,8 +224,8 @@ impl Weights {
     /// more bytes than it has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Self::of(Stored::File(Mutex::new(file)), path)
+        let file = OnDisk::open(path).map_err(|e| Error::io(path, e))?;
+        Self::of(Stored::File(file), path)
     }
 
     /// Of the bytes of such a file; `name` is what errors call it.
@@ -309,7 +336,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::File`] if there is no such tensor, or a number of it is not finite in f32; [`Error::Io`] if it cannot
-    /// be read.
+    /// be read, or was written to since it was opened; [`Error::HostMemory`] if there is not enough.
     pub fn f32s(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let fail = |reason: String| Err(Error::file(&self.path, reason));
         let entry = self.expected(name)?;
@@ -339,7 +366,9 @@ impl Weights {
 
     /// A tensor's elements, row-major.
     fn stored(&self, entry: &Entry) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; (entry.bytes.end - entry.bytes.start) as usize];
+        let asked = (entry.bytes.end - entry.bytes.start) as usize;
+        let mut bytes =
+            bytemuck::try_zeroed_vec(asked).map_err(|()| Error::HostMemory { asked })?;
         let read = self.source.read(entry.bytes.start, &mut bytes);
         read.map_err(|e| Error::io(&self.path, e))?;
         Ok(match &entry.strides {

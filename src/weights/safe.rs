@@ -39,7 +39,7 @@ pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unread
     let damaged = |reason: String| {
         Unreadable::Damaged(format!("no whole file of safetensors, and none of PyTorch: {reason}"))
     };
-    let len = source.len()?;
+    let len = source.len();
     let metadata = read_metadata(&mut source.reader(0), len).map_err(|e| match e {
         SafeTensorError::IoError(e) => Unreadable::Io(e),
         other => damaged(other.to_string()),
@@ -58,7 +58,10 @@ pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unread
             Dtype::I8 => Element::I8,
             Dtype::U8 => Element::U8,
             Dtype::BOOL => Element::Bool,
-            other => return Err(damaged(format!("`{name}` holds {other:?}, which is not read"))),
+            other => {
+                let reason = format!("`{name}` holds {other:?}, which is not read");
+                return Err(Unreadable::Damaged(reason));
+            }
         };
         let (first, end) = info.data_offsets;
         let bytes = start + first as u64..start + end as u64;

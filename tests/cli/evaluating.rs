@@ -29,7 +29,10 @@ fn metrics_and_images() {
             for (name, value) in of.as_object().unwrap() {
                 let calibrated = name == "false_alarm_rate" || name == "recall";
                 let none = calibrated && std::ptr::eq(part, &metrics["paper"]);
-                assert!(if none { value.is_null() } else { percent(value) }, "{name} {value}");
+                // Of so few images it often cannot be computed.
+                let maybe = name == "aupimo" && value.is_null();
+                let right = if none { value.is_null() } else { maybe || percent(value) };
+                assert!(right, "{name} {value}");
             }
         }
     }
@@ -95,7 +98,7 @@ fn masks_that_do_not_fit() {
     fs::remove_dir_all(bolt.join("ground_truth")).unwrap();
     let ran = evaluate(detector, root.path(), &out).run().expect(0);
     let row = ran.stdout.lines().find(|l| l.starts_with("bolt")).unwrap();
-    assert_eq!(row.split_whitespace().filter(|cell| *cell == "-").count(), 5, "{row}");
+    assert_eq!(row.split_whitespace().filter(|cell| *cell == "-").count(), 6, "{row}");
     let metrics = fs::read(out.join("metrics.json")).unwrap();
     let metrics: Value = serde_json::from_slice(&metrics).unwrap();
     assert!(metrics["mean"]["au_pro"].is_null() && metrics["mean"]["image_auroc"].is_f64());

@@ -3,6 +3,7 @@
 //! `cargo test` builds them; for this file alone:
 //! `cargo build --examples --profile test && cargo test --test cli`.
 
+mod backbones;
 mod evaluating;
 #[cfg(target_os = "linux")]
 mod folders;

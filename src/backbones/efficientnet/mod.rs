@@ -91,7 +91,7 @@ impl EfficientNet {
     /// A backbone with weights, and a name to [`register`](super::register) it by.
     ///
     /// Tensors have the names of the PyTorch ports (`_conv_stem.weight`, `_blocks.3._bn1.running_mean`, …) or timm's
-    /// (`conv_stem.weight`, `blocks.1.1.bn2.running_mean`, …); what lies beyond the last of the blocks is not read.
+    /// (`conv_stem.weight`, `blocks.1.1.bn2.running_mean`, …), also after `module.` or `backbone.`; what lies beyond the last of the blocks is not read.
     ///
     /// # Errors
     /// [`Error::File`] that names what is missing or has another shape; [`Error::Argument`] for an image size that is no
@@ -108,6 +108,7 @@ impl EfficientNet {
             let expected = format!("a multiple of {STRIDE} up to 16384");
             return refused("image_size", expected, size.to_string());
         }
+        let weights = weights.without_prefixes(&["module.", "backbone."])?;
         self.check(&weights)?;
         let blocks = self.variant.blocks();
         let channels = self.taps.iter().map(|&i| blocks[i].output).sum();

@@ -21,11 +21,8 @@ const FREE: u64 = 4 << 20;
 /// The tensors of a file that begins as one of PyTorch's does; `None` for another.
 pub(super) fn tensors(source: &Stored) -> Option<Result<BTreeMap<String, Entry>, Unreadable>> {
     let mut start = [0; legacy::MAGIC.len()];
-    let read = source.len().and_then(|len| {
-        let start = &mut start[..len.min(legacy::MAGIC.len() as u64) as usize];
-        source.read(0, start)
-    });
-    if let Err(e) = read {
+    let known = source.len().min(legacy::MAGIC.len() as u64) as usize;
+    if let Err(e) = source.read(0, &mut start[..known]) {
         return Some(Err(e.into()));
     }
     let load = match () {

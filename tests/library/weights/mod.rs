@@ -8,6 +8,7 @@ mod writer;
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::time::Duration;
 
 use invad::Error;
 use invad::weights::{Element, Weights};
@@ -194,4 +195,43 @@ fn beyond_4_gib() {
     let (small, taken) = peak(|| weights.f32s("small", &[2, 3]).unwrap());
     assert_eq!(small, FLOATS);
     assert!(opened < 1 << 20 && taken < 1 << 10, "{opened} bytes, then {taken}");
+}
+
+/// What a file holds and what is known of it belong together.
+#[test]
+fn a_file_that_is_written_to_meanwhile() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("weights.pth");
+    let whole = file(&dict(&[(text("a"), View::FLOATS.pickled())]));
+    let refused = |change: &dyn Fn()| {
+        std::fs::write(&path, &whole).unwrap();
+        let weights = Weights::open(&path).unwrap();
+        assert_eq!(weights.f32s("a", &[2, 3]).unwrap(), FLOATS);
+        change();
+        for error in [weights.f32s("a", &[2, 3]).unwrap_err(), weights.hash().unwrap_err()] {
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            assert!(error.to_string().contains("was written to since it was opened"), "{error}");
+        }
+    };
+    refused(&|| std::fs::write(&path, b"").unwrap());
+    refused(&|| File::options().append(true).open(&path).unwrap().write_all(b"x").unwrap());
+    // As long, and the time says so.
+    refused(&|| {
+        let changed = File::options().write(true).open(&path).unwrap();
+        let later = changed.metadata().unwrap().modified().unwrap() + Duration::from_secs(2);
+        changed.set_modified(later).unwrap();
+    });
+    // Another file in its place is not this one.
+    let weights = Weights::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(weights.f32s("a", &[2, 3]).unwrap(), FLOATS);
+    let error = Weights::open(folder.path()).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let error = Weights::open("/dev/null").unwrap_err();
+    assert!(error.to_string().contains("no regular file"), "{error}");
 }

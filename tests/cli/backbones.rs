@@ -1,0 +1,54 @@
+//! Backbones whose weights are files: found by name, and again by the detector that was trained with them.
+
+use invad::backbones::EfficientNet;
+
+use super::*;
+use crate::support::networks::{efficientnet_numbers, safetensors};
+use crate::support::numbers::uniform;
+
+/// A file of weights that mean nothing.
+fn weights(network: &str, seed: u64) -> Vec<u8> {
+    let network = EfficientNet::named(network).unwrap();
+    safetensors(&efficientnet_numbers(&network, |name, n| {
+        uniform(seed + name.bytes().map(u64::from).sum::<u64>(), n, 1.0)
+    }))
+}
+
+#[test]
+fn weights_of_a_folder() {
+    const NAME: &str = "efficientnet-lite1";
+    let root = TempDir::new().unwrap();
+    let [folder, none, out] = ["weights", "none", "out"].map(|name| root.path().join(name));
+    for folder in [&folder, &none] {
+        fs::create_dir(folder).unwrap();
+    }
+    let at_home = |mut command: Command, weights: &Path| {
+        let home = root.path().join("home");
+        command.env("INVAD_WEIGHTS", weights).env("HF_HUB_OFFLINE", "1").env("HF_HOME", &home);
+        command.env("XDG_DATA_HOME", &home).run()
+    };
+    let data = &shared().data;
+    let train = |weights: &Path| {
+        let mut command = train(data, &out, 2);
+        command.args(["--backbone", NAME, "--category", "nut"]);
+        at_home(command, weights)
+    };
+    train(&none).refused(&[NAME, none.to_str().unwrap()]);
+    let file = folder.join(format!("{NAME}.safetensors"));
+    fs::write(&file, &weights("efficientnet-lite2", 1)[..]).unwrap();
+    train(&folder).refused(&[file.to_str().unwrap(), "not the weights of this network"]);
+    fs::write(&file, weights(NAME, 1)).unwrap();
+    train(&folder).expect(0);
+
+    let detector = out.join("detector.safetensors");
+    let score = |weights: &Path| {
+        let mut command = score(&detector, &root.path().join("scored"));
+        command.arg(data.join("nut/test/good"));
+        at_home(command, weights)
+    };
+    score(&folder).expect(0);
+    score(&none).refused(&[NAME, none.to_str().unwrap()]);
+    // Others of the same name are not those that it was trained with.
+    fs::write(&file, weights(NAME, 2)).unwrap();
+    score(&folder).refused(&["backbone"]);
+}
