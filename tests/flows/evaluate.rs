@@ -11,8 +11,9 @@ use tempfile::tempdir;
 
 use crate::support::networks::*;
 
-const METRICS: [&str; 10] = [
+const METRICS: [&str; 11] = [
     "au_pro",
+    "aupimo",
     "false_alarm_rate",
     "image_ap",
     "image_auroc",
@@ -118,7 +119,9 @@ fn metrics_file() {
                 missing.extend(["false_alarm_rate", "recall"]);
             }
             missing.sort();
-            assert_eq!(nulls(metrics), missing, "{name}");
+            // Of how few normal pixels it can be computed depends on the scores.
+            let without = nulls(metrics).into_iter().filter(|key| *key != "aupimo");
+            assert_eq!(without.collect::<Vec<_>>(), missing, "{name}");
             for value in metrics.as_object().unwrap().values().filter(|v| !v.is_null()) {
                 assert!((0.0..=100.0).contains(&value.as_f64().unwrap()), "{name}: {metrics}");
             }
