@@ -31,7 +31,6 @@ pub(crate) fn workspace_bytes(_: usize) -> usize {
 
 /// What is asked of operations on a GPU.
 pub(crate) mod ops {
-    use crate::cpu::conv2d::Window;
     use crate::error::Result;
     use crate::types::{DType, Device};
 
@@ -58,20 +57,12 @@ pub(crate) mod ops {
         }
     }
 
-    /// The size of a block, which nobody asks for here.
-    #[allow(dead_code)]
-    pub struct Size {
-        pub windows: [Window; 3],
-        pub channels: usize,
-        pub squeezes: bool,
-    }
-
     /// What a block leaves between its convolutions.
     #[derive(Debug)]
     pub enum ResidualScratch {}
 
     impl ResidualScratch {
-        pub fn new<T>(_: impl Iterator<Item = Size>, _: usize, _: T) -> Result<Self> {
+        pub fn new<S, T>(_: impl Iterator<Item = S>, _: usize, _: T) -> Result<Self> {
             match super::context(0)? {}
         }
     }

@@ -114,6 +114,15 @@ impl fmt::Debug for InvertedResidual {
     }
 }
 
+/// The size of a block, for its memory on a GPU.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(crate) struct Size {
+    pub windows: [Window; 3],
+    /// What lies between the convolutions.
+    pub channels: usize,
+    pub squeezes: bool,
+}
+
 impl InvertedResidual {
     /// Packs a block for a device.
     ///
@@ -199,12 +208,12 @@ impl InvertedResidual {
         }
     }
 
-    fn size(&self) -> cuda::ops::Size {
+    fn size(&self) -> Size {
         let squeezes = match &self.weights {
             Weights::Cpu(weights) => weights.squeeze_excite.is_some(),
             Weights::Cuda(weights) => weights.squeezes(),
         };
-        cuda::ops::Size { windows: self.windows, channels: self.channels[1], squeezes }
+        Size { windows: self.windows, channels: self.channels[1], squeezes }
     }
 
     /// The shape of its input, (B, H, W, C).

@@ -67,6 +67,8 @@ pub use gather_features::{Gather, gather_features};
 pub use gather_tokens::gather_tokens;
 pub use gelu::gelu;
 pub use inversion_step::inversion_step;
+#[cfg(feature = "cuda")]
+pub(crate) use inverted_residual::Size as ResidualSize;
 pub use inverted_residual::{
     Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers, InvertedResidualScratch,
     SqueezeExcite, inverted_residual,

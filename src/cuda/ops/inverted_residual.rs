@@ -5,7 +5,9 @@ use super::depthwise_conv2d::sums_of_row;
 use super::{channel_gate, depthwise_conv2d, factors, linear, squeeze_excite, stem_conv};
 use crate::cpu::conv2d::Window;
 use crate::error::{Error, Result};
-use crate::ops::{Activation, Expansion, FoldedLayer, InvertedResidualLayers, SqueezeExcite};
+use crate::ops::{
+    Activation, Expansion, FoldedLayer, InvertedResidualLayers, ResidualSize, SqueezeExcite,
+};
 use crate::tensor::{DType, Device, Shape, Tensor, TensorView, TensorViewMut};
 
 const OP: &str = "inverted_residual";
@@ -100,15 +102,7 @@ fn direct(arg: &'static str, layer: FoldedLayer, device: Device) -> Result<[Tens
     Ok([layer.weight.copied_to(device, DType::F32)?, layer.bias.copied_to(device, DType::F32)?])
 }
 
-/// The size of a block, for its memory.
-pub(crate) struct Size {
-    pub windows: [Window; 3],
-    /// What lies between the convolutions.
-    pub channels: usize,
-    pub squeezes: bool,
-}
-
-impl Size {
+impl ResidualSize {
     /// (B, H, W, M) after the expansion and after the depthwise convolution.
     fn shapes(&self, images: usize) -> [[usize; 4]; 2] {
         let [expanded, filtered, _] =
@@ -126,7 +120,7 @@ impl Size {
 impl ResidualScratch {
     /// For batches through any of these blocks, of memory from `take`, which is told how many numbers of which type.
     pub fn new(
-        blocks: impl Iterator<Item = Size>,
+        blocks: impl Iterator<Item = ResidualSize>,
         images: usize,
         mut take: impl FnMut(usize, DType) -> Result<Tensor>,
     ) -> Result<Self> {
@@ -158,7 +152,7 @@ impl ResidualScratch {
 pub(crate) fn inverted_residual(
     x: TensorView,
     weights: &Residual,
-    size: Size,
+    size: ResidualSize,
     activation: Activation,
     skip: bool,
     scratch: &mut ResidualScratch,

@@ -56,7 +56,7 @@ pub(crate) use gather_features::gather_features;
 pub(crate) use gather_tokens::gather_tokens;
 pub(crate) use gelu::gelu;
 pub(crate) use inversion_step::inversion_step;
-pub(crate) use inverted_residual::{Residual, ResidualScratch, Size, inverted_residual};
+pub(crate) use inverted_residual::{Residual, ResidualScratch, inverted_residual};
 pub(crate) use linear::{
     linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
 };
