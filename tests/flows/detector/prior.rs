@@ -246,7 +246,7 @@ fn timesteps_that_there_are_not() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("detector");
     let mut detector = Detector::new(checkpoint(Recipe::whitened(), 3)).unwrap();
-    let mut file = |detector: &Detector| {
+    let file = |detector: &Detector| {
         detector.save(&path).unwrap();
         std::fs::read(&path).unwrap()
     };
