@@ -56,7 +56,7 @@ struct Options {
     recipe: Recipe,
     /// What makes the features. All but the first need weights, a file of this name in the folder INVAD_WEIGHTS or in
     /// the cache of the Hugging Face hub; see docs/backbones.md
-    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone())]
+    #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
     /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters, or an MLP over single cells of 1.1 or 350
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
@@ -113,11 +113,15 @@ fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
 }
 
-fn backbone() -> PossibleValuesParser {
-    let own = backbones::names();
+/// A name that there is; whether its weights are there shows later.
+fn backbone(name: &str) -> std::result::Result<String, String> {
     let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(str::to_string);
-    let of_files: Vec<_> = of_files.filter(|name| !own.contains(name)).collect();
-    PossibleValuesParser::new(own.into_iter().chain(of_files))
+    let mut known = backbones::names();
+    known.extend(of_files.filter(|name| !backbones::names().contains(name)));
+    match known.iter().any(|known| known == name) {
+        true => Ok(name.into()),
+        false => Err(format!("it should be one of {}", known.join(", "))),
+    }
 }
 
 fn recompute() -> impl TypedValueParser<Value = Recompute> {
