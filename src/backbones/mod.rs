@@ -32,9 +32,9 @@ pub trait Backbone: fmt::Debug + Send + Sync {
     /// Its weights on a device.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::Error::Unavailable) if the device cannot be used;
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) if it has not enough memory;
-    /// [`Error::Argument`](crate::Error::Argument) if there it does not compute with this precision.
+    /// [`Error::Unavailable`] if the device cannot be used;
+    /// [`Error::OutOfMemory`] if it has not enough memory;
+    /// [`Error::Argument`] if there it does not compute with this precision.
     fn pack(&self, device: Device, precision: Precision) -> Result<Arc<dyn Packed>>;
 }
 
@@ -61,8 +61,8 @@ pub trait Extractor: Send {
     /// threads nor on what else is in the batch.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType) and
-    /// [`Error::Device`](crate::Error::Device) if the arguments are others; [`Error::Cuda`](crate::Error::Cuda) if a
+    /// [`Error::Shape`], [`Error::DType`] and
+    /// [`Error::Device`] if the arguments are others; [`Error::Cuda`] if a
     /// GPU fails.
     fn extract(&mut self, rgb: TensorView<'_>, features: TensorViewMut<'_>) -> Result<()>;
 }
@@ -74,7 +74,7 @@ static BACKBONES: Registry<Arc<dyn Backbone>> =
 /// ([`EfficientNet::names`], [`VitConfig::NAMES`]) with the weights that [`weights::find`] finds under its name.
 ///
 /// # Errors
-/// [`Error::Argument`](crate::Error::Argument) if there is none; those of finding and reading the weights.
+/// [`Error::Argument`] if there is none; those of finding and reading the weights.
 pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
     let found = || Weights::open(weights::find(name)?);
     let unknown = match BACKBONES.named(name) {
@@ -107,7 +107,7 @@ pub fn names() -> Vec<String> {
 /// trained with it can then be loaded.
 ///
 /// # Errors
-/// [`Error::Argument`](crate::Error::Argument) if the name is taken.
+/// [`Error::Argument`] if the name is taken.
 pub fn register(backbone: Arc<dyn Backbone>) -> Result<()> {
     BACKBONES.register(backbone.spec().name.clone(), backbone, |_| Ok(()))
 }
