@@ -9,7 +9,7 @@ use invad::metrics::{self, AnnotatedMap, PimoOptions};
 use crate::common::{is_test, normal};
 
 pub fn metrics(c: &mut Criterion) {
-    let (images, side) = if is_test() { (4, 256) } else { (1725, 256) };
+    let (images, side) = if is_test() { (8, 256) } else { (1725, 256) };
     let pixels = side * side;
     // An image's noise is another part of a long line.
     let noise = normal(&[pixels + 64 * images], 1.0, 0).to_vec_f32();
