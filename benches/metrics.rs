@@ -9,17 +9,18 @@ use invad::metrics::{self, AnnotatedMap, PimoOptions};
 use crate::common::{is_test, normal};
 
 pub fn metrics(c: &mut Criterion) {
-    let (images, side) = if is_test() { (8, 256) } else { (1725, 256) };
+    let side = 256;
     let pixels = side * side;
-    // An image's noise is another part of a long line.
-    let noise = normal(&[pixels + 64 * images], 1.0, 0).to_vec_f32();
+    // An image's noise is another part of a long line, which begins so much later.
+    let (images, later) = if is_test() { (8, pixels) } else { (1725, 64) };
+    let noise = normal(&[pixels + later * images], 1.0, 0).to_vec_f32();
     let mask: Vec<bool> = (0..pixels).map(|p| (p % side).max(p / side) < side / 8).collect();
     let good = vec![false; pixels];
     // As in MVTec AD, about a quarter is good.
     let of = |i: usize| if i.is_multiple_of(4) { &good } else { &mask };
     let maps: Vec<Vec<f32>> = (0..images)
         .map(|i| {
-            let noise = noise[64 * i..].iter().zip(of(i));
+            let noise = noise[later * i..].iter().zip(of(i));
             noise.map(|(v, &anomalous)| v + if anomalous { 3.0 } else { 0.0 }).collect()
         })
         .collect();
