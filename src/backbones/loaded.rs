@@ -11,7 +11,7 @@ use crate::cpu;
 use crate::device::Upload;
 use crate::error::{Error, Result};
 use crate::ops::expect_shape;
-use crate::tensor::{Device, TensorViewMut};
+use crate::tensor::{Device, TensorView, TensorViewMut};
 use crate::types::Precision;
 
 /// A backbone ready on a device. It can be shared between threads, each with a [`Workspace`] of its own.
@@ -198,6 +198,30 @@ impl Loaded {
         features: TensorViewMut,
         workspace: &mut Workspace,
     ) -> Result<()> {
+        self.read(inputs, features.shape()[0], |rgb| self.features_of(rgb, features, workspace))
+    }
+
+    /// Has `read` read the first `images` of `inputs`, (B, H, W, 3) bytes on the device; on a GPU it queues the work that
+    /// does.
+    pub(crate) fn read<T>(
+        &self,
+        inputs: &mut Inputs,
+        images: usize,
+        read: impl FnOnce(TensorView) -> Result<T>,
+    ) -> Result<T> {
+        inputs.rgb.send(images * self.input_len())?;
+        inputs.rgb.read(&self.spec().rgb(images), read)
+    }
+
+    /// The features of images that are on the device; does the same work at every call with the same addresses.
+    ///
+    /// `rgb`: (B, H, W, 3) bytes; `features`: (B, G, G, C), written.
+    pub(crate) fn features_of(
+        &self,
+        rgb: TensorView,
+        features: TensorViewMut,
+        workspace: &mut Workspace,
+    ) -> Result<()> {
         let images = features.shape()[0];
         workspace.be_of(&self.packed);
         let extractor = match &mut workspace.extractor {
@@ -207,8 +231,7 @@ impl Loaded {
                 &mut other.insert((images, new)).1
             }
         };
-        inputs.rgb.send(images * self.input_len())?;
-        inputs.rgb.read(&self.spec().rgb(images), |rgb| extractor.extract(rgb, features))
+        extractor.extract(rgb, features)
     }
 
     /// Bytes of an image that the backbone takes.

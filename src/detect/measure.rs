@@ -13,12 +13,12 @@ use super::AnomalyMap;
 use crate::backbones::{self, Inputs, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::denoisers::{self, Use};
-use crate::device::Readback;
+use crate::device::{Key, Readback, Replay};
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::gaussian::{Prior, Whitening};
 use crate::ops;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
 
 /// The order of the norm of blocks that an image's score is, where there is a prior.
@@ -65,15 +65,25 @@ impl DevicePrior {
     }
 }
 
-/// What goes to the device and comes from it for a batch. Two are in use, one loaded, one computed.
+/// Slots in use: of one a batch is loaded, of the other one is computed.
+const SLOTS: usize = 2;
+
+/// What goes to the device and comes from it for a batch.
 struct Slot {
     inputs: Inputs,
     /// The statistics, then the maps: one of each image, or of each image for each category.
     results: Readback,
 }
 
-/// The device's memory for a batch. One is enough for a GPU, which computes batches in their order.
+/// What a batch is computed in. One is enough for a GPU, which computes batches in their order.
 struct Space {
+    network: Network,
+    /// All of a batch's work, which is of the [`Slot`] that it reads and of the categories.
+    recorded: Replay<Vec<String>>,
+}
+
+/// The device's memory for a batch.
+struct Network {
     features: Tensor,
     whitened: Option<Tensor>,
     backbone: backbones::Workspace,
@@ -290,13 +300,14 @@ impl Measurer {
                 maps: numbers(&[self.maps(), images, cells])?,
             })
         });
-        Ok(Space {
+        let network = Network {
             features,
             whitened,
             held: held.transpose()?,
             backbone: backbones::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
-        })
+        };
+        Ok(Space { network, recorded: Replay::of(SLOTS) })
     }
 
     fn compute<I, L>(&self, batch: &mut Batch<I, L>, categories: &[&str]) -> Result<()> {
@@ -305,40 +316,52 @@ impl Measurer {
         }
         let (images, slot) = (batch.items.len(), &mut batch.slot);
         let mut space = self.spaces.take(images, || self.space(images))?;
-        let Space { features, whitened, backbone, inverter, held } = &mut space;
-        let x = self.features(&mut slot.inputs, features, whitened, backbone)?;
-        match (&self.prior, held) {
-            (Some(DevicePrior { prior, .. }), Some(Held { turned, stats, norms, maps })) => {
-                self.inverter.invert(&mut *x, inverter)?;
-                let z = x.view().part(0, turned.shape())?;
-                ops::score(z, &mut *norms, &mut *stats)?;
-                prior.turn(z, &mut *turned)?;
-                let shape = [images, norms.shape()[1]];
-                for (i, category) in categories.iter().enumerate() {
-                    let map = maps.view_mut().part(i * norms.len(), &shape)?;
-                    prior.map(category, &*turned, map)?;
-                }
-                let maps = maps.view().part(0, &[categories.len(), norms.len()])?;
-                slot.results.start(&[stats.view(), maps])?;
+        let Space { network, recorded } = &mut space;
+        let names = categories.iter().map(|name| name.to_string()).collect();
+        self.backbone.read(&mut slot.inputs, images, |rgb| {
+            let key = Key::new(names, rgb)?;
+            recorded.run(self.device(), key, || self.results(rgb, network, categories))
+        })?;
+        let (maps, stats) = match &network.held {
+            Some(Held { stats, norms, maps, .. }) => {
+                (maps.view().part(0, &[categories.len(), norms.len()])?, stats.view())
             }
-            _ => {
-                let (maps, stats) = self.inverter.score(x, inverter)?;
-                slot.results.start(&[stats, maps])?;
-            }
-        }
+            None => network.inverter.scores(),
+        };
+        slot.results.start(&[stats, maps])?;
         self.spaces.put(images, space);
         Ok(())
     }
 
-    /// The inputs' features as the network takes them.
+    /// From bytes (B, H, W, 3) to the statistics and maps of their latents: the same work at every call with the same
+    /// addresses.
+    fn results(&self, rgb: TensorView, space: &mut Network, categories: &[&str]) -> Result<()> {
+        let Network { features, whitened, backbone, inverter, held } = space;
+        let x =
+            self.features(features, whitened, |y| self.backbone.features_of(rgb, y, backbone))?;
+        let (Some(DevicePrior { prior, .. }), Some(held)) = (&self.prior, held) else {
+            return self.inverter.queue(x.view_mut(), inverter, true);
+        };
+        let Held { turned, stats, norms, maps } = held;
+        self.inverter.queue(x.view_mut(), inverter, false)?;
+        let z = x.view().part(0, turned.shape())?;
+        ops::score(z, &mut *norms, &mut *stats)?;
+        prior.turn(z, &mut *turned)?;
+        for (i, category) in categories.iter().enumerate() {
+            let map = maps.view_mut().part(i * norms.len(), norms.shape())?;
+            prior.map(category, &*turned, map)?;
+        }
+        Ok(())
+    }
+
+    /// Features as the denoiser takes them, once `extract` has written the backbone's.
     fn features<'s>(
         &self,
-        inputs: &mut Inputs,
         features: &'s mut Tensor,
         whitened: &'s mut Option<Tensor>,
-        space: &mut backbones::Workspace,
+        extract: impl FnOnce(TensorViewMut) -> Result<()>,
     ) -> Result<&'s mut Tensor> {
-        self.backbone.features(inputs, features.view_mut(), space)?;
+        extract(features.view_mut())?;
         match (&self.whitening, whitened) {
             (Some(whitening), Some(whitened)) => {
                 whitening.apply(&*features, &mut *whitened)?;
@@ -363,8 +386,10 @@ impl Measurer {
             let Batch { loaded, mut slot, .. } =
                 self.load(items, |item| load(item).map(|image| (image, ())))?;
             let mut space = self.spaces.take(images, || self.space(images))?;
-            let Space { features, whitened, backbone, inverter, .. } = &mut space;
-            let x = self.features(&mut slot.inputs, features, whitened, backbone)?;
+            let Network { features, whitened, backbone, inverter, .. } = &mut space.network;
+            let x = self.features(features, whitened, |y| {
+                self.backbone.features(&mut slot.inputs, y, backbone)
+            })?;
             self.inverter.invert(&mut *x, inverter)?;
             let z = x.view().part(0, &[images, cells, channels])?;
             let numbers = |shape: &[usize]| Tensor::zeros(shape, DType::F32, self.device());

@@ -28,13 +28,25 @@ impl<W> Key<W> {
     }
 }
 
-/// The last work that was recorded, if it was on a GPU. The recording keeps the memory that the work uses.
+/// The works that were recorded last, if they were on a GPU. A recording keeps the memory that the work uses.
 #[derive(Debug)]
-pub struct Replay<W>(Option<(Key<W>, Graph)>);
+pub struct Replay<W> {
+    /// The last at the end.
+    recorded: Vec<(Key<W>, Graph)>,
+    most: usize,
+}
 
 impl<W> Default for Replay<W> {
+    /// Of one work.
     fn default() -> Self {
-        Self(None)
+        Self::of(1)
+    }
+}
+
+impl<W> Replay<W> {
+    /// Of at most so many works, which take turns; at least one.
+    pub fn of(most: usize) -> Self {
+        Self { recorded: Vec::new(), most }
     }
 }
 
@@ -53,11 +65,13 @@ impl<W: PartialEq> Replay<W> {
         if device == Device::Cpu {
             return cpu::in_pool(work);
         }
-        if let Some((_, graph)) = self.0.as_mut().filter(|(of, _)| *of == key) {
+        if let Some((_, graph)) = self.recorded.iter_mut().find(|(of, _)| *of == key) {
             return graph.run();
         }
-        self.0 = None;
-        self.0 = Some((key, Graph::record(device, work)?));
+        // Before another takes memory.
+        let over = (self.recorded.len() + 1).saturating_sub(self.most);
+        self.recorded.drain(..over);
+        self.recorded.push((key, Graph::record(device, work)?));
         Ok(())
     }
 }

@@ -56,6 +56,13 @@ impl fmt::Debug for Workspace {
     }
 }
 
+impl Workspace {
+    /// Map and statistics of the last latent that was scored, as [`Inverter::score`] returns them.
+    pub(crate) fn scores(&self) -> (TensorView<'_>, TensorView<'_>) {
+        (self.map.view(), self.stats.view())
+    }
+}
+
 impl Inverter {
     /// `steps` evaluations of the network F on a device, with the precision that it has all operations for; its
     /// `parameters` are on the CPU. One step is the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are
@@ -154,7 +161,7 @@ impl Inverter {
         space: &'s mut Workspace,
     ) -> Result<(TensorView<'s>, TensorView<'s>)> {
         self.run(x.into(), space, true)?;
-        Ok((space.map.view(), space.stats.view()))
+        Ok(space.scores())
     }
 
     fn run(&self, mut x: TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
@@ -162,12 +169,18 @@ impl Inverter {
         self.require_own(space)?;
         let key = Key::new(scored, x.view())?;
         let mut recorded = std::mem::take(&mut space.recorded);
-        let ran = recorded.run(self.device, key, || self.steps(&mut x, space, scored));
+        let ran = recorded.run(self.device, key, || self.queue(x.reborrow(), space, scored));
         space.recorded = recorded;
         ran
     }
 
-    fn steps(&self, x: &mut TensorViewMut, space: &mut Workspace, scored: bool) -> Result<()> {
+    /// [`Inverter::invert`], or `scored` [`Inverter::score`], as a part of work that is recorded as a whole.
+    pub(crate) fn queue(
+        &self,
+        mut x: TensorViewMut,
+        space: &mut Workspace,
+        scored: bool,
+    ) -> Result<()> {
         let last = self.respaced.timesteps.len() - 1;
         for i in 0..last {
             self.step(i, x.reborrow(), space)?;

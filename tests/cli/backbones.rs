@@ -24,7 +24,7 @@ fn weights_of_a_folder() {
     }
     let at_home = |mut command: Command, weights: &Path| {
         let home = root.path().join("home");
-        command.env("INVAD_WEIGHTS", weights).env("HF_HUB_OFFLINE", "1").env("HF_HOME", &home);
+        command.env("INVAD_WEIGHTS", weights).env("HF_HOME", &home);
         command.env("XDG_DATA_HOME", &home).run()
     };
     let data = &shared().data;

@@ -48,7 +48,8 @@ fn program(name: &str) -> Command {
         path.display()
     );
     let mut command = Command::new(path);
-    command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1").stdin(Stdio::null());
+    command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1").env("HF_HUB_OFFLINE", "1");
+    command.stdin(Stdio::null());
     command
 }
 

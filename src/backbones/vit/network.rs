@@ -47,7 +47,7 @@ impl Layer {
         let weight = TensorView::from_slice(&weight, &[n, weight.len() / n])?;
         let dtype = Precision::of(device).dtype();
         let bias = TensorView::from_slice(&bias, &[n])?.copied_to(device, dtype)?;
-        Ok(Self { weight: PackedWeight::on(device, weight)?, bias })
+        Ok(Self { weight: PackedWeight::in_pairs(device, weight)?, bias })
     }
 
     fn run(&self, x: TensorView, activation: Activation, y: TensorViewMut) -> Result<()> {
@@ -154,17 +154,27 @@ impl Vit {
         tokens: impl Into<TensorViewMut<'a>>,
     ) -> Result<()> {
         const OP: &str = "Vit::tokens";
-        let (images, tokens) = (images.into(), tokens.into());
+        let (images, mut tokens) = (images.into(), tokens.into());
         let [batch, ..] = expect_axes::<4>(OP, "images", images.shape(), "(B, H, W, 3)")?;
         let [height, width] = self.image;
         expect_shape(OP, "images", images.shape(), &[batch, height, width, 3])?;
+        let [_, t, channels] = expect_axes(OP, "tokens", tokens.shape(), "(B, T, L·D)")?;
+        expect_shape(OP, "tokens", tokens.shape(), &[batch, t, channels])?;
         let (expected, got) = (self.device, tokens.device());
         if expected != got {
             return Err(Error::Device { op: OP, arg: "tokens", expected, got });
         }
         let images = images.copied_to(self.device, DType::F32)?;
-        let mut space = Space::new(self, batch, &mut { self.device })?;
-        self.forward(images.view(), tokens, &mut space)
+        // On the host one by one: matrix products take rows in pairs, which have to be of one image.
+        let each = if self.device == Device::Cpu { 1 } else { batch };
+        let mut space = Space::new(self, each, &mut { self.device })?;
+        for first in (0..batch).step_by(each.max(1)) {
+            let pixels = [each, height, width, 3];
+            let pixels = images.view().part(first * height * width * 3, &pixels)?;
+            let tokens = tokens.reborrow().part(first * t * channels, &[each, t, channels])?;
+            self.forward(pixels, tokens, &mut space)?;
+        }
+        Ok(())
     }
 
     /// N, the tokens of an image.

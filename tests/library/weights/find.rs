@@ -69,15 +69,6 @@ fn what_is_not_there() {
     }
 }
 
-#[cfg(not(feature = "hub"))]
-#[test]
-fn a_build_that_cannot_fetch() {
-    let folder = tempdir().unwrap();
-    let error = found(&places(folder.path(), ""), &source()).unwrap_err().to_string();
-    assert!(error.contains("this build lacks the feature `hub`"), "{error}");
-    assert!(error.contains("copy https://huggingface.co/owner/net-b16/resolve/main/"), "{error}");
-}
-
 #[test]
 fn names_and_paths() {
     let folder = tempdir().unwrap();

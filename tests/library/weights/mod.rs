@@ -2,7 +2,6 @@
 
 mod damaged;
 mod find;
-#[cfg(feature = "hub")]
 mod hub;
 mod writer;
 
