@@ -55,8 +55,9 @@ fn category(name: String, folder: &Path, warnings: &mut Vec<String>) -> Result<C
     let ungood = folder.join("test").join(UNGOOD);
     let (below, images) = images_of(&ungood)?;
     let masks = MASKS.iter().map(|masks| ungood.join(masks)).find(|masks| masks.is_dir());
-    let masks = MaskFolder::open(masks)?;
-    samples.extend(masks.pair(images, &below, UNGOOD, warnings));
+    let mut masks = MaskFolder::open(masks)?;
+    samples.extend(masks.pair(images, &below, UNGOOD));
+    masks.warn(warnings);
     Ok(Category::new(name, samples))
 }
 

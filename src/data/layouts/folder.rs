@@ -1,16 +1,26 @@
-//! A folder of good images.
+//! A folder of one's own images.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::masks::MaskFolder;
 use super::{Layout, expect_categories, folder_name};
-use crate::data::inputs::images_in;
+use crate::data::inputs::{folders_in, images_in};
 use crate::data::sample::{Category, Sample, Split};
 use crate::error::Result;
 
 /// A folder of good images, directly inside or in its subfolder `good`: one category of the folder's name, or of
-/// the one above it that is not `good` or `train`; without test images.
+/// the one above it that is not `good` or `train`.
+///
+/// If all good images are in `good`, folders beside it are of images with defects, each a kind, and there may be their masks:
+/// in `masks` (or `mask`, `ground_truth`), below it in a folder of the defect's name or not, `<image>_mask.*` or
+/// `<image>.*`. Where there are defects, every fifth good image is to test with.
 #[derive(Clone, Copy, Debug)]
 pub struct Folder;
+
+const GOOD: &str = "good";
+const MASKS: [&str; 3] = ["masks", "mask", "ground_truth"];
+/// Of so many good images one is to test with.
+const TESTED: usize = 5;
 
 impl Layout for Folder {
     fn shape(&self) -> &'static str {
@@ -18,7 +28,7 @@ impl Layout for Folder {
     }
 
     fn recognises(&self, root: &Path) -> Result<bool> {
-        let good = root.join("good");
+        let good = root.join(GOOD);
         Ok(!images_in(root, 1)?.is_empty()
             || good.is_dir() && !images_in(&good, usize::MAX)?.is_empty())
     }
@@ -27,19 +37,40 @@ impl Layout for Folder {
         &self,
         root: &Path,
         categories: &[String],
-        _: &mut Vec<String>,
+        warnings: &mut Vec<String>,
     ) -> Result<Vec<Category>> {
         let above = root.canonicalize().unwrap_or_else(|_| root.into());
         let mut names = [root].into_iter().chain(above.ancestors().skip(1)).map(folder_name);
-        let name = names
-            .find(|name| name != "good" && name != "train")
-            .expect("the root has no such name");
+        let name =
+            names.find(|name| name != GOOD && name != "train").expect("the root has no such name");
         expect_categories(root, categories, &[&name])?;
-        let mut train = images_in(root, 1)?;
-        if root.join("good").is_dir() {
-            train.extend(images_in(&root.join("good"), usize::MAX)?);
+        let mut good = images_in(root, 1)?;
+        // Beside good images that lie about, folders may be of anything.
+        let mut samples = if good.is_empty() { defects(root, warnings)? } else { Vec::new() };
+        if root.join(GOOD).is_dir() {
+            good.extend(images_in(&root.join(GOOD), usize::MAX)?);
         }
-        let samples = train.into_iter().map(|path| Sample::good(path, Split::Train));
-        Ok(vec![Category::new(name, samples.collect())])
+        let tested = if samples.is_empty() { usize::MAX } else { TESTED };
+        let split = |i| if i % tested == tested - 1 { Split::Test } else { Split::Train };
+        samples.extend(good.into_iter().enumerate().map(|(i, path)| Sample::good(path, split(i))));
+        Ok(vec![Category::new(name, samples)])
     }
+}
+
+/// The images in the folders beside `good`, which are of defects.
+fn defects(root: &Path, warnings: &mut Vec<String>) -> Result<Vec<Sample>> {
+    let is_of_masks = |folder: &PathBuf| MASKS.contains(&&*folder_name(folder));
+    let (masks, others): (Vec<_>, _) = folders_in(root)?.into_iter().partition(is_of_masks);
+    let mut masks = MaskFolder::open(masks.into_iter().next())?;
+    let mut samples = Vec::new();
+    for folder in others {
+        let defect = folder_name(&folder);
+        if defect != GOOD {
+            let images = images_in(&folder, usize::MAX)?;
+            log::info!("{}: {} images of defects", folder.display(), images.len());
+            samples.extend(masks.pair(images, &folder, &defect));
+        }
+    }
+    masks.warn(warnings);
+    Ok(samples)
 }

@@ -7,48 +7,50 @@ use crate::data::inputs::images_in;
 use crate::data::sample::Sample;
 use crate::error::Result;
 
-/// The masks of one kind of defect, by path below their folder and without extension.
+/// The masks in a folder.
 #[derive(Default)]
-pub(super) struct MaskFolder(BTreeMap<PathBuf, Vec<PathBuf>>);
+pub(super) struct MaskFolder {
+    /// By path below the folder and without extension.
+    masks: BTreeMap<PathBuf, Vec<PathBuf>>,
+    used: BTreeSet<PathBuf>,
+}
 
 impl MaskFolder {
     pub fn open(folder: Option<PathBuf>) -> Result<MaskFolder> {
-        let mut masks = MaskFolder::default();
+        let mut all = MaskFolder::default();
         if let Some(folder) = folder {
             for mask in images_in(&folder, usize::MAX)? {
-                masks.0.entry(stem(&mask, &folder)).or_default().push(mask);
+                all.masks.entry(stem(&mask, &folder)).or_default().push(mask);
             }
         }
-        Ok(masks)
+        Ok(all)
     }
 
-    /// Finds for each of the images below `folder` the mask `<image>_mask` or `<image>`, and warns
-    /// of the masks that are left.
-    pub fn pair(
-        &self,
-        images: Vec<PathBuf>,
-        folder: &Path,
-        defect: &str,
-        warnings: &mut Vec<String>,
-    ) -> Vec<Sample> {
-        let mut used = BTreeSet::new();
-        let paired = images
-            .into_iter()
-            .map(|path| {
-                let plain = stem(&path, folder);
-                let mut suffixed = plain.clone().into_os_string();
-                suffixed.push("_mask");
-                let mask = [suffixed.into(), plain]
-                    .iter()
-                    .find_map(|stem| self.0.get(stem)?.first().cloned());
-                used.extend(mask.clone());
-                Sample::defective(path, defect, mask)
-            })
-            .collect();
-        for mask in self.0.values().flatten().filter(|mask| !used.contains(*mask)) {
+    /// Finds for each of the images below `folder` the mask `<image>_mask` or `<image>`, in a folder of the defect's name or
+    /// in none.
+    pub fn pair(&mut self, images: Vec<PathBuf>, folder: &Path, defect: &str) -> Vec<Sample> {
+        let with_mask = |path: PathBuf| {
+            let plain = stem(&path, folder);
+            let mut suffixed = plain.clone().into_os_string();
+            suffixed.push("_mask");
+            let names = [suffixed.into(), plain];
+            let of_defect = names.clone().map(|name| Path::new(defect).join(name));
+            let mut names = of_defect.iter().chain(&names);
+            // A mask belongs to one image.
+            let mask = names.find_map(|stem| {
+                self.masks.get(stem)?.iter().find(|mask| !self.used.contains(*mask)).cloned()
+            });
+            self.used.extend(mask.clone());
+            Sample::defective(path, defect, mask)
+        };
+        images.into_iter().map(with_mask).collect()
+    }
+
+    /// Warns of the masks that no image has.
+    pub fn warn(&self, warnings: &mut Vec<String>) {
+        for mask in self.masks.values().flatten().filter(|mask| !self.used.contains(*mask)) {
             warnings.push(format!("{}: no image belongs to this mask", mask.display()));
         }
-        paired
     }
 }
 

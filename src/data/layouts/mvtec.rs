@@ -89,12 +89,13 @@ fn category(name: String, folder: &Path, warnings: &mut Vec<String>) -> Result<C
         if defect == "good" {
             samples.extend(images.into_iter().map(of(Split::Test)));
         } else {
-            let masks = MaskFolder::open(masks.remove(&defect))?;
-            samples.extend(masks.pair(images, &folder, &defect, warnings));
+            let mut masks = MaskFolder::open(masks.remove(&defect))?;
+            samples.extend(masks.pair(images, &folder, &defect));
+            masks.warn(warnings);
         }
     }
     for folder in masks.into_values() {
-        MaskFolder::open(Some(folder))?.pair(Vec::new(), Path::new(""), "", warnings);
+        MaskFolder::open(Some(folder))?.warn(warnings);
     }
     Ok(Category::new(name, samples))
 }

@@ -288,3 +288,49 @@ fn a_folder_of_data_sets() {
     refused(Dataset::open(&sets, &[]), &sets, "its folder toys is one");
     refused(Dataset::open(folder.path(), &[]), folder.path(), "no images found");
 }
+
+#[test]
+fn a_folder_with_defects() {
+    let good: Vec<String> = (0..7).map(|i| format!("nuts/good/{i}.png")).collect();
+    let defects = [
+        "nuts/bent/0.png",
+        "nuts/bent/1.png",
+        "nuts/bent/deep/0.jpg",
+        "nuts/rust/0.png",
+        "nuts/rust/2.png",
+        "nuts/masks/bent/0.png",
+        "nuts/masks/bent/deep/0_mask.png",
+        "nuts/masks/0.png",
+        "nuts/masks/2_mask.png",
+        "nuts/masks/rust/3.png",
+        "nuts/.cache/0.png",
+        "nuts/notes/a.txt",
+    ];
+    let files: Vec<&str> = good.iter().map(String::as_str).chain(defects).collect();
+    let folder = tree(&files);
+    let nuts = folder.path().join("nuts");
+    let set = Dataset::open(&nuts, &[]).unwrap();
+    assert_eq!(categories(&set), ["nuts"]);
+    let left = nuts.join("masks/rust/3.png");
+    assert_eq!(set.warnings(), [format!("{}: no image belongs to this mask", left.display())]);
+    let train = |name| (Split::Train, name, "", "");
+    let test = |name, defect, mask| (Split::Test, name, defect, mask);
+    assert_rows(
+        &set.categories()[0],
+        &nuts,
+        &[
+            train("good/0.png"),
+            train("good/1.png"),
+            train("good/2.png"),
+            train("good/3.png"),
+            train("good/5.png"),
+            train("good/6.png"),
+            test("bent/0.png", "bent", "masks/bent/0.png"),
+            test("bent/1.png", "bent", ""),
+            test("bent/deep/0.jpg", "bent", "masks/bent/deep/0_mask.png"),
+            test("good/4.png", "", ""),
+            test("rust/0.png", "rust", "masks/0.png"),
+            test("rust/2.png", "rust", "masks/2_mask.png"),
+        ],
+    );
+}
