@@ -67,28 +67,3 @@ pub fn convolution(c: &mut Criterion) {
     }
     group.finish();
 }
-
-pub fn old(c: &mut Criterion) {
-    let mut group = c.benchmark_group("gather_patches_old");
-    for &[side, channels, out] in sizes() {
-        let weight = normal_on_device(&[3, 3, channels, out], 0.02, 1, stored());
-        let bias = zeros(&[out], stored());
-        for &batch in batches() {
-            let x = normal_on_device(&[batch, side, side, channels], 1.0, 0, stored());
-            let mut y = zeros(&[batch, side, side, out], stored());
-            let flops = 2.0 * (9 * y.len() * channels) as f64;
-            let name = format!("{side}x{side}x{channels}");
-            let conv = ops::Convolution { padding: ops::Padding::all(1), ..Default::default() };
-            measure(&mut group, &name, batch, Work::Flops(flops), || {
-                ops::conv2d(&x, &weight, &bias, conv, &mut y).unwrap();
-            });
-            let mut patches = zeros(&[batch, side * side, 9 * channels], stored());
-            let plain = normal_on_device(&[out, 9 * channels], 0.02, 1, stored());
-            measure(&mut group, &format!("plain{name}"), batch, Work::Flops(flops), || {
-                ops::gather_patches(&x, Resample::Same, &mut patches).unwrap();
-                ops::linear(&patches, &plain, None, Activation::None, None, &mut y).unwrap();
-            });
-        }
-    }
-    group.finish();
-}

@@ -37,12 +37,7 @@ const SUBJECTS: &[Subject] = &[
     ("features", &[features::lite0, features::b4, features::dinov2]),
     (
         "gather_patches",
-        &[
-            gather_patches::forward,
-            gather_patches::backward,
-            gather_patches::convolution,
-            gather_patches::old,
-        ],
+        &[gather_patches::forward, gather_patches::backward, gather_patches::convolution],
     ),
     ("gemm", &[gemm::forward, gemm::backward]),
     ("group_norm", &[group_norm::forward, group_norm::backward]),
