@@ -8,6 +8,7 @@ pub mod dit;
 mod id;
 pub mod mlp;
 mod parameters;
+mod parts;
 mod unpacked;
 
 use std::collections::BTreeSet;

@@ -83,7 +83,7 @@ pub use resize_bilinear::resize_bilinear;
 pub use rgb_to_luma::rgb_to_luma;
 pub use score::{SCORE_STATS, score, score_step};
 pub use silu::{silu, silu_backward};
-pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
+pub use timestep_embedding::timestep_embedding;
 
 /// What a GPU's kernels are there for, and what they need beside their operands.
 pub(crate) mod kernels {
