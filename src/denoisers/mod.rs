@@ -9,6 +9,7 @@ mod id;
 pub mod mlp;
 mod parameters;
 mod parts;
+pub mod unet;
 mod unpacked;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
 pub use mlp::{Mlp, MlpConfig};
 pub use parameters::{Layout, Linear, Order, Parameter, Parameters};
+pub use unet::{Unet, UnetConfig};
 pub use unpacked::unpacked;
 
 use crate::device::Allocate;
@@ -257,8 +259,10 @@ impl Kind {
     }
 }
 
-static REGISTRY: Registry<Kind> =
-    Registry::new("denoiser", &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND))]);
+static REGISTRY: Registry<Kind> = Registry::new(
+    "denoiser",
+    &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND)), ("unet", || Ok(unet::KIND))],
+);
 
 /// Adds a kind of networks to those that this program knows.
 ///
