@@ -26,7 +26,7 @@ impl Slots {
     ) -> Result<Self> {
         let mut lengths = Vec::new();
         for (tensor, shape) in &places {
-            let len = shape.iter().product();
+            let len: usize = shape.iter().product();
             lengths.resize(lengths.len().max(tensor + 1), 0);
             lengths[*tensor] = len.max(lengths[*tensor]);
         }

@@ -4,6 +4,7 @@ use super::Unet;
 use super::buffers::{Activations, Inner};
 use super::config::GROUPS;
 use super::layers::{Attention, Conv, Layer, Norm, Res};
+use crate::denoisers::Denoiser;
 use crate::denoisers::parts::Source;
 use crate::error::Result;
 use crate::ops::{self, Activation, GroupNorm, PatchOrder, Shift, expect_shape};
