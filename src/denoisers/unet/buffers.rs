@@ -90,7 +90,7 @@ impl Lists<'_> {
 /// The buffers of a forward pass: for training what the backward pass reads or computes again, for inference what one
 /// layer needs.
 #[derive(Debug)]
-pub(super) struct Activations {
+pub(in crate::denoisers) struct Activations {
     pub batch: usize,
     pub recompute: Recompute,
     /// The input in the precision's type.
