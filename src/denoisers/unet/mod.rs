@@ -52,8 +52,8 @@ fn make(config: UnetConfig) -> Result<Arc<dyn Denoiser>> {
 #[derive(Clone, Debug)]
 pub struct Unet {
     config: UnetConfig,
-    parameters: Vec<Parameter>,
-    layers: Layers,
+    parameters: Arc<[Parameter]>,
+    layers: Arc<Layers>,
 }
 
 impl Unet {
@@ -65,7 +65,7 @@ impl Unet {
         config.check()?;
         let mut l = Layout::default();
         let layers = Layers::new(&config, &mut l);
-        Ok(Self { config, parameters: l.parameters, layers })
+        Ok(Self { config, parameters: l.parameters.into(), layers: Arc::new(layers) })
     }
 
     /// The sizes.
