@@ -5,7 +5,8 @@ use invad::device::Plan;
 use invad::train::Resources;
 use invad::{Device, Error, Precision, Tensor};
 
-use crate::support::numbers::tensor;
+use crate::support::networks::parameters;
+use crate::support::numbers::{assert_close, f64s, tensor};
 
 const FEATURES: FeatureShape = FeatureShape { grid: 8, channels: 5 };
 
@@ -89,6 +90,24 @@ fn fresh_networks() {
             assert!(largest <= bound && largest > 0.8 * bound, "{}: {largest} of {bound}", p.name);
         }
     }
+}
+
+/// Grids of 6 and 3 cells a side, the second of an odd number of cells.
+#[test]
+fn packed_for_odd_grids() {
+    let unet = Unet::new(UnetConfig { grid: 6, ..config() }).unwrap();
+    let parameters = parameters(&unet, 5);
+    let how = Training { precision: Precision::F32, recompute: Recompute::Nothing };
+    let mut network = unet.trainable(2, how, &mut Device::Cpu).unwrap();
+    let shape = [2, 6, 6, 5];
+    let (x, t) = (tensor(1, &shape, 1.7), Tensor::from_f32(vec![250.0; 2], &[2], Device::Cpu));
+    let (mut want, mut got) = (tensor(3, &shape, f32::NAN), tensor(3, &shape, f32::NAN));
+    let (from, t) = (Parameters::from(&parameters), t.unwrap());
+    network.forward(from, x.view(), t.view(), want.view_mut()).unwrap();
+    let packed = unet.pack(&parameters, &[250], Device::Cpu, Precision::F32).unwrap();
+    let mut evaluator = packed.evaluator(2, &mut Device::Cpu).unwrap();
+    evaluator.evaluate(0, x.view(), got.view_mut()).unwrap();
+    assert_close("packed", &f64s(&got), &f64s(&want), 1e-5);
 }
 
 /// From the reference's layout to ours and back.
