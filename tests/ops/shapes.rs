@@ -312,6 +312,9 @@ fn operations() {
                     "score" => *name == "latent",
                     "group_norm" | "group_norm_backward" => name.ends_with("table"),
                     "concat" | "concat_backward" => true,
+                    // A second row or none gives a patch.
+                    "gather_patches" => *name == "x",
+                    "gather_patches_backward" => *name == "dx",
                     _ => false,
                 };
                 prop_assert!(same || as_many || free, "{op}: `{name}` is accepted");
