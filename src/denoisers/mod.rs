@@ -8,6 +8,8 @@ pub mod dit;
 mod id;
 pub mod mlp;
 mod parameters;
+mod parts;
+pub mod unet;
 mod unpacked;
 
 use std::collections::BTreeSet;
@@ -19,7 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
 pub use mlp::{Mlp, MlpConfig};
-pub use parameters::{Layout, Linear, Parameter, Parameters};
+pub use parameters::{Layout, Linear, Order, Parameter, Parameters};
+pub use unet::{Unet, UnetConfig};
 pub use unpacked::unpacked;
 
 use crate::device::Allocate;
@@ -256,8 +259,10 @@ impl Kind {
     }
 }
 
-static REGISTRY: Registry<Kind> =
-    Registry::new("denoiser", &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND))]);
+static REGISTRY: Registry<Kind> = Registry::new(
+    "denoiser",
+    &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND)), ("unet", || Ok(unet::KIND))],
+);
 
 /// Adds a kind of networks to those that this program knows.
 ///

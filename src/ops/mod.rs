@@ -94,15 +94,14 @@ pub use resize_bilinear::resize_bilinear;
 pub use rgb_to_luma::rgb_to_luma;
 pub use score::{SCORE_STATS, score, score_step};
 pub use silu::{silu, silu_backward};
-pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
+pub use timestep_embedding::timestep_embedding;
 
 /// What a GPU's kernels are there for, and what they need beside their operands.
 pub(crate) mod kernels {
-    use crate::cuda::ops::{LARGEST_HEAD, MOST_TOKENS};
     pub(crate) use crate::cuda::ops::{
-        TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD, adaln_zero_backward_scratch,
-        attention_backward_scratch, global_norm_scratch, group_norm_backward_scratch,
-        linear_backward_scratch,
+        LARGEST_HEAD, MOST_TOKENS, TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD,
+        adaln_zero_backward_scratch, attention_backward_scratch, global_norm_scratch,
+        group_norm_backward_scratch, linear_backward_scratch,
     };
     use crate::error::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! What a GPU cannot do ends in a typed error before anything is launched: outputs stay as they were.
 
 use invad::checkpoint::TrainingConfig;
-use invad::denoisers::{Denoiser, Dit, DitConfig, Mlp, MlpConfig, Use};
+use invad::denoisers::{Denoiser, Dit, DitConfig, Mlp, MlpConfig, Unet, UnetConfig, Use};
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::ops::{self, Activation, Chunk, Residual};
 use invad::{DType, Detector, Device, Error, Precision, Tensor, Trainer};
@@ -223,6 +223,35 @@ fn mlps_without_kernels() {
     assert_eq!(refused(4104, Use::Inference), None);
     let wanted = "Mlp: `width` should be up to 4096 for training on a GPU, got 4104";
     assert_eq!(refused(4104, Use::Training).as_deref(), Some(wanted));
+}
+
+#[test]
+fn unets_without_kernels() {
+    let Some(gpu) = gpu() else { return };
+    let refused = |channels, head_size, grid| {
+        let config = UnetConfig {
+            channels,
+            grid,
+            width: 32,
+            channel_mult: vec![1, 3],
+            res_blocks: 1,
+            attention_downsample: vec![],
+            head_size,
+        };
+        let unet = Unet::new(config).unwrap();
+        unet.require(Device::Cpu, Use::Training, Precision::F32).unwrap();
+        unet.require(gpu, Use::Inference, Precision::F16).err().map(|e| e.to_string())
+    };
+    assert_eq!(refused(16, 8, 4), None);
+    let wanted = "Unet: `channels` should be a multiple of 8 up to 16384 on a GPU, got 12";
+    assert_eq!(refused(12, 8, 4).as_deref(), Some(wanted));
+    let wanted = "Unet: `head size` should be a multiple of 8 up to 256 on a GPU, got 12";
+    assert_eq!(refused(16, 12, 4).as_deref(), Some(wanted));
+    // The middle's attention is over a quarter of the cells.
+    assert_eq!(refused(16, 8, 128), None);
+    let wanted =
+        "Unet: `cells of an attention` should be a multiple of 1 up to 4096 on a GPU, got 4225";
+    assert_eq!(refused(16, 8, 130).as_deref(), Some(wanted));
 }
 
 /// A network of this width can be computed, but not trained.

@@ -12,3 +12,4 @@ mod resources;
 #[path = "../support/mod.rs"]
 mod support;
 mod trainer;
+mod unet;

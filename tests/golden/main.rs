@@ -26,6 +26,7 @@ mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
 mod support;
+mod unet;
 mod vit;
 mod vit_family;
 
@@ -73,6 +74,10 @@ fn section_trials(
         "mlp" => &[
             ("mlp/parameters", |golden, section| parameters::trials("mlp", golden, section)),
             ("mlp", |golden, section| denoiser::trials("mlp", golden, section)),
+        ],
+        "unet" => &[
+            ("unet/parameters", |golden, section| parameters::trials("unet", golden, section)),
+            ("unet", |golden, section| denoiser::trials("unet", golden, section)),
         ],
         "dit_components" => &[("dit_components", dit_components::trials)],
         "diffusion" => &[("schedule", schedule::trials), ("diffusion", diffusion::trials)],

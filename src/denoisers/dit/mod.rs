@@ -13,9 +13,10 @@ use std::sync::Arc;
 pub use config::DitConfig;
 use config::MLP_RATIO;
 
-use super::adaln::{Modulation, fresh, pack, table_layer, time_layers, trainable};
+use super::adaln::{fresh, table_layer, time_layers, trainable};
+use super::parts::{Modulation, pack};
 use super::{
-    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
+    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Order, Packed, Parameter, Recompute,
     Trainable, Training, Use,
 };
 use crate::device::Allocate;
@@ -73,7 +74,7 @@ impl Dit {
         config.check()?;
         let DitConfig { channels, width, depth, patch, .. } = config;
         let mut l = Layout::default();
-        let embed = l.linear_shaped("x_embedder.proj", &[width, channels, patch, patch]);
+        let embed = l.linear_in("x_embedder.proj", &[width, channels, patch, patch], Order::Same);
         let position = l.add("pos_embed", &[1, config.tokens(), width]);
         let time = time_layers(&mut l, "t_embedder", width);
         let blocks = (0..depth)
@@ -86,8 +87,7 @@ impl Dit {
             .collect();
         let owners = (0..depth).map(|i| (format!("blocks.{i}"), PER_BLOCK));
         let table = table_layer(&mut l, width, owners.chain([("final_layer".into(), 2)]));
-        let sites = BRANCHES * depth + 1;
-        let modulation = Modulation { time, table, affine: None, sites, width };
+        let modulation = Modulation { time, table, affine: None };
         let output = l.linear("final_layer.linear", config.token_len(), width);
         Ok(Self { config, parameters: l.parameters, embed, position, blocks, modulation, output })
     }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use invad::denoisers::{
-    self, Denoiser, Dit, DitConfig, Mlp, MlpConfig, Parameters, Recompute, Trainable, Use,
+    self, Denoiser, Dit, DitConfig, Mlp, MlpConfig, Parameters, Recompute, Trainable, Unet,
+    UnetConfig, Use,
 };
 use invad::diffusion::{
     Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
@@ -24,14 +25,26 @@ const PREFIX: &str = "net.";
 
 fn network(c: &Config) -> Result<Arc<dyn Denoiser>> {
     let &Config { channels, depth, grid, width, .. } = c;
-    match c.kind {
-        Kind::Dit { heads, patch } => {
+    match &c.kind {
+        &Kind::Dit { heads, patch } => {
             let config = DitConfig { channels, grid, width, depth, heads, patch };
             Ok(Arc::new(Dit::new(config).map_err(text)?))
         }
         Kind::Mlp => {
             let config = MlpConfig { channels, grid, width, depth };
             Ok(Arc::new(Mlp::new(config).map_err(text)?))
+        }
+        Kind::Unet(sizes) => {
+            let config = UnetConfig {
+                channels,
+                grid,
+                width,
+                channel_mult: sizes.channel_mult.clone(),
+                res_blocks: depth,
+                attention_downsample: sizes.attention_downsample.clone(),
+                head_size: sizes.head_size,
+            };
+            Ok(Arc::new(Unet::new(config).map_err(text)?))
         }
     }
 }
@@ -61,10 +74,10 @@ fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
     for p in network.parameters() {
         let name = format!("{PREFIX}{}", p.name);
         let shape = shapes.remove(&name).ok_or_else(|| format!("`{name}` is not in the files"))?;
-        if shape != p.shape {
-            return Err(format!("{name}: shape {:?}, {shape:?} in the files", p.shape));
+        if shape != p.reference_shape() {
+            return Err(format!("{name}: shape {:?}, {shape:?} in the files", p.reference_shape()));
         }
-        flat[p.offset..][..p.len()].copy_from_slice(&values[&name]);
+        p.from_reference(&values[&name], &mut flat[p.offset..][..p.len()]);
     }
     if let Some(name) = shapes.keys().next() {
         return Err(format!("the library has no `{name}`"));
@@ -76,8 +89,12 @@ fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
 /// The parts of a flat tensor, by name.
 fn named(network: &dyn Denoiser, flat: &Tensor) -> BTreeMap<String, Vec<f32>> {
     let flat = flat.to_vec_f32();
-    let parts = network.parameters().iter();
-    parts.map(|p| (format!("{PREFIX}{}", p.name), flat[p.offset..][..p.len()].to_vec())).collect()
+    let parts = network.parameters().iter().map(|p| {
+        let mut part = vec![f32::NAN; p.len()];
+        p.to_reference(&flat[p.offset..][..p.len()], &mut part);
+        (format!("{PREFIX}{}", p.name), part)
+    });
+    parts.collect()
 }
 
 /// What the loss is multiplied by where its gradients are stored in f16.
