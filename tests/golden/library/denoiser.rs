@@ -228,9 +228,12 @@ pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained
 
 /// (B, …) with noise of one timestep per image.
 fn noised(x: &Tensor, noise: &Tensor, t: &[usize]) -> Result<Tensor> {
-    let alphas = Schedule::linear().alphas_cumprod;
+    let schedule = Schedule::linear();
     let factors = |of: fn(f64) -> f64| {
-        tensor(&t.iter().map(|&t| of(alphas[t]).sqrt() as f32).collect::<Vec<_>>(), &[t.len()])
+        tensor(
+            &t.iter().map(|&t| of(schedule.alphas_cumprod()[t]).sqrt() as f32).collect::<Vec<_>>(),
+            &[t.len()],
+        )
     };
     let mut out = output(x.shape())?;
     ops::add_noise(x, noise, &factors(|a| a)?, &factors(|a| 1.0 - a)?, &mut out).map_err(text)?;
