@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
 pub use mlp::{Mlp, MlpConfig};
-pub use parameters::{Layout, Linear, Parameter, Parameters};
+pub use parameters::{Layout, Linear, Order, Parameter, Parameters};
 pub use unpacked::unpacked;
 
 use crate::device::Allocate;

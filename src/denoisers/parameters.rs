@@ -68,9 +68,77 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Where it starts, in elements.
     pub offset: usize,
+    /// How it is laid out.
+    pub order: Order,
+}
+
+/// How a parameter is laid out, as against files of the method's reference implementation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Order {
+    /// As there.
+    #[default]
+    Same,
+    /// The weight of a convolution, (O, K, K, C): (O, C, K, K) there.
+    Kernel,
+    /// The rows of an attention's q, k and v are three thirds: there those of each head, q, k and v of `size` rows
+    /// each, are together.
+    Heads {
+        /// Of a head.
+        size: usize,
+    },
 }
 
 impl Parameter {
+    /// Its shape in files of the reference implementation.
+    pub fn reference_shape(&self) -> Vec<usize> {
+        match (self.order, &self.shape[..]) {
+            (Order::Kernel, &[o, h, w, c]) => vec![o, c, h, w],
+            (_, shape) => shape.to_vec(),
+        }
+    }
+
+    /// Its numbers, of those of the reference implementation.
+    ///
+    /// # Panics
+    /// If there are not [`len`](Self::len) of either.
+    pub fn from_reference(&self, theirs: &[f32], ours: &mut [f32]) {
+        assert_eq!([theirs.len(), ours.len()], [self.len(); 2], "{}", self.name);
+        self.each(|our, their, n| ours[our..][..n].copy_from_slice(&theirs[their..][..n]));
+    }
+
+    /// Those of the reference implementation, of its own.
+    ///
+    /// # Panics
+    /// If there are not [`len`](Self::len) of either.
+    pub fn to_reference(&self, ours: &[f32], theirs: &mut [f32]) {
+        assert_eq!([theirs.len(), ours.len()], [self.len(); 2], "{}", self.name);
+        self.each(|our, their, n| theirs[their..][..n].copy_from_slice(&ours[our..][..n]));
+    }
+
+    /// Calls `run` with where runs of numbers that lie together begin here and there, and their length.
+    fn each(&self, mut run: impl FnMut(usize, usize, usize)) {
+        match (self.order, &self.shape[..]) {
+            (Order::Kernel, &[outputs, height, width, channels]) => {
+                let window = height * width;
+                for i in 0..outputs * window * channels {
+                    let (output, at, channel) =
+                        (i / (window * channels), i / channels % window, i % channels);
+                    run(i, (output * channels + channel) * window + at, 1);
+                }
+            }
+            (Order::Heads { size }, &[rows, ..]) => {
+                let (columns, heads) = (self.len() / rows, rows / (3 * size));
+                for i in 0..rows / size {
+                    let (part, head) = (i / heads, i % heads);
+                    let n = size * columns;
+                    run(i * n, (head * 3 + part) * n, n);
+                }
+            }
+            _ => run(0, 0, self.len()),
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -135,22 +203,30 @@ pub struct Layout {
 impl Layout {
     /// Adds a parameter; returns where it starts.
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> usize {
+        self.add_in(name, shape, Order::Same)
+    }
+
+    /// The same, laid out so.
+    pub fn add_in(&mut self, name: impl Into<String>, shape: &[usize], order: Order) -> usize {
         let offset = self.len;
         let elements = shape.iter().fold(1usize, |n, axis| n.saturating_mul(*axis));
         self.len = self.len.saturating_add(elements);
-        self.parameters.push(Parameter { name: name.into(), shape: shape.to_vec(), offset });
+        let (name, shape) = (name.into(), shape.to_vec());
+        self.parameters.push(Parameter { name, shape, offset, order });
         offset
     }
 
     /// Adds `NAME.weight` (n, k) and `NAME.bias` (n).
     pub fn linear(&mut self, name: &str, n: usize, k: usize) -> Linear {
-        self.linear_shaped(name, &[n, k])
+        self.linear_in(name, &[n, k], Order::Same)
     }
 
-    /// The same with a weight whose second axis is written as several.
-    pub(super) fn linear_shaped(&mut self, name: &str, shape: &[usize]) -> Linear {
-        let offset = self.add(format!("{name}.weight"), shape);
-        self.add(format!("{name}.bias"), &shape[..1]);
-        Linear { offset, n: shape[0], k: shape[1..].iter().product() }
+    /// The same, laid out so, with a weight whose second axis is written as several.
+    pub(super) fn linear_in(&mut self, name: &str, shape: &[usize], order: Order) -> Linear {
+        let offset = self.add_in(format!("{name}.weight"), shape, order);
+        let of_bias = if order == Order::Kernel { Order::Same } else { order };
+        self.add_in(format!("{name}.bias"), &shape[..1], of_bias);
+        let k = shape[1..].iter().fold(1usize, |k, axis| k.saturating_mul(*axis));
+        Linear { offset, n: shape[0], k }
     }
 }

@@ -15,7 +15,7 @@ use config::MLP_RATIO;
 
 use super::adaln::{Modulation, fresh, pack, table_layer, time_layers, trainable};
 use super::{
-    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
+    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Order, Packed, Parameter, Recompute,
     Trainable, Training, Use,
 };
 use crate::device::Allocate;
@@ -73,7 +73,7 @@ impl Dit {
         config.check()?;
         let DitConfig { channels, width, depth, patch, .. } = config;
         let mut l = Layout::default();
-        let embed = l.linear_shaped("x_embedder.proj", &[width, channels, patch, patch]);
+        let embed = l.linear_in("x_embedder.proj", &[width, channels, patch, patch], Order::Same);
         let position = l.add("pos_embed", &[1, config.tokens(), width]);
         let time = time_layers(&mut l, "t_embedder", width);
         let blocks = (0..depth)
