@@ -11,6 +11,7 @@ mod positions;
 mod read;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -74,4 +75,9 @@ impl Backbone for Frozen {
         let image = [self.spec.image_size; 2];
         Ok(Arc::new(Vit::of(&self.config, &self.reader, image, device)?))
     }
+}
+
+/// Writes what a network is read from to a file of its own; returns the names of the file's other tensors.
+pub(super) fn convert(config: &VitConfig, weights: Weights, to: &Path) -> Result<Vec<String>> {
+    Reader::new(weights, config)?.convert(to)
 }
