@@ -15,7 +15,7 @@ pub(crate) struct PerImage<'a> {
 }
 
 impl<'a> PerImage<'a> {
-    fn of(&self, image: usize, width: usize) -> &'a [f32] {
+    pub fn of(&self, image: usize, width: usize) -> &'a [f32] {
         let row = if self.rows == 1 { 0 } else { image };
         &self.data[row * self.stride + self.start..][..width]
     }

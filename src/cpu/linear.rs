@@ -3,23 +3,31 @@
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::for_parts;
 use super::gemm::{Activation, Epilogue, Mat, Rhs, Threads, gemm};
 
 /// Columns whose bias gradient one task sums, and rows of one partial sum.
 const COLUMNS: usize = 128;
 const ROWS: usize = 64;
 
-/// y (M, N) = activation(x (M, K) · b (K, N) + bias).
+/// y (M, N) = activation(x (M, K) · b (K, N) + bias), or residual (M, N) + x · b + bias.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn linear(
     x: &[f32],
     b: Rhs,
     bias: Option<&[f32]>,
     activation: Activation,
     before_activation: Option<&mut [f32]>,
+    residual: Option<&[f32]>,
     y: &mut [f32],
     (m, k, n): (usize, usize, usize),
 ) {
-    let epilogue = Epilogue { bias, activation, before_activation, ..Default::default() };
+    let accumulate = residual.is_some();
+    if let Some(residual) = residual {
+        for_parts(y, |start, y| y.copy_from_slice(&residual[start..][..y.len()]));
+    }
+    let epilogue =
+        Epilogue { bias, activation, before_activation, accumulate, ..Default::default() };
     gemm(Mat::new(x, m, k), b, y, n, epilogue, Threads::All);
 }
 

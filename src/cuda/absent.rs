@@ -79,6 +79,10 @@ pub(crate) mod ops {
         0
     }
 
+    pub fn group_norm_backward_scratch(_: usize, _: usize) -> usize {
+        0
+    }
+
     pub fn linear_backward_scratch(_: usize, _: usize, _: DType) -> usize {
         0
     }

@@ -23,7 +23,7 @@ pub(crate) struct Context {
     pub limits: Limits,
     pub kernels: Kernels,
     gemm: OnceLock<Gemm>,
-    tables: Mutex<BTreeMap<&'static str, CudaSlice<u8>>>,
+    tables: Mutex<BTreeMap<(&'static str, usize), CudaSlice<u8>>>,
     queueing: Mutex<()>,
     /// The last is the largest; recorded work may use those before it.
     scratch: Mutex<Vec<CudaSlice<u8>>>,
@@ -192,19 +192,20 @@ impl Context {
         Ok(self.gemm.get_or_init(|| gemm))
     }
 
-    /// The address of a table of constants, brought to the GPU at the first call for its name.
+    /// The address of a table of constants, brought to the GPU at the first call for its name and length.
     pub fn table(&self, name: &'static str, numbers: &[f32]) -> Result<u64> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if !tables.contains_key(name)
+        let key = (name, numbers.len());
+        if !tables.contains_key(&key)
             && let Some(memory) = allocate(self, size_of_val(numbers))?
         {
             let address = memory.device_ptr(&self.stream).0;
             // SAFETY: the memory has room for all numbers; the driver has copied them on return.
             let copy = unsafe { memcpy_htod_async(address, numbers, self.stream.cu_stream()) };
             self.check("copying to the GPU", copy)?;
-            tables.insert(name, memory);
+            tables.insert(key, memory);
         }
-        Ok(tables.get(name).map_or(0, |memory| memory.device_ptr(&self.stream).0))
+        Ok(tables.get(&key).map_or(0, |memory| memory.device_ptr(&self.stream).0))
     }
 
     /// Held while an operation is queued, so that what other threads queue comes before or after

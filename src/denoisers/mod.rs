@@ -9,6 +9,8 @@ mod id;
 mod import;
 pub mod mlp;
 mod parameters;
+mod parts;
+pub mod unet;
 mod unpacked;
 
 use std::collections::BTreeSet;
@@ -22,6 +24,7 @@ pub use id::DenoiserId;
 pub use import::{Imported, Reference, Untold, import, read_parameters};
 pub use mlp::{Mlp, MlpConfig};
 pub use parameters::{Layout, Linear, Order, Parameter, Parameters};
+pub use unet::{Unet, UnetConfig};
 pub use unpacked::unpacked;
 
 use crate::device::Allocate;
@@ -260,8 +263,10 @@ impl Kind {
     }
 }
 
-static REGISTRY: Registry<Kind> =
-    Registry::new("denoiser", &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND))]);
+static REGISTRY: Registry<Kind> = Registry::new(
+    "denoiser",
+    &[("dit", || Ok(dit::KIND)), ("mlp", || Ok(mlp::KIND)), ("unet", || Ok(unet::KIND))],
+);
 
 /// Adds a kind of networks to those that this program knows.
 ///

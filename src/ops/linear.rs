@@ -83,6 +83,16 @@ pub enum Weight<'a> {
     Packed(&'a PackedWeight),
 }
 
+impl Weight<'_> {
+    /// (N, K).
+    fn sizes(&self, op: &'static str) -> Result<[usize; 2]> {
+        match self {
+            Weight::Plain(w) => matrix(op, "weight", w.shape()),
+            Weight::Packed(w) => Ok(w.shape()),
+        }
+    }
+}
+
 impl<'a, T: Into<TensorView<'a>>> From<T> for Weight<'a> {
     fn from(weight: T) -> Self {
         Weight::Plain(weight.into())
@@ -113,50 +123,94 @@ pub fn linear<'a>(
     before_activation: Option<TensorViewMut<'a>>,
     y: impl Into<TensorViewMut<'a>>,
 ) -> Result<()> {
-    const OP: &str = "linear";
     let (x, weight, y) = (x.into(), weight.into(), y.into());
-    let [n, k] = match &weight {
-        Weight::Plain(w) => matrix(OP, "weight", w.shape())?,
-        Weight::Packed(w) => w.shape(),
-    };
-    let m = rows(OP, "x", x.shape(), k)?;
-    if rows(OP, "y", y.shape(), n)? != m {
-        return Err(Error::shape(OP, "y", format!("(…, {n}) with {m} rows"), y.shape()));
-    }
-    if let Some(bias) = &bias {
-        expect_shape(OP, "bias", bias.shape(), &[n])?;
-    }
+    let m = check("linear", &x, &weight, &bias, &y)?;
     if let Some(pre) = &before_activation {
-        expect_shape(OP, "before_activation", pre.shape(), y.shape())?;
+        expect_shape("linear", "before_activation", pre.shape(), y.shape())?;
     }
+    forward("linear", x, weight, bias, activation, before_activation, None, y, m)
+}
+
+/// y = residual + x · weightᵀ + bias.
+///
+/// Shapes and types as in [`linear`]; `residual` has the shape and the type of `y`. The sum is rounded once.
+///
+/// # Errors
+/// [`Error::Shape`] if the shapes do not fit together.
+pub fn linear_residual<'a>(
+    x: impl Into<TensorView<'a>>,
+    weight: impl Into<Weight<'a>>,
+    bias: Option<TensorView<'a>>,
+    residual: impl Into<TensorView<'a>>,
+    y: impl Into<TensorViewMut<'a>>,
+) -> Result<()> {
+    const OP: &str = "linear_residual";
+    let (x, weight, residual, y) = (x.into(), weight.into(), residual.into(), y.into());
+    let m = check(OP, &x, &weight, &bias, &y)?;
+    expect_shape(OP, "residual", residual.shape(), y.shape())?;
+    forward(OP, x, weight, bias, Activation::None, None, Some(residual), y, m)
+}
+
+/// The rows of x, if all fits together.
+fn check(
+    op: &'static str,
+    x: &TensorView,
+    weight: &Weight,
+    bias: &Option<TensorView>,
+    y: &TensorViewMut,
+) -> Result<usize> {
+    let [n, k] = weight.sizes(op)?;
+    let m = rows(op, "x", x.shape(), k)?;
+    if rows(op, "y", y.shape(), n)? != m {
+        return Err(Error::shape(op, "y", format!("(…, {n}) with {m} rows"), y.shape()));
+    }
+    bias.as_ref().map_or(Ok(()), |bias| expect_shape(op, "bias", bias.shape(), &[n]))?;
+    Ok(m)
+}
+
+/// What both forms have in common, when shapes have been checked.
+#[allow(clippy::too_many_arguments)]
+fn forward(
+    op: &'static str,
+    x: TensorView,
+    weight: Weight,
+    bias: Option<TensorView>,
+    activation: Activation,
+    before_activation: Option<TensorViewMut>,
+    residual: Option<TensorView>,
+    y: TensorViewMut,
+    m: usize,
+) -> Result<()> {
+    let [n, k] = weight.sizes(op)?;
     on_gpu!(x, {
         let weight = match &weight {
             Weight::Plain(w) => *w,
             Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => w.view(),
             Weight::Packed(PackedWeight(Packed::Cpu(_), _)) => {
                 let (expected, got) = (x.device(), Device::Cpu);
-                return Err(Error::Device { op: OP, arg: "weight", expected, got });
+                return Err(Error::Device { op, arg: "weight", expected, got });
             }
         };
         let before = before_activation;
-        crate::cuda::ops::linear(x, weight, bias, activation, before, None, y, (m, k, n))
+        crate::cuda::ops::linear(op, x, weight, bias, activation, before, residual, y, (m, k, n))
     });
     let rhs = match &weight {
-        Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(OP, "weight")?, n, k).t()),
+        Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(op, "weight")?, n, k).t()),
         Weight::Packed(PackedWeight(Packed::Cpu(w), _)) => gemm::Rhs::Packed(w),
         #[cfg(feature = "cuda")]
         Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => {
             let (expected, got) = (Device::Cpu, w.device());
-            return Err(Error::Device { op: OP, arg: "weight", expected, got });
+            return Err(Error::Device { op, arg: "weight", expected, got });
         }
     };
     cpu::linear(
-        x.f32s(OP, "x")?,
+        x.f32s(op, "x")?,
         rhs,
-        bias.map(|b| b.f32s(OP, "bias")).transpose()?,
+        bias.map(|b| b.f32s(op, "bias")).transpose()?,
         activation,
-        before_activation.map(|p| p.into_f32s(OP, "before_activation")).transpose()?,
-        y.into_f32s(OP, "y")?,
+        before_activation.map(|p| p.into_f32s(op, "before_activation")).transpose()?,
+        residual.map(|r| r.f32s(op, "residual")).transpose()?,
+        y.into_f32s(op, "y")?,
         (m, k, n),
     );
     Ok(())

@@ -20,11 +20,13 @@ macro_rules! on_gpu {
 
 mod adaln_zero;
 mod adamw;
+mod add;
 mod add_noise;
 mod add_position;
 mod attention;
 mod channel_gate;
 mod channel_mean;
+mod concat;
 mod conv2d;
 mod denoising_loss;
 mod depthwise_conv2d;
@@ -32,8 +34,10 @@ mod ema;
 mod fold_affine;
 mod fold_batch_norm;
 mod gather_features;
+mod gather_patches;
 mod gather_tokens;
 mod gelu;
+mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;
@@ -52,11 +56,13 @@ pub use crate::cpu::conv2d::Padding;
 pub use crate::cpu::gemm::Activation;
 pub use adaln_zero::{Chunk, Residual, ResidualBackward, adaln_zero, adaln_zero_backward};
 pub use adamw::{AdamW, Moved, adamw, global_norm};
+pub use add::add;
 pub use add_noise::add_noise;
 pub use add_position::{add_position, add_position_backward};
 pub use attention::{attention, attention_backward};
 pub use channel_gate::channel_gate;
 pub use channel_mean::channel_mean;
+pub use concat::{concat, concat_backward};
 pub use conv2d::{Convolution, conv2d, conv2d_backward};
 pub use denoising_loss::{Target, denoising_loss};
 pub use depthwise_conv2d::depthwise_conv2d;
@@ -64,8 +70,11 @@ pub use ema::ema;
 pub use fold_affine::{fold_affine, fold_affine_backward};
 pub use fold_batch_norm::{BatchNorm, fold_batch_norm};
 pub use gather_features::{Gather, gather_features};
+pub use gather_patches::{Resample, gather_patches, gather_patches_backward};
 pub use gather_tokens::gather_tokens;
 pub use gelu::gelu;
+pub(crate) use group_norm::Sizes as GroupNormSizes;
+pub use group_norm::{GroupNorm, Shift, group_norm, group_norm_backward};
 pub use inversion_step::inversion_step;
 #[cfg(feature = "cuda")]
 pub(crate) use inverted_residual::Size as ResidualSize;
@@ -73,7 +82,9 @@ pub use inverted_residual::{
     Expansion, FoldedLayer, InvertedResidual, InvertedResidualLayers, InvertedResidualScratch,
     SqueezeExcite, inverted_residual,
 };
-pub use linear::{PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight};
+pub use linear::{
+    PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight, linear_residual,
+};
 pub use mahalanobis::mahalanobis;
 pub use normalise::normalise;
 pub use patchify::{PatchOrder, patchify, unpatchify};
@@ -83,14 +94,14 @@ pub use resize_bilinear::resize_bilinear;
 pub use rgb_to_luma::rgb_to_luma;
 pub use score::{SCORE_STATS, score, score_step};
 pub use silu::{silu, silu_backward};
-pub use timestep_embedding::{TIMESTEP_FEATURES, timestep_embedding};
+pub use timestep_embedding::timestep_embedding;
 
 /// What a GPU's kernels are there for, and what they need beside their operands.
 pub(crate) mod kernels {
-    use crate::cuda::ops::{LARGEST_HEAD, MOST_TOKENS};
     pub(crate) use crate::cuda::ops::{
-        TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD, adaln_zero_backward_scratch,
-        attention_backward_scratch, global_norm_scratch, linear_backward_scratch,
+        LARGEST_HEAD, MOST_TOKENS, TIMESTEP_TABLE_BYTES, WIDEST, WIDEST_BACKWARD,
+        adaln_zero_backward_scratch, attention_backward_scratch, global_norm_scratch,
+        group_norm_backward_scratch, linear_backward_scratch,
     };
     use crate::error::{Error, Result};
 

@@ -1,16 +1,15 @@
 //! The sinusoidal embedding of timesteps.
 
+use std::borrow::Cow;
+
 use super::expect_shape;
 use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
 
-/// Sinusoid features of one timestep.
-pub const TIMESTEP_FEATURES: usize = 256;
-
-/// out = (cos(t·f), sin(t·f)) with 128 frequencies f = 10000^(−i/128).
+/// out = (cos(t·f), sin(t·f)) with half as many frequencies f = 10000^(−i/(F/2)) as there are features.
 ///
-/// `t`: (B), timesteps; `out`: (B, 256), f16 on a GPU. The products are rounded to f32, as in the models this
-/// embedding is used with, and the frequencies are the f32 numbers those models were trained with:
+/// `t`: (B), timesteps; `out`: (B, F), F even, f16 on a GPU. The products are rounded to f32, as in the models this
+/// embedding is used with, and 128 frequencies are the f32 numbers those models were trained with:
 /// at t = 999 an ulp of a product moves the embedding by 3e-5.
 ///
 /// # Errors
@@ -22,13 +21,27 @@ pub fn timestep_embedding<'a>(
     const OP: &str = "timestep_embedding";
     let (t, out) = (t.into(), out.into());
     let [images] = *t.shape() else { return Err(Error::shape(OP, "t", "(B)", t.shape())) };
-    expect_shape(OP, "out", out.shape(), &[images, TIMESTEP_FEATURES])?;
-    on_gpu!(t, crate::cuda::ops::timestep_embedding(t, &FREQUENCY_BITS, out));
-    crate::cpu::timestep_embedding(t.f32s(OP, "t")?, &FREQUENCY_BITS, out.into_f32s(OP, "out")?);
+    let features = match *out.shape() {
+        [_, features] if features >= 2 && features.is_multiple_of(2) => features,
+        ref got => return Err(Error::shape(OP, "out", format!("({images}, F), F even"), got)),
+    };
+    expect_shape(OP, "out", out.shape(), &[images, features])?;
+    let frequencies = frequencies(features / 2);
+    on_gpu!(t, crate::cuda::ops::timestep_embedding(t, &frequencies, out));
+    crate::cpu::timestep_embedding(t.f32s(OP, "t")?, &frequencies, out.into_f32s(OP, "out")?);
     Ok(())
 }
 
-/// exp(f32(f32(−ln 10000)·i)/128) as a common f32 exponential returns it, which differs from the
+/// The bits of exp(f32(f32(−ln 10000)·i)/count), i from 0.
+fn frequencies(count: usize) -> Cow<'static, [u32]> {
+    if count == FREQUENCY_BITS.len() {
+        return Cow::Borrowed(&FREQUENCY_BITS);
+    }
+    let exponent = |i| -(1e4f64.ln()) as f32 * i as f32 / count as f32;
+    Cow::Owned((0..count).map(|i| (f64::from(exponent(i)).exp() as f32).to_bits()).collect())
+}
+
+/// Of 128, as a common f32 exponential returns it, which differs from the
 /// correctly rounded value by one ulp at i = 12 and 106.
 const FREQUENCY_BITS: [u32; 128] = [
     0x3f800000, 0x3f6e39f8, 0x3f5dafd6, 0x3f4e4bac, 0x3f3ff911, 0x3f32a506, 0x3f263de0, 0x3f1ab32b,

@@ -13,3 +13,4 @@ mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
 mod trainer;
+mod unet;

@@ -1,4 +1,4 @@
-//! Sections `dit` and `mlp`: a denoiser forward, backward, over three training steps and inverting.
+//! Sections `dit`, `mlp` and `unet`: a denoiser forward, backward, over three training steps and inverting.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,14 @@ use serde_json::Value;
 use crate::diffusion::inversion_trials;
 use crate::golden::{
     Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute,
-    compare_as_good, fill, ignored, number, shared, sqrt3, trial, unif, whole,
+    compare_as_good, fill, ignored, number, shared, sqrt3, statistics, trial, unif, whole,
 };
+use crate::imported;
 use crate::library;
 use crate::naive::{self, Stored};
 use crate::parameters::{Config, Kind};
 use crate::place::{Place, places};
 
-/// Of gradients.
-const GRADIENTS: [f64; 2] = [1e-5, 1e-2];
 /// Of losses and norms.
 const LOSSES: [f64; 2] = [1e-6, 2e-3];
 /// Of what three optimiser steps change where a GPU stores f16, as a part of it: one number of fifty turned
@@ -34,6 +33,15 @@ fn outputs(config: &Config) -> [f64; 2] {
     match config.kind {
         Kind::Dit { .. } => [1e-5, 5e-3],
         Kind::Mlp => [5e-6, 5e-3],
+        Kind::Unet(_) => [1e-5, 5e-3],
+    }
+}
+
+/// Of gradients, likewise.
+fn gradients(config: &Config) -> [f64; 2] {
+    match config.kind {
+        Kind::Dit { .. } | Kind::Mlp => [1e-5, 1e-2],
+        Kind::Unet(_) => [2e-5, 1e-2],
     }
 }
 
@@ -131,13 +139,22 @@ pub fn trials(kind: &str, golden: &'static Golden, section: &'static Value) -> T
     Ok(trials)
 }
 
-/// An MLP of the real size, of which only the number of parameters is there, the condition's layer included.
+/// A network of the real size, of which only the number of parameters is there, that of an MLP with the condition's
+/// layer included.
 fn reference(manifest: &Value) -> Result<(), String> {
     let mut config = manifest.clone();
-    (config["grid"], config["seed"]) = (1.into(), 0.into());
+    config["seed"] = 0.into();
+    if config["grid"].is_null() {
+        config["grid"] = 1.into();
+    }
     let config = Config::read(&config)?;
-    let condition = (whole(manifest, "z_channels")? + 1) * config.width;
-    let want = whole(manifest, "n_params_without_cls_embed")? - condition;
+    let want = match &config.kind {
+        Kind::Unet(_) => whole(manifest, "n_params_net")?,
+        _ => {
+            let condition = (whole(manifest, "z_channels")? + 1) * config.width;
+            whole(manifest, "n_params_without_cls_embed")? - condition
+        }
+    };
     match library::parameter_count(&config)? {
         got if got == want => Ok(()),
         got => Err(format!("{got} parameters, expected {want}")),
@@ -147,7 +164,7 @@ fn reference(manifest: &Value) -> Result<(), String> {
 fn case_trials(golden: &Golden, label: &str, file: &str, manifest: &'static Value) -> Trials {
     let tensors = golden.tensors(file)?;
     let case = Case::read(&manifest["config"])?;
-    let mut trials = Vec::new();
+    let mut trials = imported::trials(label, &case.config, &case.x, &tensors);
     for place in places() {
         if let Some(refusal) = place.refusal(label, &case.config) {
             trials.push(refusal);
@@ -175,9 +192,13 @@ fn pass_trials(
         shared(move || library::pass(&case, place.device))
     };
     let label = |what: &str| place.label(format!("{name}/{what}"));
-    let both = outputs(&case.config);
-    let [outputs, gradients] = [both, GRADIENTS].map(|both| place.tolerance(both));
+    let both = [outputs(&case.config), gradients(&case.config)];
+    let [outputs, gradients] = both.map(|both| place.tolerance(both));
     let mut trials = Vec::new();
+    let blocks = {
+        let case = case.clone();
+        shared(move || naive::blocks(&case, Stored::F32))
+    };
     for (tensor, want) in tensors.iter() {
         let want = want.clone();
         let label = label(tensor);
@@ -191,6 +212,18 @@ fn pass_trials(
             }
             trials.push(of(&pass, label, move |p| {
                 compare(prefix(&p.eps, &want)?, &want.data, outputs)
+            }));
+        } else if let (Some(block), Device::Cpu) =
+            (tensor.strip_prefix("blockstats."), place.device)
+        {
+            let block = block.to_owned();
+            trials.push(of(&blocks, format!("{label} of the plain computation"), move |blocks| {
+                let got = statistics(get(blocks, &block)?);
+                compare_absolute(got, &want.data, outputs * want.data[2])
+            }));
+        } else if let ("temb.freqs_f32", Device::Cpu) = (tensor, place.device) {
+            trials.push(trial(label, move || {
+                compare_absolute(library::timestep_frequencies(want.data.len())?, &want.data, 0.0)
             }));
         } else if tensor == "grad.x" {
             trials.push(of(&pass, label, move |p| {

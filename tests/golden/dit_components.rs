@@ -18,13 +18,13 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
         let axes: Vec<usize> = want.shape.clone();
         if name == "temb.freqs_f32" {
             trials.push(trial(label, move || {
-                compare_absolute(library::timestep_frequencies()?, &want.data, 0.0)
+                compare_absolute(library::timestep_frequencies(128)?, &want.data, 0.0)
             }));
         } else if name == "temb.f32" {
             trials.push(trial(label, move || {
                 let t: Vec<usize> =
                     tensors.get("temb.t")?.data.iter().map(|&t| t as usize).collect();
-                compare_absolute(library::timestep_embedding(&t)?, &want.data, 2e-7)
+                compare_absolute(library::timestep_embedding(&t, 256)?, &want.data, 2e-7)
             }));
         } else if name.starts_with("pos_embed.") {
             let [tokens, width] = axes[..] else { return Err(format!("{name}: {axes:?}"))? };

@@ -2,7 +2,7 @@
 
 use invad::Device;
 
-use crate::golden::{Shared, compare, compare_absolute, compare_as_good};
+use crate::golden::{Shared, compare, compare_absolute, compare_as_good, statistics};
 
 /// Relative to the largest number, in f32.
 pub const TOLERANCE: f64 = 5e-6;
@@ -52,19 +52,8 @@ impl Outputs {
 }
 
 impl Map {
-    /// Mean, standard deviation, largest magnitude, the first four numbers and the last two.
     pub fn statistics(&self) -> Vec<f64> {
-        let x = &self.data;
-        let n = x.len() as f64;
-        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
-        let squares = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>();
-        // So that a NaN is seen.
-        let largest = x.iter().fold(0.0f64, |m, v| {
-            let v = f64::from(v.abs());
-            if v > m || v.is_nan() { v } else { m }
-        });
-        let ends = x[..4].iter().chain(&x[x.len() - 2..]).map(|&v| f64::from(v));
-        [mean, (squares / (n - 1.0)).sqrt(), largest].into_iter().chain(ends).collect()
+        statistics(&self.data)
     }
 }
 

@@ -249,6 +249,20 @@ pub fn compare_absolute(
     ))
 }
 
+/// Mean, standard deviation, largest magnitude, the first four numbers and the last two.
+pub fn statistics(x: &[f32]) -> Vec<f64> {
+    let n = x.len() as f64;
+    let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    let squares = x.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>();
+    // So that a NaN is seen.
+    let largest = x.iter().fold(0.0f64, |m, v| {
+        let v = f64::from(v.abs());
+        if v > m || v.is_nan() { v } else { m }
+    });
+    let ends = x[..4].iter().chain(&x[x.len() - 2..]).map(|&v| f64::from(v));
+    [mean, (squares / (n - 1.0)).sqrt(), largest].into_iter().chain(ends).collect()
+}
+
 /// The 64-bit stream of a seed and a name: FNV-1a of the name, then SplitMix64.
 pub fn stream(seed: u64, name: &str) -> impl Iterator<Item = u64> {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;

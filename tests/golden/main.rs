@@ -13,6 +13,7 @@ mod efficientnet;
 mod effnet_b4;
 mod evaluate_inv;
 mod golden;
+mod imported;
 mod library;
 mod lite;
 mod metrics;
@@ -26,8 +27,12 @@ mod schedule;
 mod scoring;
 #[path = "../support/mod.rs"]
 mod support;
+mod unet;
 mod vit;
 mod vit_family;
+#[allow(dead_code)] // Damaged files are of other tests.
+#[path = "../library/weights/writer.rs"]
+mod writer;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -73,6 +78,10 @@ fn section_trials(
         "mlp" => &[
             ("mlp/parameters", |golden, section| parameters::trials("mlp", golden, section)),
             ("mlp", |golden, section| denoiser::trials("mlp", golden, section)),
+        ],
+        "unet" => &[
+            ("unet/parameters", |golden, section| parameters::trials("unet", golden, section)),
+            ("unet", |golden, section| denoiser::trials("unet", golden, section)),
         ],
         "dit_components" => &[("dit_components", dit_components::trials)],
         "diffusion" => &[("schedule", schedule::trials), ("diffusion", diffusion::trials)],

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::golden::{Golden, Problem, Trials, cases, compare_absolute, fill, trial, whole};
+use crate::unet;
 
 /// A denoiser's sizes and the seed of its parameters.
 #[derive(Clone, Debug)]
@@ -18,26 +19,30 @@ pub struct Config {
 }
 
 /// What only one kind has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Kind {
     Dit { heads: usize, patch: usize },
     Mlp,
+    Unet(unet::Sizes),
 }
 
 impl Config {
-    /// An MLP's manifest has the size of a condition, which gets no gradient.
+    /// An MLP's manifest has the size of a condition, which gets no gradient, as what a U-Net's has for a width; its
+    /// depth is that of a level.
     pub fn read(config: &Value) -> Result<Self, String> {
-        let kind = if config["z_channels"].is_null() {
+        let (kind, depth, width) = if !config["model_channels"].is_null() {
+            (Kind::Unet(unet::Sizes::read(config)?), "num_res_blocks", "model_channels")
+        } else if config["z_channels"].is_null() {
             let patch = if config["patch"].is_null() { 1 } else { whole(config, "patch")? };
-            Kind::Dit { heads: whole(config, "heads")?, patch }
+            (Kind::Dit { heads: whole(config, "heads")?, patch }, "depth", "width")
         } else {
-            Kind::Mlp
+            (Kind::Mlp, "depth", "width")
         };
         Ok(Self {
             channels: whole(config, "C")?,
-            depth: whole(config, "depth")?,
+            depth: whole(config, depth)?,
             grid: whole(config, "grid")?,
-            width: whole(config, "width")?,
+            width: whole(config, width)?,
             seed: whole(config, "seed")? as u64,
             kind,
         })
@@ -56,8 +61,9 @@ impl Config {
             shapes.push((format!("net.{name}.weight"), weight.to_vec()));
             shapes.push((format!("net.{name}.bias"), weight[..1].to_vec()));
         };
-        let (time, outputs) = match self.kind {
-            Kind::Dit { patch, .. } => {
+        let (time, outputs) = match &self.kind {
+            Kind::Unet(sizes) => return sizes.shapes(self),
+            &Kind::Dit { patch, .. } => {
                 weighted("x_embedder.proj".into(), &[d, c, patch, patch]);
                 for i in 0..self.depth {
                     let block = format!("blocks.{i}");
@@ -112,7 +118,9 @@ pub fn parameter(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
         (0.2, 1.0)
     } else {
         let boosted = name.contains("adaLN_modulation")
+            || name.contains("emb_layers")
             || name.ends_with("t_embedder.mlp.2.weight")
+            || name.ends_with("time_embed.2.weight")
             || name.ends_with("time_embed.mlp.2.weight");
         let fan_in: usize = shape[1..].iter().product();
         let gain = if boosted { 2.0 } else { 1.0 };
@@ -125,6 +133,19 @@ pub fn parameter(seed: u64, name: &str, shape: &[usize]) -> Vec<f32> {
 pub fn trials(kind: &str, golden: &'static Golden, section: &'static Value) -> Trials {
     let mut trials = Vec::new();
     for (case, values) in cases(section) {
+        if let Some(stored) = values["parameters"].as_object() {
+            let config = Config::read(&values["config"])?;
+            trials.push(trial(format!("{kind}/{case}/names"), move || {
+                let shapes = config.shapes().into_iter();
+                let shapes = shapes.map(|(name, shape)| (name, serde_json::json!(shape)));
+                let mut got: serde_json::Map<String, Value> = shapes.collect();
+                // It gets no gradient.
+                got.extend(
+                    stored.get_key_value("cls_embed.weight").map(|(k, v)| (k.clone(), v.clone())),
+                );
+                if got == *stored { Ok(()) } else { Err(format!("{got:?}, stored {stored:?}")) }
+            }));
+        }
         let file = format!("{kind}_{case}_weights");
         let stored = match golden.tensors(&file) {
             Ok(stored) => stored,
@@ -147,7 +168,8 @@ pub fn trials(kind: &str, golden: &'static Golden, section: &'static Value) -> T
         }));
     }
     if trials.is_empty() {
-        return Err(Problem::Missing(format!("no {kind}_<case>_weights.safetensors")));
+        let reason = format!("no {kind}_<case>_weights.safetensors, no `parameters` of a case");
+        return Err(Problem::Missing(reason));
     }
     Ok(trials)
 }

@@ -40,11 +40,12 @@ impl Place {
 
     /// In place of the trials of a network that a GPU has no kernels for: that it says so.
     pub fn refusal(self, name: &str, config: &Config) -> Option<Trial> {
-        let head_size = match config.kind {
-            Kind::Dit { heads, .. } => config.width / heads,
-            Kind::Mlp => 8,
+        let (width, head_size) = match &config.kind {
+            Kind::Dit { heads, .. } => (config.width, config.width / heads),
+            Kind::Mlp => (config.width, 8),
+            Kind::Unet(sizes) => (config.channels, sizes.head_size),
         };
-        let fits = config.width.is_multiple_of(8) && head_size.is_multiple_of(8);
+        let fits = width.is_multiple_of(8) && head_size.is_multiple_of(8);
         if self.is_cpu() || fits && head_size <= 256 && config.width <= 8192 {
             return None;
         }

@@ -125,7 +125,7 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
         20 => case!(silu, [x Read [b, n], y Write [b, n]], silu(&*x, y)),
         21 => case!(silu_backward, [x Read [b, n], dy Read [b, n], dx Write [b, n]],
             silu_backward(&*x, &*dy, dx)),
-        22 => case!(timestep_embedding, [t Read [b], out Write [b, TIMESTEP_FEATURES]],
+        22 => case!(timestep_embedding, [t Read [b], out Write [b, 2 * n]],
             timestep_embedding(&*t, out)),
         23 => case!(adamw, [gradient Read [n, c], numbers Read [AdamW::NUMBERS], norm Read [2],
         parameters Update [n, c], m Update [n, c], v Update [n, c], average Update [n, c]],

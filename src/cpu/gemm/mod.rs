@@ -13,6 +13,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 use rayon::prelude::*;
 
+use super::add::add_to;
 use super::math::{lower_tail, sigmoid};
 
 /// A matrix read through strides, in elements.
@@ -373,7 +374,7 @@ fn portable(a: Mat, b: Mat, out: &mut [f32], stride: usize, epilogue: Epilogue, 
     let finish = |(row, pre): (&mut [f32], Option<&mut [f32]>)| {
         let row = &mut row[..n];
         if let Some(bias) = bias {
-            add(row, bias);
+            add_to(row, bias);
         }
         if let Some(pre) = pre {
             pre[..n].copy_from_slice(row);
@@ -386,13 +387,6 @@ fn portable(a: Mat, b: Mat, out: &mut [f32], stride: usize, epilogue: Epilogue, 
         Some(pre) => rows.zip(pre[..len].par_chunks_mut(stride).map(Some)).for_each(finish),
         None if bias.is_none() && activation == Activation::None => {}
         None => rows.map(|row| (row, None)).for_each(finish),
-    }
-}
-
-#[multiversion(targets("x86_64+avx512f", "x86_64+avx2", "aarch64+neon"))]
-fn add(row: &mut [f32], bias: &[f32]) {
-    for (y, b) in row.iter_mut().zip(bias) {
-        *y += b;
     }
 }
 

@@ -224,7 +224,7 @@ fn apply(
 ) -> Result<()> {
     let [outputs, inputs] = *weight.shape() else { unreachable!("weights have two axes") };
     let sizes = (x.len() / inputs, inputs, outputs);
-    linear(x, weight.view(), Some(bias.view()), Activation::None, None, skip, y, sizes)
+    linear(OP, x, weight.view(), Some(bias.view()), Activation::None, None, skip, y, sizes)
 }
 
 /// Refuses channels that the kernels cannot compute.

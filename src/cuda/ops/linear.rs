@@ -11,21 +11,21 @@ use crate::tensor::{DType, TensorView, TensorViewMut};
 /// Rows of which a bias's gradient is first summed.
 const SLAB: usize = 256;
 
-/// y = activation(x · weightᵀ + bias + skip): x f32 (then rounded) or f16, weight f16, y f16 or f32, bias and
-/// skip of y's type, before_activation f16 as y must then be.
+/// y = activation(x · weightᵀ + bias + residual): x f32 (then rounded) or f16, weight f16, y f16 or f32, bias and
+/// residual of y's type, before_activation f16 as y must then be.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn linear(
+    name: &'static str,
     x: TensorView,
     weight: TensorView,
     bias: Option<TensorView>,
     activation: Activation,
     before_activation: Option<TensorViewMut>,
-    skip: Option<TensorView>,
+    residual: Option<TensorView>,
     y: TensorViewMut,
     (m, k, n): (usize, usize, usize),
 ) -> Result<()> {
-    const OP: &str = "linear";
-    let op = Op::new(OP, "x", x.on_cuda())?;
+    let op = Op::new(name, "x", x.on_cuda())?;
     let kind = match (activation, &before_activation) {
         // cuBLASLt has the tanh form alone.
         (Activation::None | Activation::GeluErf, None) => Gelu::None,
@@ -33,15 +33,15 @@ pub(crate) fn linear(
         (Activation::Gelu, Some(_)) => Gelu::Kept,
         (Activation::None | Activation::GeluErf, Some(_)) => {
             let expected = "none without GELU in its tanh form, on a GPU";
-            return Err(Error::argument(OP, "before_activation", expected, "some"));
+            return Err(Error::argument(name, "before_activation", expected, "some"));
         }
         (other, _) => {
             let expected = "none or GELU on a GPU";
-            return Err(Error::argument(OP, "activation", expected, format!("{other:?}")));
+            return Err(Error::argument(name, "activation", expected, format!("{other:?}")));
         }
     };
     if k == 0 {
-        return Err(Error::shape(OP, "x", "(…, K ≥ 1)", x.shape()));
+        return Err(Error::shape(name, "x", "(…, K ≥ 1)", x.shape()));
     }
     let erf = activation == Activation::GeluErf;
     let narrow = kind == Gelu::Kept || erf;
@@ -55,9 +55,9 @@ pub(crate) fn linear(
         wide: dtype == DType::F32,
         bias: bias.is_some(),
         gelu: kind,
-        skip: skip.is_some(),
+        skip: residual.is_some(),
     };
-    let skip = skip.map(|skip| op.read("skip", skip, dtype)).transpose()?;
+    let residual = residual.map(|r| op.read("residual", r, dtype)).transpose()?;
     let kept = match before_activation {
         Some(kept) => {
             check_kept(&op, "before_activation", kept.shape())?;
@@ -71,7 +71,7 @@ pub(crate) fn linear(
         right: halves(&op, "x", x)?,
         bias: bias.map_or(Ok(0), |bias| op.read("bias", bias, dtype))?,
         kept,
-        skip: skip.unwrap_or(y),
+        skip: residual.unwrap_or(y),
         result: if erf { op.aligned("y", y)? } else { y },
     };
     // SAFETY: the operands have the product's shapes and types; y has `numbers` numbers.

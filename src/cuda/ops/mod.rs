@@ -12,18 +12,22 @@ use crate::tensor::{DType, Device, TensorView, TensorViewMut};
 
 mod adaln_zero;
 mod adamw;
+mod add;
 mod add_noise;
 mod add_position;
 mod attention;
 mod channel_gate;
 mod channel_mean;
 mod column_sums;
+mod concat;
 mod denoising_loss;
 mod depthwise_conv2d;
 mod fold_affine;
 mod gather_features;
+mod gather_patches;
 mod gather_tokens;
 mod gelu;
+mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;
@@ -42,6 +46,7 @@ pub(crate) use adaln_zero::{
     WIDEST, WIDEST_BACKWARD, adaln_zero, adaln_zero_backward, adaln_zero_backward_scratch,
 };
 pub(crate) use adamw::{adamw, global_norm, global_norm_scratch};
+pub(crate) use add::add;
 pub(crate) use add_noise::add_noise;
 pub(crate) use add_position::{add_position, add_position_backward};
 pub(crate) use attention::{
@@ -49,12 +54,15 @@ pub(crate) use attention::{
 };
 pub(crate) use channel_gate::channel_gate;
 pub(crate) use channel_mean::channel_mean;
+pub(crate) use concat::{concat, concat_backward};
 pub(crate) use denoising_loss::denoising_loss;
 pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use fold_affine::{fold_affine, fold_affine_backward};
 pub(crate) use gather_features::gather_features;
+pub(crate) use gather_patches::{gather_patches, gather_patches_backward};
 pub(crate) use gather_tokens::gather_tokens;
 pub(crate) use gelu::gelu;
+pub(crate) use group_norm::{group_norm, group_norm_backward, group_norm_backward_scratch};
 pub(crate) use inversion_step::inversion_step;
 pub(crate) use inverted_residual::{Residual, ResidualScratch, inverted_residual};
 pub(crate) use linear::{

@@ -1,16 +1,14 @@
 //! A network along a residual stream: what its kind says of it, its training and its evaluations.
 
-use std::fmt;
-use std::sync::Arc;
-
-use super::modulation::{Modulation, ModulationActivations, ModulationGradients, Tables};
 use super::sites::{Lists, SiteGradients, Sites};
-use super::weights::{PackedWeights, Packing, Source};
-use crate::denoisers::{Denoiser, Evaluator, Packed, Parameters, Trainable, Training, Use};
+use crate::denoisers::parts::{
+    Evaluated, Modulation, ModulationActivations, ModulationGradients, Packing, Source,
+};
+use crate::denoisers::{Denoiser, Parameters, Trainable, Training};
 use crate::device::Allocate;
 use crate::error::Result;
 use crate::ops::expect_shape;
-use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
 
 /// What a kind says of its networks.
@@ -28,8 +26,8 @@ pub(in crate::denoisers) trait Chain: Denoiser + Clone + 'static {
     /// Blocks, and branches of each.
     fn blocks(&self) -> (usize, usize);
 
-    /// The stream's tokens of an image.
-    fn tokens(&self) -> usize;
+    /// The stream's tokens of an image, and its width.
+    fn stream(&self) -> (usize, usize);
 
     fn activations(
         &self,
@@ -48,7 +46,7 @@ pub(in crate::denoisers) trait Chain: Denoiser + Clone + 'static {
     /// Bytes that the kernels of the backward pass leave to each other on a GPU, sites and modulation apart.
     fn scratch_bytes(&self, batch: usize) -> usize;
 
-    /// Packs what evaluations read of the parameters, modulation apart.
+    /// Packs what evaluations read of the parameters, modulation apart; `packing` has the stream's tokens.
     fn pack_weights(&self, packing: &mut Packing) -> Result<()>;
 
     /// Writes the stream's beginning, f32 (B, N, D); `scratch` has the same shape and the precision's type.
@@ -121,11 +119,12 @@ pub(in crate::denoisers) struct Backward<'a, N: Chain> {
 
 /// (B, N, D).
 fn stream_shape<N: Chain>(network: &N, batch: usize) -> [usize; 3] {
-    [batch, network.tokens(), network.modulation().width]
+    let (tokens, width) = network.stream();
+    [batch, tokens, width]
 }
 
 /// The memory of a forward pass.
-struct Memory<N: Chain> {
+pub(in crate::denoisers) struct Memory<N: Chain> {
     batch: usize,
     sites: Sites,
     acts: N::Activations,
@@ -158,6 +157,41 @@ impl<N: Chain> Memory<N> {
         network.begin(source, x, acts, scratch, stream)?;
         sites.forward(network, source, table, acts)?;
         network.end(source, sites.output().view(), acts, out)
+    }
+}
+
+impl<N: Chain> Evaluated for N {
+    const NAME: &'static str = <N as Chain>::NAME;
+
+    type Memory = Memory<N>;
+
+    fn conditioning(&self) -> &Modulation {
+        self.modulation()
+    }
+
+    fn pack_weights(&self, packing: &mut Packing) -> Result<()> {
+        packing.tokens = self.stream().0;
+        Chain::pack_weights(self, packing)
+    }
+
+    fn memory(
+        &self,
+        a: &mut dyn Allocate,
+        batch: usize,
+        precision: Precision,
+    ) -> Result<Memory<N>> {
+        Memory::new(self, Lists { a, recompute: None }, batch, precision)
+    }
+
+    fn evaluate(
+        &self,
+        memory: &mut Memory<N>,
+        source: &Source,
+        x: TensorView,
+        table: TensorView,
+        out: TensorViewMut,
+    ) -> Result<()> {
+        memory.run(self, source, x, table, out)
     }
 }
 
@@ -224,70 +258,5 @@ impl<N: Chain> Trainable for InTraining<N> {
         sites.backward(network, of_table.table.view(), of_sites, &mut dtable.dtable, &mut pass)?;
         network.begin_backward(&of_sites.dstream, dx, &mut pass)?;
         network.modulation().backward(parameters, of_table, dtable, dp)
-    }
-}
-
-/// What [`Denoiser::pack`] of such a network returns: weights in the layout of the device's matrix product, and one
-/// row of modulation vectors per timestep in place of the layers that make them.
-pub(in crate::denoisers) fn pack<N: Chain>(
-    network: &N,
-    parameters: &Tensor,
-    timesteps: &[usize],
-    device: Device,
-    precision: Precision,
-) -> Result<Arc<dyn Packed>> {
-    network.require(device, Use::Inference, precision)?;
-    expect_shape(N::NAME, "parameters", parameters.shape(), &[network.len()])?;
-    let mut weights = Packing::new(parameters, network.tokens(), device, precision);
-    network.pack_weights(&mut weights)?;
-    let tables = network.modulation().tables(parameters, timesteps, device)?;
-    let network = network.clone();
-    Ok(Arc::new(PackedChain { network, precision, weights: weights.done(), tables }))
-}
-
-struct PackedChain<N> {
-    network: N,
-    precision: Precision,
-    weights: PackedWeights,
-    tables: Tables,
-}
-
-impl<N: Chain> fmt::Debug for PackedChain<N> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PackedChain")
-            .field("denoiser", &self.network.id())
-            .field("timesteps", &self.tables.len())
-            .finish_non_exhaustive()
-    }
-}
-
-impl<N: Chain> Packed for PackedChain<N> {
-    fn evaluator(
-        self: Arc<Self>,
-        batch: usize,
-        a: &mut dyn Allocate,
-    ) -> Result<Box<dyn Evaluator>> {
-        let lists = Lists { a, recompute: None };
-        let memory = Memory::new(&self.network, lists, batch, self.precision)?;
-        Ok(Box::new(InUse { packed: self, memory }))
-    }
-}
-
-/// A packed network and the memory of its evaluations.
-struct InUse<N: Chain> {
-    packed: Arc<PackedChain<N>>,
-    memory: Memory<N>,
-}
-
-impl<N: Chain> Evaluator for InUse<N> {
-    fn evaluate(
-        &mut self,
-        timestep: usize,
-        x: TensorView<'_>,
-        out: TensorViewMut<'_>,
-    ) -> Result<()> {
-        let PackedChain { network, weights, tables, .. } = &*self.packed;
-        let table = tables.at(N::NAME, timestep)?;
-        self.memory.run(network, &Source::Packed(weights), x, table, out)
     }
 }

@@ -1,8 +1,7 @@
 //! Fresh parameters.
 
-use rayon::prelude::*;
-
 use crate::denoisers::Parameter;
+use crate::denoisers::parts::uniform;
 use crate::error::Result;
 use crate::ops::{self, Random, Stream};
 use crate::tensor::TensorViewMut;
@@ -33,12 +32,7 @@ pub(in crate::denoisers) fn fresh(
             out.iter_mut().for_each(|x| *x *= 0.02);
         } else {
             let bound = (6.0 / (p.shape[0] + p.len() / p.shape[0]) as f64).sqrt();
-            out.par_chunks_mut(4).enumerate().with_min_len(1 << 12).for_each(|(j, out)| {
-                for (x, word) in out.iter_mut().zip(random.words(j as u64)) {
-                    let unit = (f64::from(word) + 0.5) / (1u64 << 31) as f64 - 1.0;
-                    *x = (bound * unit) as f32;
-                }
-            });
+            uniform(random, bound, out);
         }
         each(p, out)?;
     }

@@ -7,15 +7,13 @@
 
 mod chain;
 mod init;
-mod modulation;
+mod layers;
 mod sites;
-mod weights;
 
-pub(super) use chain::{Backward, Chain, pack, trainable};
+pub(super) use chain::{Backward, Chain, trainable};
 pub(super) use init::fresh;
-pub(super) use modulation::{Modulation, table_layer, time_layers};
+pub(super) use layers::{table_layer, time_layers};
 pub(super) use sites::{Lists, slot, slot_mut};
-pub(super) use weights::{Packing, Source, backward, plain_backward};
 
 use super::Use;
 use crate::error::{Error, Result};
@@ -41,23 +39,6 @@ pub(super) fn require(
     if purpose == Use::Training && width > WIDEST_BACKWARD {
         let expected = format!("up to {WIDEST_BACKWARD} for training on a GPU");
         return Err(Error::argument(op, "width", expected, width));
-    }
-    Ok(())
-}
-
-/// Whether sizes are in the range of what can be addressed.
-pub(super) fn check_sizes(
-    op: &'static str,
-    sizes: &[(&'static str, usize)],
-    depth: usize,
-) -> Result<()> {
-    for &(arg, got) in sizes {
-        if !(1..=1 << 14).contains(&got) {
-            return Err(Error::argument(op, arg, "in 1..=16384", got));
-        }
-    }
-    if depth > 1024 {
-        return Err(Error::argument(op, "depth", "at most 1024", depth));
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! The chain of sites and branches along the residual stream.
 
 use super::chain::{Backward, Chain};
-use super::weights::Source;
 use crate::denoisers::Recompute;
+use crate::denoisers::parts::Source;
 use crate::device::{Allocate, Purpose};
 use crate::error::Result;
 use crate::ops::{self, Chunk, Residual, ResidualBackward};

@@ -3,9 +3,8 @@
 use super::buffers::{Activations, Gradients};
 use super::{BRANCHES, Dit};
 use crate::denoisers::Linear;
-use crate::denoisers::adaln::{
-    self, Chain, Lists, Modulation, Packing, Source, plain_backward, slot, slot_mut,
-};
+use crate::denoisers::adaln::{self, Chain, Lists, slot, slot_mut};
+use crate::denoisers::parts::{Modulation, Packing, Source, backward, plain_backward};
 use crate::device::Allocate;
 use crate::error::Result;
 use crate::ops::{self, Activation, PatchOrder, kernels};
@@ -28,8 +27,8 @@ impl Chain for Dit {
         (self.config.depth, BRANCHES)
     }
 
-    fn tokens(&self) -> usize {
-        self.config.tokens()
+    fn stream(&self) -> (usize, usize) {
+        (self.config.tokens(), self.config.width)
     }
 
     fn activations(
@@ -157,7 +156,7 @@ impl Chain for Dit {
             let lse = slot(&acts.lse, i);
             ops::attention_backward(qkv, attended, lse, &*dattended, &mut *dqkv)?;
             let dqkv = dqkv.view().part(0, &self.joined(h.view()))?;
-            adaln::backward(&block.qkv, parameters, dqkv, h.view(), Some(dh.view_mut()), dp)
+            backward(&block.qkv, parameters, dqkv, h.view(), Some(dh.view_mut()), dp)
         } else {
             let (dw, db) = block.fc2.parts(dp)?;
             ops::linear_backward_weight(dy, slot(&acts.hidden, i), dw, Some(db))?;

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::denoisers::adaln::{check_sizes, require};
+use crate::denoisers::adaln::require;
+use crate::denoisers::parts::check_sizes;
 use crate::denoisers::{FeatureShape, Use};
 use crate::error::{Error, Result};
 use crate::ops::kernels::require_transformer;

@@ -13,8 +13,9 @@ use std::sync::Arc;
 pub use config::DitConfig;
 use config::MLP_RATIO;
 
-use super::adaln::{Modulation, fresh, pack, table_layer, time_layers, trainable};
+use super::adaln::{fresh, table_layer, time_layers, trainable};
 use super::import::{axes, count};
+use super::parts::{Modulation, pack};
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Order, Packed, Parameter, Recompute,
     Reference, Trainable, Training, Untold, Use,
@@ -101,8 +102,7 @@ impl Dit {
             .collect();
         let owners = (0..depth).map(|i| (format!("blocks.{i}"), PER_BLOCK));
         let table = table_layer(&mut l, width, owners.chain([("final_layer".into(), 2)]));
-        let sites = BRANCHES * depth + 1;
-        let modulation = Modulation { time, table, affine: None, sites, width };
+        let modulation = Modulation { time, table, affine: None };
         let output = l.linear("final_layer.linear", config.token_len(), width);
         Ok(Self { config, parameters: l.parameters, embed, position, blocks, modulation, output })
     }

@@ -1,9 +1,8 @@
 //! The forward and the backward pass.
 
 use super::Mlp;
-use crate::denoisers::adaln::{
-    self, Chain, Lists, Modulation, Packing, Source, plain_backward, slot, slot_mut,
-};
+use crate::denoisers::adaln::{self, Chain, Lists, slot, slot_mut};
+use crate::denoisers::parts::{Modulation, Packing, Source, backward, plain_backward};
 use crate::device::{Allocate, Purpose};
 use crate::error::Result;
 use crate::ops::{self, PatchOrder, kernels};
@@ -37,8 +36,8 @@ impl Chain for Mlp {
         (self.config.depth, 1)
     }
 
-    fn tokens(&self) -> usize {
-        self.config.tokens()
+    fn stream(&self) -> (usize, usize) {
+        (self.config.tokens(), self.config.width)
     }
 
     fn activations(
@@ -128,7 +127,7 @@ impl Chain for Mlp {
         pass: &mut Backward,
     ) -> Result<()> {
         let dh = Some(dh.view_mut());
-        adaln::backward(&self.output, pass.parameters, dout, h.view(), dh, pass.dp)
+        backward(&self.output, pass.parameters, dout, h.view(), dh, pass.dp)
     }
 
     fn branch_backward(
@@ -154,6 +153,6 @@ impl Chain for Mlp {
         pass: &mut Backward,
     ) -> Result<()> {
         let (dy, x) = (dstream.view(), pass.acts.x.view());
-        adaln::backward(&self.input, pass.parameters, dy, x, dx, pass.dp)
+        backward(&self.input, pass.parameters, dy, x, dx, pass.dp)
     }
 }

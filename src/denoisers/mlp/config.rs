@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::denoisers::FeatureShape;
-use crate::denoisers::adaln::check_sizes;
+use crate::denoisers::parts::check_sizes;
 use crate::error::Result;
 
 /// The sizes of an [`Mlp`](super::Mlp).

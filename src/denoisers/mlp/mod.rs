@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 pub use config::MlpConfig;
 
-use super::adaln::{self, Modulation, fresh, pack, table_layer, time_layers, trainable};
+use super::adaln::{self, fresh, table_layer, time_layers, trainable};
 use super::import::{axes, count};
+use super::parts::{Modulation, pack};
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
     Reference, Trainable, Training, Use,
@@ -82,8 +83,8 @@ impl Mlp {
         }
         let owners = (0..depth).map(|i| (block(i), 3));
         let table = table_layer(&mut l, width, owners.chain([("final_layer".into(), 2)]));
-        let sites = depth + 1;
-        let modulation = Modulation { time, table, affine: Some(affine), sites, width };
+        let affine = Some((affine, [depth + 1, 2, width]));
+        let modulation = Modulation { time, table, affine };
         let output = l.linear("final_layer.linear", channels, width);
         let parameters = l.parameters;
         Ok(Self { config, parameters, input, blocks, modulation, output })

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use invad::denoisers::{
-    self, Denoiser, Dit, DitConfig, Mlp, MlpConfig, Parameters, Recompute, Trainable, Use,
+    self, Denoiser, Dit, DitConfig, Mlp, MlpConfig, Parameters, Recompute, Trainable, Unet,
+    UnetConfig, Use,
 };
 use invad::diffusion::{
     Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
@@ -24,14 +25,26 @@ const PREFIX: &str = "net.";
 
 fn network(c: &Config) -> Result<Arc<dyn Denoiser>> {
     let &Config { channels, depth, grid, width, .. } = c;
-    match c.kind {
-        Kind::Dit { heads, patch } => {
+    match &c.kind {
+        &Kind::Dit { heads, patch } => {
             let config = DitConfig { channels, grid, width, depth, heads, patch };
             Ok(Arc::new(Dit::new(config).map_err(text)?))
         }
         Kind::Mlp => {
             let config = MlpConfig { channels, grid, width, depth };
             Ok(Arc::new(Mlp::new(config).map_err(text)?))
+        }
+        Kind::Unet(sizes) => {
+            let config = UnetConfig {
+                channels,
+                grid,
+                width,
+                channel_mult: sizes.channel_mult.clone(),
+                res_blocks: depth,
+                attention_downsample: sizes.attention_downsample.clone(),
+                head_size: sizes.head_size,
+            };
+            Ok(Arc::new(Unet::new(config).map_err(text)?))
         }
     }
 }
@@ -41,7 +54,7 @@ pub fn parameter_count(c: &Config) -> Result<usize> {
 }
 
 /// (B, C, G, G) to (B, G, G, C).
-fn channels_last(c: &Config, x: &[f32]) -> Result<Tensor> {
+pub fn channels_last(c: &Config, x: &[f32]) -> Result<Tensor> {
     let images = x.len() / c.elements();
     let x = transposed(x, c.channels, c.grid * c.grid);
     tensor(&x, &[images, c.grid, c.grid, c.channels])
@@ -53,7 +66,7 @@ fn channels_first(c: &Config, x: &[f32]) -> Vec<f32> {
 }
 
 /// A denoiser and the parameters that the golden rule gives it.
-fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
+pub fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
     let network = network(c)?;
     let mut shapes: HashMap<String, Vec<usize>> = c.shapes().into_iter().collect();
     let values = c.parameters();
@@ -61,10 +74,10 @@ fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
     for p in network.parameters() {
         let name = format!("{PREFIX}{}", p.name);
         let shape = shapes.remove(&name).ok_or_else(|| format!("`{name}` is not in the files"))?;
-        if shape != p.shape {
-            return Err(format!("{name}: shape {:?}, {shape:?} in the files", p.shape));
+        if shape != p.reference_shape() {
+            return Err(format!("{name}: shape {:?}, {shape:?} in the files", p.reference_shape()));
         }
-        flat[p.offset..][..p.len()].copy_from_slice(&values[&name]);
+        p.from_reference(&values[&name], &mut flat[p.offset..][..p.len()]);
     }
     if let Some(name) = shapes.keys().next() {
         return Err(format!("the library has no `{name}`"));
@@ -76,8 +89,12 @@ fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
 /// The parts of a flat tensor, by name.
 fn named(network: &dyn Denoiser, flat: &Tensor) -> BTreeMap<String, Vec<f32>> {
     let flat = flat.to_vec_f32();
-    let parts = network.parameters().iter();
-    parts.map(|p| (format!("{PREFIX}{}", p.name), flat[p.offset..][..p.len()].to_vec())).collect()
+    let parts = network.parameters().iter().map(|p| {
+        let mut part = vec![f32::NAN; p.len()];
+        p.to_reference(&flat[p.offset..][..p.len()], &mut part);
+        (format!("{PREFIX}{}", p.name), part)
+    });
+    parts.collect()
 }
 
 /// What the loss is multiplied by where its gradients are stored in f16.
@@ -265,7 +282,16 @@ pub fn eps(case: &Case, device: Device) -> Result<Vec<f32>> {
 
 fn inverter(c: &Config, steps: usize, device: Device) -> Result<Inverter> {
     let (network, parameters) = denoiser(c)?;
-    Inverter::new(&*network, &parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
+    inverter_by(&*network, &parameters, steps, device)
+}
+
+fn inverter_by(
+    network: &dyn Denoiser,
+    parameters: &Tensor,
+    steps: usize,
+    device: Device,
+) -> Result<Inverter> {
+    Inverter::new(network, parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
 }
 
 /// What is wrong with a network, on a device that cannot compute it.
@@ -275,7 +301,20 @@ pub fn refusal(c: &Config, device: Device) -> Result<invad::Error> {
 }
 
 pub fn inversion(c: &Config, steps: usize, x: &[f32], device: Device) -> Result<Inversion> {
-    let inverter = inverter(c, steps, device)?;
+    let (network, parameters) = denoiser(c)?;
+    inversion_by(&*network, &parameters, c, steps, x, device)
+}
+
+/// By a network with these parameters.
+pub fn inversion_by(
+    network: &dyn Denoiser,
+    parameters: &Tensor,
+    c: &Config,
+    steps: usize,
+    x: &[f32],
+    device: Device,
+) -> Result<Inversion> {
+    let inverter = inverter_by(network, parameters, steps, device)?;
     let mut x = on(device, &channels_last(c, x)?)?;
     let mut space = inverter.workspace(x.shape()[0]).map_err(text)?;
     // The whole and its steps one by one.

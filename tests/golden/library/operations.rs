@@ -35,20 +35,20 @@ pub fn schedule(steps: usize, quantity: &str) -> Result<Vec<f64>> {
 }
 
 /// The sines of so small a timestep are the frequencies times it, exactly.
-pub fn timestep_frequencies() -> Result<Vec<f32>> {
+pub fn timestep_frequencies(count: usize) -> Result<Vec<f32>> {
     let tiny = (-30f32).exp2();
-    let features = embedding(&[tiny])?;
-    Ok(features[features.len() / 2..].iter().map(|sine| sine / tiny).collect())
+    let features = embedding(&[tiny], 2 * count)?;
+    Ok(features[count..].iter().map(|sine| sine / tiny).collect())
 }
 
-pub fn timestep_embedding(t: &[usize]) -> Result<Vec<f32>> {
-    embedding(&t.iter().map(|&t| t as f32).collect::<Vec<_>>())
+pub fn timestep_embedding(t: &[usize], features: usize) -> Result<Vec<f32>> {
+    embedding(&t.iter().map(|&t| t as f32).collect::<Vec<_>>(), features)
 }
 
-fn embedding(t: &[f32]) -> Result<Vec<f32>> {
-    let mut features = output(&[t.len(), ops::TIMESTEP_FEATURES])?;
-    ops::timestep_embedding(&tensor(t, &[t.len()])?, &mut features).map_err(text)?;
-    Ok(features.to_vec_f32())
+fn embedding(t: &[f32], features: usize) -> Result<Vec<f32>> {
+    let mut out = output(&[t.len(), features])?;
+    ops::timestep_embedding(&tensor(t, &[t.len()])?, &mut out).map_err(text)?;
+    Ok(out.to_vec_f32())
 }
 
 pub fn silu(x: &[f32]) -> Result<Vec<f32>> {

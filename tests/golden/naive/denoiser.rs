@@ -39,9 +39,10 @@ impl<'a> Network<'a> {
 
     /// ε of one image: `x` and what is returned are (C, G, G).
     fn eps(&self, x: &[f32], timestep: usize) -> Result<Vec<f32>> {
-        match self.config.kind {
-            Kind::Dit { heads, patch } => Dit { network: self, heads, patch }.eps(x, timestep),
+        match &self.config.kind {
+            &Kind::Dit { heads, patch } => Dit { network: self, heads, patch }.eps(x, timestep),
             Kind::Mlp => self.mlp(x, timestep),
+            Kind::Unet(sizes) => Ok(self.unet(sizes, x, timestep)?.eps),
         }
     }
 
@@ -51,7 +52,7 @@ impl<'a> Network<'a> {
 
     /// SiLU of the condition that the layers of this name make of a timestep.
     pub fn condition(&self, name: &str, timestep: usize) -> Result<Vec<f32>> {
-        let features = self.stored.all(library::timestep_embedding(&[timestep])?);
+        let features = self.stored.all(library::timestep_embedding(&[timestep], 256)?);
         let hidden = self.silu(&self.linear(&format!("{name}.mlp.0"), &features)?);
         Ok(self.silu(&self.linear(&format!("{name}.mlp.2"), &hidden)?))
     }
@@ -83,6 +84,19 @@ pub fn eps(case: &Case, stored: Stored) -> Result<Vec<f32>> {
     let network = Network::new(&case.config, stored);
     let images = case.x.chunks(case.config.elements()).zip(&case.timesteps);
     Ok(images.map(|(x, &t)| network.eps(x, t)).collect::<Result<Vec<_>>>()?.concat())
+}
+
+/// What the blocks of a U-Net return, by name: of each those of all images.
+pub fn blocks(case: &Case, stored: Stored) -> Result<BTreeMap<String, Vec<f32>>> {
+    let Kind::Unet(sizes) = &case.config.kind else { return Err("no U-Net".into()) };
+    let network = Network::new(&case.config, stored);
+    let mut all: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+    for (x, &t) in case.x.chunks(case.config.elements()).zip(&case.timesteps) {
+        for (name, block) in network.unet(sizes, x, t)?.blocks {
+            all.entry(name).or_default().extend(block);
+        }
+    }
+    Ok(all)
 }
 
 /// Images (C, G, G) inverted in f16.

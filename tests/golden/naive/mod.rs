@@ -5,9 +5,10 @@ mod denoiser;
 mod dit;
 mod efficientnet;
 mod mlp;
+mod unet;
 mod vit;
 
-pub use denoiser::{denoised, eps, inversion};
+pub use denoiser::{blocks, denoised, eps, inversion};
 pub use efficientnet::{Plain, b4, efficientnet};
 use half::f16;
 pub use vit::vit_tokens;

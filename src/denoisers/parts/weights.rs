@@ -20,24 +20,17 @@ pub(in crate::denoisers) struct PackedWeights {
 /// Parameters, which are on the CPU, on their way to a device.
 pub(in crate::denoisers) struct Packing<'a> {
     parameters: &'a Tensor,
-    paired: bool,
+    /// Of an image, of the layers that come next.
+    pub tokens: usize,
     device: Device,
     half: DType,
     packed: PackedWeights,
 }
 
 impl<'a> Packing<'a> {
-    /// For layers from `tokens` of an image.
-    pub fn new(
-        parameters: &'a Tensor,
-        tokens: usize,
-        device: Device,
-        precision: Precision,
-    ) -> Self {
-        // An image's rows may be paired only with one another: scores do not depend on the batch.
-        let paired = tokens.is_multiple_of(2);
+    pub fn new(parameters: &'a Tensor, device: Device, precision: Precision) -> Self {
         let (half, packed) = (precision.dtype(), PackedWeights::default());
-        Self { parameters, paired, device, half, packed }
+        Self { parameters, tokens: 1, device, half, packed }
     }
 
     /// A layer whose output has the precision's type.
@@ -48,7 +41,8 @@ impl<'a> Packing<'a> {
     /// A layer whose output has this type.
     pub fn layer_to(&mut self, layer: &Linear, output: DType) -> Result<()> {
         let weight = layer.weight(self.parameters)?;
-        let weight = match self.paired {
+        // An image's rows may be paired only with one another: scores do not depend on the batch.
+        let weight = match self.tokens.is_multiple_of(2) {
             true => PackedWeight::in_pairs(self.device, weight)?,
             false => PackedWeight::on(self.device, weight)?,
         };

@@ -1,50 +1,22 @@
-//! From timesteps to the modulation vectors of all sites.
+//! From timesteps to the vectors that they give to the rest of a network.
 
 use super::weights::{Source, plain_backward};
-use crate::denoisers::{Layout, Linear, Parameters};
+use crate::denoisers::{Linear, Parameters};
 use crate::device::{Allocate, Purpose};
 use crate::error::{Error, Result};
-use crate::ops::{self, TIMESTEP_FEATURES};
+use crate::ops;
 use crate::tensor::{DType, Device, Tensor, TensorView};
 use crate::types::Precision;
 
-/// The layers between a timestep and the table of modulation vectors.
+/// The layers between a timestep and the table of modulation vectors: sinusoids, two layers with SiLU after each, and
+/// one layer, that of all vectors.
 #[derive(Clone, Debug)]
 pub(in crate::denoisers) struct Modulation {
     pub time: [Linear; 2],
     pub table: Linear,
-    /// Where weights and biases of the sites' LayerNorms are, (S, 2, D), if they have any; the table has them folded
-    /// into it.
-    pub affine: Option<usize>,
-    pub sites: usize,
-    pub width: usize,
-}
-
-/// Adds the layers from a timestep's features to the condition.
-pub(in crate::denoisers) fn time_layers(l: &mut Layout, name: &str, width: usize) -> [Linear; 2] {
-    [
-        l.linear(&format!("{name}.mlp.0"), width, TIMESTEP_FEATURES),
-        l.linear(&format!("{name}.mlp.2"), width, width),
-    ]
-}
-
-/// Adds the layers from the condition to each owner's number of vectors, which are one layer in memory: all weights,
-/// then all biases.
-pub(in crate::denoisers) fn table_layer(
-    l: &mut Layout,
-    width: usize,
-    owners: impl IntoIterator<Item = (String, usize)>,
-) -> Linear {
-    let owners: Vec<_> = owners.into_iter().collect();
-    let n = owners.iter().map(|(_, vectors)| vectors * width).sum();
-    let layer = Linear { offset: l.len, n, k: width };
-    for (owner, vectors) in &owners {
-        l.add(format!("{owner}.adaLN_modulation.1.weight"), &[vectors * width, width]);
-    }
-    for (owner, vectors) in &owners {
-        l.add(format!("{owner}.adaLN_modulation.1.bias"), &[vectors * width]);
-    }
-    layer
+    /// Where weights and biases of the sites' LayerNorms are, and their shape, (S, 2, D), if they have any; the table
+    /// has them folded into it.
+    pub affine: Option<(usize, [usize; 3])>,
 }
 
 /// What is kept on the way from timesteps to modulation vectors.
@@ -57,7 +29,7 @@ pub(in crate::denoisers) struct ModulationActivations {
     c_silu: Tensor,
     /// The table before LayerNorms are folded into it, where they are.
     unfolded: Option<Tensor>,
-    /// (B, (3S − 1)·D).
+    /// (B, N), N the outputs of the layer of all vectors.
     pub table: Tensor,
 }
 
@@ -80,31 +52,27 @@ impl Modulation {
         batch: usize,
         precision: Precision,
     ) -> Result<ModulationActivations> {
-        let half = precision.dtype();
+        let (half, [first, second]) = (precision.dtype(), &self.time);
         let mut take = |len, dtype| a.zeros(Purpose::Modulation, &[batch, len], dtype);
         Ok(ModulationActivations {
-            features: take(TIMESTEP_FEATURES, half)?,
-            hidden: take(self.width, DType::F32)?,
-            hidden_silu: take(self.width, half)?,
-            c: take(self.width, DType::F32)?,
-            c_silu: take(self.width, half)?,
+            features: take(first.k, half)?,
+            hidden: take(first.n, DType::F32)?,
+            hidden_silu: take(first.n, half)?,
+            c: take(second.n, DType::F32)?,
+            c_silu: take(second.n, half)?,
             unfolded: self.affine.map(|_| take(self.columns(), DType::F32)).transpose()?,
             table: take(self.columns(), DType::F32)?,
         })
     }
 
     pub fn gradients(&self, a: &mut dyn Allocate, batch: usize) -> Result<ModulationGradients> {
+        let width = self.time[1].n;
         let mut take = |len| a.zeros(Purpose::Modulation, &[batch, len], DType::F32);
         Ok(ModulationGradients {
-            d_silu: take(self.width)?,
-            d: take(self.width)?,
+            d_silu: take(width)?,
+            d: take(width)?,
             dtable: take(self.columns())?,
         })
-    }
-
-    /// Weights and biases of LayerNorms at an offset of a flat tensor of all parameters.
-    fn affine<'a>(&self, arena: &'a Tensor, offset: usize) -> Result<TensorView<'a>> {
-        arena.view().part(offset, &[self.sites, 2, self.width])
     }
 
     /// Writes the vectors of timesteps `t` (B) to the table.
@@ -125,8 +93,8 @@ impl Modulation {
         let to = unfolded.as_mut().unwrap_or(table);
         source.linear(&self.table, c_silu.view(), to.view_mut())?;
         match (self.affine, unfolded) {
-            (Some(at), Some(from)) => {
-                ops::fold_affine(&*from, self.affine(parameters.full, at)?, &mut *table)
+            (Some((at, shape)), Some(from)) => {
+                ops::fold_affine(&*from, parameters.full.view().part(at, &shape)?, &mut *table)
             }
             _ => Ok(()),
         }
@@ -141,9 +109,9 @@ impl Modulation {
         dp: &mut Tensor,
     ) -> Result<()> {
         let ModulationGradients { d_silu, d, dtable } = gradients;
-        if let (Some(at), Some(from)) = (self.affine, &acts.unfolded) {
-            let affine = self.affine(parameters.full, at)?;
-            let daffine = dp.view_mut().part(at, affine.shape())?;
+        if let (Some((at, shape)), Some(from)) = (self.affine, &acts.unfolded) {
+            let affine = parameters.full.view().part(at, &shape)?;
+            let daffine = dp.view_mut().part(at, &shape)?;
             ops::fold_affine_backward(from, affine, &mut *dtable, daffine)?;
         }
         let [first, second] = &self.time;
