@@ -1,28 +1,90 @@
-//! A denoiser of one's own: registered by name, trained and scored with, on the CPU or a GPU.
+//! A diffusion model that was trained elsewhere, inverted and scored in place of its sampling: the paper's Table 5, on a small
+//! one. Its structure is of one's own, registered by name; its schedule and what it predicts are said; its parameters
+//! come from a file of safetensors. On the CPU or a GPU.
 //!
-//! It sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂.
+//! The network sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂. So that there is one, it is trained
+//! here first, as any program might: to predict velocities, by a cosine schedule over 500 timesteps.
+//!
+//! `docs/other-models.md` says what published models need.
 
 mod common;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use common::own::{Options, try_out};
+use common::own::{Options, tell};
+use invad::backbones::{self, Loaded};
+use invad::checkpoint::{Checkpoint, Ema, Recipe, TrainingConfig};
+use invad::data::Dataset;
 use invad::denoisers::*;
 use invad::device::{Allocate, Purpose};
+use invad::diffusion::{Parameterisation, Schedule};
 use invad::ops::{self, Activation, PatchOrder, Random, Stream};
 use invad::tensor::{TensorView, TensorViewMut};
-use invad::{Device, FitOptions, Precision, Result, Tensor};
+use invad::train::{Resources, extract_features};
+use invad::weights::{self, Weights};
+use invad::{Detector, Device, Error, Precision, Result, Tensor, Trainer};
 
 fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| {
-        let kind = Kind::new("cells", |id| cells(id.sizes()?), cells);
-        register(kind.with_presets(&[("cells-512", cells)]))?;
-        try_out(&options, FitOptions::default().denoiser("cells-512".into()))?;
+        register(Kind::new("cells", |id| cells(id.sizes()?), cells))?;
+        let dataset = Dataset::open(&options.data, &[])?;
+        let folder = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let file = folder.path().join("cells.safetensors");
+        train_elsewhere(&dataset, &options, &file)?;
+        tell(&detector(&file, &dataset, options.device)?, &dataset)?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// What is to be known of the model beside its structure: its schedule, what it predicts, how often it is evaluated. A model
+/// that is told t is inverted in several evaluations: `with_evaluations(3)`.
+fn process() -> Result<Recipe> {
+    let recipe = Recipe::paper().parameterisation(Parameterisation::Velocity);
+    Ok(recipe.with_schedule(Schedule::cosine(500)?).with_timestep(100))
+}
+
+/// A detector of the model in a file. Its scores are calibrated with good images, of which other methods need none.
+fn detector(file: &Path, dataset: &Dataset, device: Device) -> Result<Detector> {
+    let backbone = backbones::named("efficientnet-lite0")?;
+    let network = cells(backbone.spec().features())?;
+    let parameters = read_parameters(&*network, &Weights::open(file)?)?;
+    let names = dataset.categories().iter().map(|category| category.name.clone()).collect();
+    let checkpoint =
+        Checkpoint::of_trained(&*network, parameters, process()?, backbone.spec(), names)?;
+    let mut detector = Detector::new(checkpoint)?.to_device(device)?;
+    for category in dataset.categories() {
+        detector.calibrate_files(&category.name, category.good(), vec![], |_, read| read)?;
+    }
+    Ok(detector)
+}
+
+/// Trains a model on features of good images and writes its parameters, and nothing else, to a file.
+fn train_elsewhere(dataset: &Dataset, options: &Options, file: &Path) -> Result<()> {
+    let backbone = Loaded::new(backbones::named("efficientnet-lite0")?, Device::Cpu)?;
+    let good: Vec<_> = dataset.categories().iter().flat_map(|category| category.good()).collect();
+    let features = extract_features(&backbone, &good, |e| log::warn!("{e}"), || ())?;
+    let network = cells(backbone.spec().features())?;
+    let recipe = process()?.initial_rate(2e-3).peak_rate(2e-3).ema(Ema::Ramp(0.995));
+    let config = TrainingConfig {
+        denoiser: network.id(),
+        backbone: backbone.spec().into(),
+        seed: 0,
+        steps: options.steps,
+        categories: vec!["all".into()],
+        recipe,
+    };
+    let mut trainer = Trainer::new(config, features, Resources::from(options.device))?;
+    while !trainer.is_done() {
+        trainer.step()?;
+    }
+    let all = trainer.into_checkpoint()?.ema.to_vec_f32();
+    let of = network.parameters();
+    let tensors: Vec<_> = of.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
+    weights::write(file, None, &tensors, |i, put| put(&all[of[i].offset..][..of[i].len()]))
 }
 
 const HIDDEN: usize = 512;

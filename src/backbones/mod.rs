@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::tensor::{Device, TensorView, TensorViewMut};
 use crate::types::Precision;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Fetched, Weights};
 
 pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
@@ -77,7 +77,15 @@ static BACKBONES: Registry<Arc<dyn Backbone>> =
 /// # Errors
 /// [`Error::Argument`] if there is none; those of finding and reading the weights.
 pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
-    let found = || Weights::open(weights::find(name)?);
+    named_with(name, &mut |_| {})
+}
+
+/// As [`named`], and `progress` is told of weights that are fetched.
+///
+/// # Errors
+/// As [`named`].
+pub fn named_with(name: &str, progress: &mut dyn FnMut(Fetched)) -> Result<Arc<dyn Backbone>> {
+    let found = || Weights::open(weights::find_with(name, progress)?);
     let unknown = match BACKBONES.named(name) {
         Err(unknown) => unknown,
         known => return known,
@@ -127,7 +135,7 @@ pub fn convert(name: &str, weights: Weights, to: impl AsRef<Path>) -> Result<Vec
     let to = to.as_ref();
     match OfFile::named(name).filter(|_| BACKBONES.named(name).is_err()) {
         Some(OfFile::EfficientNet(network)) => network.convert(weights, to),
-        Some(OfFile::Vit(config)) => vit::convert(&config, weights, to),
+        Some(OfFile::Vit(config)) => config.convert(weights, to),
         None => {
             let expected = format!("one whose weights are in a file: {}", of_files());
             Err(Error::argument("convert", "backbone", expected, name))

@@ -40,7 +40,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-pub use find::{Fetched, Places, SOURCES, Source, find};
+pub use find::{Fetched, Places, SOURCES, Source, find, find_with};
 pub(crate) use safe::read_metadata;
 pub use safe::write;
 

@@ -124,9 +124,12 @@ impl EfficientNet {
         Ok(Arc::new(Weighted { network: self, weights, spec }))
     }
 
-    /// Writes what it is read from to a file of its own, by the names of the PyTorch ports. Returns the names of the file's
-    /// other tensors.
-    pub(super) fn convert(&self, weights: Weights, to: &Path) -> Result<Vec<String>> {
+    /// Writes what it is read from to a file of safetensors, in f32 and under the names of the PyTorch ports; returns the
+    /// names of the tensors that it does not need.
+    ///
+    /// # Errors
+    /// As [`EfficientNet::with_weights`]; [`Error::Io`] if the file cannot be written.
+    pub fn convert(&self, weights: Weights, to: impl AsRef<Path>) -> Result<Vec<String>> {
         let weights = weights.without_prefixes(&PREFIXES)?;
         let left = self.check(&weights)?;
         let (ours, theirs) = (self.tensors(), self.named_by(Names::of(&weights)));

@@ -77,7 +77,14 @@ impl Backbone for Frozen {
     }
 }
 
-/// Writes what a network is read from to a file of its own; returns the names of the file's other tensors.
-pub(super) fn convert(config: &VitConfig, weights: Weights, to: &Path) -> Result<Vec<String>> {
-    Reader::new(weights, config)?.convert(to)
+impl VitConfig {
+    /// Writes what the network is read from to a file of safetensors, in f32 and under the names of facebookresearch, with ε
+    /// as a text beside the tensors; returns the names of those that it does not need. Weights that a library has split or
+    /// named otherwise become the same file.
+    ///
+    /// # Errors
+    /// As [`vit`]; [`Error::Io`](crate::Error::Io) if the file cannot be written.
+    pub fn convert(&self, weights: Weights, to: impl AsRef<Path>) -> Result<Vec<String>> {
+        Reader::new(weights, self)?.convert(to.as_ref())
+    }
 }
