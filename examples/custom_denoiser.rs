@@ -1,11 +1,7 @@
-//! A diffusion model that was trained elsewhere, inverted and scored in place of its sampling: the paper's Table 5, on a small
-//! one. Its structure is of one's own, registered by name; its schedule and what it predicts are said; its parameters
-//! come from a file of safetensors. On the CPU or a GPU.
-//!
-//! The network sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂. So that there is one, it is trained
-//! here first, as any program might: to predict velocities, by a cosine schedule over 500 timesteps.
-//!
-//! `docs/other-models.md` says what published models need.
+//! A diffusion model that was trained elsewhere, inverted and scored in place of its sampling, as in the paper's Table 5: its
+//! structure is registered by name, its schedule and what it predicts are said, its parameters are those of a file
+//! (`docs/other-models.md`). This one sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂. It is trained here first, as any program
+//! might: to predict velocities, by a cosine schedule over 500 timesteps.
 
 mod common;
 
@@ -23,7 +19,7 @@ use invad::device::{Allocate, Purpose};
 use invad::diffusion::{Parameterisation, Schedule};
 use invad::ops::{self, Activation, PatchOrder, Random, Stream};
 use invad::tensor::{TensorView, TensorViewMut};
-use invad::train::{Resources, extract_features};
+use invad::train::extract_features;
 use invad::weights::{self, Weights};
 use invad::{Detector, Device, Error, Precision, Result, Tensor, Trainer};
 
@@ -40,8 +36,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What is to be known of the model beside its structure: its schedule, what it predicts, how often it is evaluated. A model
-/// that is told t is inverted in several evaluations: `with_evaluations(3)`.
+/// What is to be known of it beside. One that is told t is inverted in several evaluations: `with_evaluations(3)`.
 fn process() -> Result<Recipe> {
     let recipe = Recipe::paper().parameterisation(Parameterisation::Velocity);
     Ok(recipe.with_schedule(Schedule::cosine(500)?).with_timestep(100))
@@ -52,12 +47,12 @@ fn detector(file: &Path, dataset: &Dataset, device: Device) -> Result<Detector> 
     let backbone = backbones::named("efficientnet-lite0")?;
     let network = cells(backbone.spec().features())?;
     let parameters = read_parameters(&*network, &Weights::open(file)?)?;
-    let names = dataset.categories().iter().map(|category| category.name.clone()).collect();
+    let names = dataset.categories().iter().map(|of| of.name.clone()).collect();
     let checkpoint =
         Checkpoint::of_trained(&*network, parameters, process()?, backbone.spec(), names)?;
     let mut detector = Detector::new(checkpoint)?.to_device(device)?;
-    for category in dataset.categories() {
-        detector.calibrate_files(&category.name, category.good(), vec![], |_, read| read)?;
+    for of in dataset.categories() {
+        detector.calibrate_files(&of.name, of.good(), vec![], |_, read| read)?;
     }
     Ok(detector)
 }
@@ -68,21 +63,17 @@ fn train_elsewhere(dataset: &Dataset, options: &Options, file: &Path) -> Result<
     let good: Vec<_> = dataset.categories().iter().flat_map(|category| category.good()).collect();
     let features = extract_features(&backbone, &good, |e| log::warn!("{e}"), || ())?;
     let network = cells(backbone.spec().features())?;
-    let recipe = process()?.initial_rate(2e-3).peak_rate(2e-3).ema(Ema::Ramp(0.995));
     let config = TrainingConfig {
         denoiser: network.id(),
         backbone: backbone.spec().into(),
         seed: 0,
         steps: options.steps,
         categories: vec!["all".into()],
-        recipe,
+        recipe: process()?.initial_rate(2e-3).peak_rate(2e-3).ema(Ema::Ramp(0.995)),
     };
-    let mut trainer = Trainer::new(config, features, Resources::from(options.device))?;
-    while !trainer.is_done() {
-        trainer.step()?;
-    }
-    let all = trainer.into_checkpoint()?.ema.to_vec_f32();
-    let of = network.parameters();
+    let mut trainer = Trainer::new(config, features, options.device)?;
+    (0..options.steps).try_for_each(|_| trainer.step().map(drop))?;
+    let (all, of) = (trainer.into_checkpoint()?.ema.to_vec_f32(), network.parameters());
     let tensors: Vec<_> = of.iter().map(|p| (p.name.clone(), p.shape.clone())).collect();
     weights::write(file, None, &tensors, |i, put| put(&all[of[i].offset..][..of[i].len()]))
 }
@@ -96,8 +87,7 @@ struct Cells {
 }
 
 fn cells(features: FeatureShape) -> Result<Arc<dyn Denoiser>> {
-    let mut all = Layout::default();
-    let c = features.channels;
+    let (mut all, c) = (Layout::default(), features.channels);
     let layers = [all.linear("fc1", HIDDEN, c), all.linear("fc2", c, HIDDEN)];
     Ok(Arc::new(Cells { features, parameters: all.parameters, layers }))
 }
@@ -122,11 +112,12 @@ impl Denoiser for Cells {
     ) -> Result<()> {
         for (step, p) in (0..).zip(&self.parameters) {
             // A fresh network returns 0: its last layer is 0.
-            let std = if p.name == "fc1.weight" { (p.shape[1] as f32).sqrt().recip() } else { 0.0 };
             let mut values = vec![0.0; p.len()];
-            let view = TensorViewMut::from_slice(&mut values, &p.shape)?;
-            ops::normal(Random { seed, stream: Stream::Init, step }, view)?;
-            values.iter_mut().for_each(|v| *v *= std);
+            if p.name == "fc1.weight" {
+                let view = TensorViewMut::from_slice(&mut values, &p.shape)?;
+                ops::normal(Random { seed, stream: Stream::Init, step }, view)?;
+                values.iter_mut().for_each(|v| *v /= (p.shape[1] as f32).sqrt());
+            }
             each(p, &values)?;
         }
         Ok(())

@@ -85,7 +85,7 @@ pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
 /// # Errors
 /// As [`named`].
 pub fn named_with(name: &str, progress: &mut dyn FnMut(Fetched)) -> Result<Arc<dyn Backbone>> {
-    let found = || Weights::open(weights::find_with(name, progress)?);
+    let mut found = || Weights::open(weights::find_with(name, progress)?);
     let unknown = match BACKBONES.named(name) {
         Err(unknown) => unknown,
         known => return known,
