@@ -11,7 +11,9 @@ mod common;
 mod ddim_inversion;
 mod denoising_loss;
 mod features;
+mod gather_patches;
 mod gemm;
+mod group_norm;
 mod inversion;
 mod metrics;
 #[path = "../tests/support/mod.rs"]
@@ -33,7 +35,17 @@ const SUBJECTS: &[Subject] = &[
     ("ddim_inversion", &[ddim_inversion::ddim_inversion]),
     ("denoising_loss", &[denoising_loss::denoising_loss]),
     ("features", &[features::lite0, features::b4, features::dinov2]),
+    (
+        "gather_patches",
+        &[
+            gather_patches::forward,
+            gather_patches::backward,
+            gather_patches::convolution,
+            gather_patches::old,
+        ],
+    ),
     ("gemm", &[gemm::forward, gemm::backward]),
+    ("group_norm", &[group_norm::forward, group_norm::backward]),
     ("inversion", &[inversion::inversion]),
     ("metrics", &[metrics::metrics]),
     ("training", &[training::training]),

@@ -24,27 +24,25 @@ gather_patches_backward(const h16* __restrict__ dpatches, void* dx, int height, 
     const int top = cell / width * copies, left = cell % width * copies;
     dpatches += (int64_t)blockIdx.y * rows * columns * 9 * channels + c;
     float sum[8] = {};
-    // Whether tap k of place i reads row `at`.
+    // Whether there is a place whose tap k reads row or column `at`, and which.
     auto reads = [&](int at, int k, int places, int& i) {
         const int start = at + 1 - k;
         i = start / stride;
         return start >= 0 && start % stride == 0 && i < places;
     };
-    for (int y = top; y < top + copies; ++y)
+    for (int y = 0; y < 3 * copies; ++y) {
+        int i, j;
+        const int k = y % 3;
+        if (!reads(top + y / 3, k, rows, i)) continue;
+        for (int x = 0; x < 3 * copies; ++x) {
+            const int l = x % 3;
+            if (!reads(left + x / 3, l, columns, j)) continue;
+            float v[8];
+            load8_streaming(dpatches + (((int64_t)i * columns + j) * 9 + k * 3 + l) * channels, v);
 #pragma unroll
-        for (int k = 0; k < 3; ++k) {
-            int i, j;
-            if (!reads(y, k, rows, i)) continue;
-            for (int x = left; x < left + copies; ++x)
-#pragma unroll
-                for (int l = 0; l < 3; ++l) {
-                    if (!reads(x, l, columns, j)) continue;
-                    float v[8];
-                    load8_streaming(dpatches + (((int64_t)i * columns + j) * 9 + k * 3 + l) * channels, v);
-#pragma unroll
-                    for (int e = 0; e < 8; ++e) sum[e] += v[e];
-                }
+            for (int e = 0; e < 8; ++e) sum[e] += v[e];
         }
+    }
     typed(dx, dx_f16, [&](auto* dx) {
         dx += (int64_t)blockIdx.y * height * width * channels + (int64_t)at * 8;
         float v[8] = {};

@@ -33,7 +33,7 @@ DEVICE void normalise(const Share<E>& own, const h16* x, h16* y, float* stats, i
             load_part(x + image + (int64_t)cell * channels, v);
 #pragma unroll
             for (int e = 0; e < E; ++e) {
-                v[e] += own.shift[e] - mean;
+                v[e] = v[e] + own.shift[e] - mean;
                 sum += squared ? v[e] * v[e] : v[e];
             }
         }
@@ -66,7 +66,7 @@ group_norm(const h16* __restrict__ x, const float* shift, const float* weight, c
     const int size = channels / gridDim.x;
     if (shift) shift += (int64_t)blockIdx.y * table_stride;
     if (size % 8 == 0)
-        normalise(Share<8>(size, cells, shift, weight, bias), x, y, stats, size, cells, channels, eps, silu, sums);
-    else normalise(Share<1>(size, cells, shift, weight, bias), x, y, stats, size, cells, channels, eps, silu, sums);
+        normalise(share<8>(size, cells, shift, weight, bias), x, y, stats, size, cells, channels, eps, silu, sums);
+    else normalise(share<1>(size, cells, shift, weight, bias), x, y, stats, size, cells, channels, eps, silu, sums);
 }
 REGISTER_KERNEL(group_norm)

@@ -70,19 +70,17 @@ DEVICE void differentiate(const Share<E>& own, const Arguments& a, T* dx, bool a
     }
     auto each = [&](auto work) {
 #pragma unroll
-        for (int k = 0; k < 3; ++k)
-#pragma unroll
-            for (int e = 0; e < E; ++e) work(shared.sums[k][e], sums[k][e]);
+        for (int i = 0; i < 3 * E; ++i) work(shared.sums[i / E][i % E], sums[i / E][i % E]);
     };
-    each([&](float(&all)[THREADS], float& own) { all[thread] = own; });
+    each([&](float(&all)[THREADS], float& sum) { all[thread] = sum; });
     // The threads of the first cells have all in the end.
     for (int rows = own.step; rows > 1;) {
         const int half = (rows + 1) / 2;
         __syncthreads();
         if (thread < (rows - half) * own.parts)
-            each([&](float(&all)[THREADS], float& own_sum) {
-                own_sum += all[thread + half * own.parts];
-                all[thread] = own_sum;
+            each([&](float(&all)[THREADS], float& sum) {
+                sum += all[thread + half * own.parts];
+                all[thread] = sum;
             });
         rows = half;
     }
@@ -100,11 +98,12 @@ DEVICE void differentiate(const Share<E>& own, const Arguments& a, T* dx, bool a
     const float count = (float)a.size * (float)a.cells;
     of_g = block_sum(of_g, shared.means[0]) / count;
     of_product = block_sum(of_product, shared.means[1]) / count;
-    if (a.dshift && thread < own.parts)
+    if (a.dshift && thread < own.parts) {
 #pragma unroll
         for (int e = 0; e < E; ++e)
             a.dshift[own.channel + e] =
                 inverse * (sums[0][e] * own.weight[e] - a.cells * of_g - sums[2][e] * of_product);
+    }
     for (int cell = own.first; cell < a.cells; cell += own.step) {
         const int64_t at = image + (int64_t)cell * a.channels;
         fetch(at, normalised, dz);
@@ -128,8 +127,8 @@ group_norm_backward(const h16* __restrict__ x, const float* shift, const float* 
     const Arguments a{x, dy, stats, dshift, sums, size, cells, channels, silu};
     typed(dx, dx_f16, [&](auto* dx) {
         if (size % 8 == 0)
-            differentiate(Share<8>(size, cells, shift, weight, bias), a, dx, accumulate, shared);
-        else differentiate(Share<1>(size, cells, shift, weight, bias), a, dx, accumulate, shared);
+            differentiate(share<8>(size, cells, shift, weight, bias), a, dx, accumulate, shared);
+        else differentiate(share<1>(size, cells, shift, weight, bias), a, dx, accumulate, shared);
     });
 }
 REGISTER_KERNEL(group_norm_backward)

@@ -13,19 +13,25 @@ struct Share {
     // The first of its channels.
     int channel;
     float shift[E], weight[E], bias[E];
-
-    DEVICE Share(int size, int cells, const float* all_shift, const float* all_weight, const float* all_bias)
-        : parts(size / E), step(THREADS / parts), first(threadIdx.x / parts),
-          channel(blockIdx.x * size + threadIdx.x % parts * E) {
-        if (first >= step) first = cells;
-#pragma unroll
-        for (int e = 0; e < E; ++e) {
-            shift[e] = all_shift ? all_shift[channel + e] : 0.0f;
-            weight[e] = all_weight[channel + e];
-            bias[e] = all_bias[channel + e];
-        }
-    }
 };
+
+// This thread's, of a group of `size` channels; without `shift` it is 0.
+template <int E>
+DEVICE Share<E> share(int size, int cells, const float* shift, const float* weight, const float* bias) {
+    Share<E> own;
+    own.parts = size / E;
+    own.step = THREADS / own.parts;
+    own.first = threadIdx.x / own.parts;
+    if (own.first >= own.step) own.first = cells;
+    own.channel = blockIdx.x * size + threadIdx.x % own.parts * E;
+#pragma unroll
+    for (int e = 0; e < E; ++e) {
+        own.shift[e] = shift ? shift[own.channel + e] : 0.0f;
+        own.weight[e] = weight[own.channel + e];
+        own.bias[e] = bias[own.channel + e];
+    }
+    return own;
+}
 
 template <class T, int E>
 DEVICE void load_part(const T* from, float (&v)[E]) {

@@ -2,7 +2,8 @@
 
 use invad::denoisers::{Denoiser, FeatureShape, Parameters, Recompute, Training, Unet, UnetConfig};
 use invad::device::Plan;
-use invad::{Device, Error, Precision, Resources, Tensor};
+use invad::train::Resources;
+use invad::{Device, Error, Precision, Tensor};
 
 use crate::support::numbers::tensor;
 

@@ -120,6 +120,14 @@ fn forward_and_backward() {
     }
 }
 
+/// Few tokens of many heads of 64, as at the deepest levels of a UNet.
+#[test]
+fn few_tokens() {
+    for shape in [[2, 4, 32, 64], [1, 16, 24, 64], [3, 16, 2, 64]] {
+        check(shape, 1.7, 5e-6);
+    }
+}
+
 /// Logits of ±1e3, where an ulp is 6e-5: probabilities are off by that much.
 #[test]
 fn huge_logits() {
@@ -416,6 +424,14 @@ mod on_gpu {
                     check([1 + (i + j) % 2, tokens, 1 + j % 2, size], 1.7);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn few_tokens() {
+        for shape in [[2, 4, 5, 64], [1, 16, 3, 64], [3, 4, 1, 64]] {
+            check(shape, 1.7);
+            check_backward(shape, 1.7, [1.0; 2]);
         }
     }
 

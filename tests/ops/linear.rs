@@ -75,6 +75,38 @@ fn forward() {
 }
 
 #[test]
+fn residual() {
+    for [m, k, n] in SIZES {
+        let (x, w) = (tensor(1, &[m, k], 2.0), tensor(2, &[n, k], 3.0 / (k as f32).sqrt()));
+        let (bias, residual) = (tensor(3, &[n], 1.0), tensor(4, &[m, n], 4.0));
+        let packed = PackedWeight::new(&w).unwrap();
+        let xw = product(&f64s(&x), &transposed(&f64s(&w), n, k), [m, k, n]);
+        for with_bias in [false, true] {
+            let plus = |i: usize| if with_bias { f64s(&bias)[i % n] } else { 0.0 };
+            let added = f64s(&residual);
+            let want: Vec<f64> = (0..m * n).map(|i| added[i] + xw[i] + plus(i)).collect();
+            let b = with_bias.then(|| bias.view());
+            let mut y = poisoned(&[m, n]);
+            ops::linear_residual(&x, &w, b, &residual, &mut y).unwrap();
+            assert_close(&format!("[{m}, {k}, {n}] plain"), &f64s(&y), &want, 2e-6);
+            let mut y = poisoned(&[m, n]);
+            ops::linear_residual(&x, &packed, b, &residual, &mut y).unwrap();
+            assert_close(&format!("[{m}, {k}, {n}] packed"), &f64s(&y), &want, 2e-6);
+        }
+    }
+    assert_refused(
+        ops::linear_residual(
+            &poisoned(&[2, 3]),
+            &poisoned(&[4, 3]),
+            None,
+            &poisoned(&[4, 2]),
+            &mut poisoned(&[2, 4]),
+        ),
+        "linear_residual: `residual` should have shape [2, 4], got [4, 2]",
+    );
+}
+
+#[test]
 fn leading_axes_are_rows() {
     let (x, w) = (tensor(1, &[2, 3, 7, 45], 1.0), tensor(2, &[38, 45], 1.0));
     let flat = x.clone().reshape(&[42, 45]).unwrap();
@@ -263,6 +295,35 @@ mod on_gpu {
                         DType::F16 => assert_as_good(&case, &y.f64s(), &want, &naive),
                         _ => assert_close(&case, &y.f64s(), &want, 2e-6),
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn residual() {
+        let Some(gpu) = gpu() else { return };
+        for [m, k, n] in [[1, 8, 8], [3, 31, 5], [33, 70, 45], [150, 136, 96]] {
+            let (x, w) = (halves(1, m * k, 2.0), halves(2, n * k, 3.0 / (k as f32).sqrt()));
+            let (bias, residual) = (halves(3, n, 1.0), halves(4, m * n, 4.0));
+            let xw = product(&wide(&x), &transposed(&wide(&w), n, k), [m, k, n]);
+            let (x, w) =
+                (upload(&x, &[m, k], DType::F16, gpu), upload(&w, &[n, k], DType::F16, gpu));
+            let plus = |i: usize| f64::from(bias[i % n]);
+            let want: Vec<f64> =
+                (0..m * n).map(|i| xw[i] + plus(i) + f64::from(residual[i])).collect();
+            let naive: Vec<f64> = (0..m * n)
+                .map(|i| rounded(rounded(rounded(xw[i]) + plus(i)) + f64::from(residual[i])))
+                .collect();
+            for dtype in [DType::F16, DType::F32] {
+                let case = format!("[{m}, {k}, {n}] {dtype:?}");
+                let (bias, added) =
+                    (upload(&bias, &[n], dtype, gpu), upload(&residual, &[m, n], dtype, gpu));
+                let mut y = Guarded::new(&[m, n], dtype, gpu);
+                ops::linear_residual(&x, &w, Some(bias.view()), &added, y.view_mut()).unwrap();
+                match dtype {
+                    DType::F16 => assert_as_good(&case, &y.f64s(), &want, &naive),
+                    _ => assert_close(&case, &y.f64s(), &want, 2e-6),
                 }
             }
         }

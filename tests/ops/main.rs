@@ -2,6 +2,7 @@
 
 mod adaln_zero;
 mod adamw;
+mod add;
 mod add_noise;
 mod add_position;
 mod attention;
@@ -9,6 +10,7 @@ mod attention;
 mod barriers;
 mod channel_gate;
 mod channel_mean;
+mod concat;
 mod conv2d;
 mod denoising_loss;
 mod depthwise_conv2d;
@@ -16,10 +18,12 @@ mod ema;
 mod fold_affine;
 mod fold_batch_norm;
 mod gather_features;
+mod gather_patches;
 mod gather_tokens;
 mod gelu;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;

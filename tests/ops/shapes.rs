@@ -57,6 +57,8 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
     };
     let deep = [out(n, kernel), out(c, kernel)];
     let wide = [out(n, h), out(c, h)];
+    let resample = [Resample::Same, Resample::Halve, Resample::Double][p % 3];
+    let places = resample.output([n, c]).iter().product();
     match k {
         0 => case!(add_noise, [x Read [b, n, c], noise Read [b, n, c], signal_scale Read [b],
             noise_scale Read [b], out Write [b, n, c]],
@@ -173,11 +175,54 @@ fn case(k: usize, s: [usize; 6]) -> Option<Case> {
             affine Read [h, 2, d], dtable Update [b, (3 * h).saturating_sub(1) * d],
             daffine Update [h, 2, d]],
             fold_affine_backward(&*table, &*affine, dtable, daffine)),
+        33 => case!(gather_patches, [x Read [b, n, c, d], patches Write [b, places, 9 * d]],
+            gather_patches(&*x, resample, patches)),
+        34 => case!(gather_patches_backward, [dpatches Read [b, places, 9 * d],
+            dx Write [b, n, c, d]], gather_patches_backward(&*dpatches, resample, dx, false)),
+        35 => case!(group_norm, [x Read [b, n, h * d], weight Read [h * d], bias Read [h * d],
+        table Read [b, h * d], y Write [b, n, h * d], stats Write [b, h, 2]],
+        {
+            let norm = group_norm_of(h, [&*weight, &*bias], table);
+            group_norm(&*x, norm, y, stats)
+        }),
+        36 => case!(group_norm_backward, [x Read [b, n, h * d], weight Read [h * d],
+        bias Read [h * d], table Read [b, h * d], stats Read [b, h, 2], dy Read [b, n, h * d],
+        dx Write [b, n, h * d], dweight Update [h * d], dbias Update [h * d],
+        dtable Update [b, h * d]],
+        {
+            let norm = group_norm_of(h, [&*weight, &*bias], table);
+            let to = Some(dtable.view_mut());
+            group_norm_backward(&*x, norm, &*stats, &*dy, dx, false, dweight, dbias, to)
+        }),
+        37 => case!(concat, [a Read [b, n, c], b Read [b, n, d], y Write [b, n, c + d]],
+            concat(&*a, &*b, y)),
+        38 => case!(concat_backward, [dy Read [b, n, c + d], da Write [b, n, c],
+            db Write [b, n, d]], concat_backward(&*dy, da, db)),
+        39 => case!(add, [x Read [b, n], y Update [b, n]], add(y, &*x)),
+        40 => case!(linear_residual, [x Read [b, n, c], weight Read [d, c], bias Read [d],
+            residual Read [b, n, d], y Write [b, n, d]],
+            linear_residual(&*x, &*weight, Some(bias.view()), &*residual, y)),
         _ => None,
     }
 }
 
-const OPERATIONS: usize = 33;
+/// A group norm with all there is to it.
+fn group_norm_of<'a>(
+    groups: usize,
+    [weight, bias]: [&'a Tensor; 2],
+    table: &'a Tensor,
+) -> GroupNorm<'a> {
+    GroupNorm {
+        groups,
+        eps: EPS,
+        weight: weight.view(),
+        bias: bias.view(),
+        shift: Some(Shift { table: table.view(), start: 0 }),
+        activation: Activation::Silu,
+    }
+}
+
+const OPERATIONS: usize = 41;
 
 /// How the shape of an argument is spoilt.
 #[derive(Clone, Debug)]
@@ -265,6 +310,8 @@ fn operations() {
                     "gather_tokens" => true,
                     "mahalanobis" => *name == "vectors",
                     "score" => *name == "latent",
+                    "group_norm" | "group_norm_backward" => name.ends_with("table"),
+                    "concat" | "concat_backward" => true,
                     _ => false,
                 };
                 prop_assert!(same || as_many || free, "{op}: `{name}` is accepted");
@@ -273,8 +320,16 @@ fn operations() {
                 refused.set(refused.get() + 1);
                 prop_assert!(named == op || named == "PackedWeight::new", "{op}: {named}");
                 let known = args.iter().any(|(name, ..)| *name == arg);
-                let other =
-                    ["shift", "scale", "gate", "patch", "convolution", "stride", "first_channel"];
+                let other = [
+                    "shift",
+                    "scale",
+                    "gate",
+                    "patch",
+                    "convolution",
+                    "stride",
+                    "first_channel",
+                    "groups",
+                ];
                 prop_assert!(known || other.contains(&arg), "{}: what is `{}`?", op, arg);
                 prop_assert!(!same || empty, "{op}: what fits is refused");
                 // Nothing was written.

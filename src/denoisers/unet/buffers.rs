@@ -90,16 +90,16 @@ impl Lists<'_> {
 /// The buffers of a forward pass: for training what the backward pass reads or computes again, for inference what one
 /// layer needs.
 #[derive(Debug)]
-pub(super) struct Activations {
-    pub batch: usize,
-    pub recompute: Recompute,
+pub(in crate::denoisers) struct Activations {
+    pub(super) batch: usize,
+    pub(super) recompute: Recompute,
     /// The input in the precision's type.
-    pub x: Tensor,
+    pub(super) x: Tensor,
     /// Of each layer.
-    pub outputs: Slots,
+    pub(super) outputs: Slots,
     /// Outputs and the skips beside them.
-    pub joined: Slots,
-    pub inner: Inner,
+    pub(super) joined: Slots,
+    pub(super) inner: Inner,
 }
 
 /// What layers compute on the way to their outputs.
@@ -122,7 +122,7 @@ pub(super) struct Inner {
 
 impl Activations {
     /// For `batch` images; `recompute` of a training.
-    pub fn new(
+    pub(super) fn new(
         a: &mut dyn Allocate,
         layers: &Layers,
         features: FeatureShape,
