@@ -1,7 +1,7 @@
 //! A diffusion model that was trained elsewhere, inverted and scored in place of its sampling, as in the paper's Table 5: its
 //! structure is registered by name, its schedule and what it predicts are said, its parameters are those of a file
-//! (`docs/other-models.md`). This one sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂. It is trained here first, as any program
-//! might: to predict velocities, by a cosine schedule over 500 timesteps.
+//! (`docs/other-models.md`). This one sees each cell of the grid by itself: F(x) = W₂·gelu(W₁·x + b₁) + b₂. It is trained here
+//! first, as any program might: to predict velocities, by a cosine schedule over 500 timesteps.
 
 mod common;
 
