@@ -60,7 +60,8 @@ fn detector(file: &Path, dataset: &Dataset, device: Device) -> Result<Detector> 
 /// Trains a model on features of good images and writes its parameters, and nothing else, to a file.
 fn train_elsewhere(dataset: &Dataset, options: &Options, file: &Path) -> Result<()> {
     let backbone = Loaded::new(backbones::named("efficientnet-lite0")?, Device::Cpu)?;
-    let good: Vec<_> = dataset.categories().iter().flat_map(|category| category.good()).collect();
+    let good = dataset.categories().iter().flat_map(|of| of.good());
+    let good: Vec<_> = good.map(|sample| sample.path.clone()).collect();
     let features = extract_features(&backbone, &good, |e| log::warn!("{e}"), || ())?;
     let network = cells(backbone.spec().features())?;
     let config = TrainingConfig {
