@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser};
 use common::options::{Computing, backbone};
-use common::progress::Progress;
+use common::progress::{FitProgress, Progress};
 use common::{create_folder, note, say, unless_interrupted};
 use invad::backbones;
 use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::Dataset;
 use invad::denoisers::{Imported, Untold, import};
 use invad::weights::Weights;
-use invad::{Detector, Result};
+use invad::{Detector, Event, Result};
 
 /// Turns weights of backbones, and checkpoints of the method's reference implementation, into files of these programs
 ///
@@ -118,7 +118,11 @@ fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
     let dataset = Dataset::open(data, &options.category)?;
     create_folder(&options.out)?;
     common::catch_interrupts()?;
-    let backbone = backbones::named(&options.backbone)?;
+    let mut fetching = FitProgress::default();
+    let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
+        fetching.show(&Event::Fetched(fetched));
+    })?;
+    fetching.finish();
     let spec = backbone.spec();
     let untold =
         Untold::default().grid(spec.grid).heads(options.heads).head_size(options.head_size);
