@@ -10,9 +10,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use common::options::backbone;
 use common::progress::{FitProgress, mebibytes};
 use common::{create_folder, interrupted, say};
-use invad::backbones::{self, EfficientNet, VitConfig};
+use invad::backbones;
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::denoisers::{self, Recompute};
@@ -112,17 +113,6 @@ struct Options {
 
 fn recipe() -> impl TypedValueParser<Value = Recipe> {
     PossibleValuesParser::new(Recipe::NAMES).try_map(|name| Recipe::named(&name))
-}
-
-/// A name that there is; whether its weights are there shows later.
-fn backbone(name: &str) -> std::result::Result<String, String> {
-    let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(str::to_string);
-    let mut known = backbones::names();
-    known.extend(of_files.filter(|name| !backbones::names().contains(name)));
-    match known.iter().any(|known| known == name) {
-        true => Ok(name.into()),
-        false => Err(format!("it should be one of {}", known.join(", "))),
-    }
 }
 
 fn recompute() -> impl TypedValueParser<Value = Recompute> {

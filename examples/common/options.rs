@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
+use invad::backbones::{self, EfficientNet, VitConfig};
 use invad::detect::{ScoreKind, ScoreOptions, Threshold};
 use invad::{Detector, Device, Result};
 
@@ -26,7 +27,23 @@ impl Computing {
 
     /// The detector of a file.
     pub fn detector(&self, path: &Path) -> Result<Detector> {
-        Detector::load(path)?.to_device(self.device)?.with_batch_size(self.batch.into())
+        self.on(Detector::load(path)?)
+    }
+
+    /// A detector as it is to compute.
+    pub fn on(&self, detector: Detector) -> Result<Detector> {
+        detector.to_device(self.device)?.with_batch_size(self.batch.into())
+    }
+}
+
+/// The name of a backbone that there is; whether its weights are there shows later.
+pub fn backbone(name: &str) -> std::result::Result<String, String> {
+    let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(str::to_string);
+    let mut known = backbones::names();
+    known.extend(of_files.filter(|name| !backbones::names().contains(name)));
+    match known.iter().any(|known| known == name) {
+        true => Ok(name.into()),
+        false => Err(format!("it should be one of {}", known.join(", "))),
     }
 }
 

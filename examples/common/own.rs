@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use invad::data::Dataset;
 use invad::detect::{ScoreOptions, evaluate};
-use invad::{Control, Device, FitOptions, Fitted, Result, fit};
+use invad::{Control, Detector, Device, FitOptions, Fitted, Result, fit};
 
 use super::say;
 
@@ -14,13 +14,13 @@ use super::say;
 pub struct Options {
     /// A data set: CATEGORY/train/good/*, CATEGORY/test/good/* and CATEGORY/test/DEFECT/*
     #[arg(long, value_name = "DIR", default_value = "examples/data")]
-    data: PathBuf,
+    pub data: PathBuf,
     /// Optimiser steps
     #[arg(long, value_name = "N", default_value_t = 300)]
-    steps: u64,
+    pub steps: u64,
     /// Where to compute: cpu, cuda, cuda:N or best
     #[arg(long, default_value = "best")]
-    device: Device,
+    pub device: Device,
 }
 
 /// Trains a detector and says how well it tells defective images from good ones.
@@ -30,8 +30,12 @@ pub fn try_out(options: &Options, with: FitOptions) -> Result<()> {
     let Fitted::Detector(detector) = fit(&dataset, &fit_options, |_| Control::Continue)? else {
         unreachable!("nobody stops it")
     };
-    let found =
-        evaluate(&detector, &dataset, &ScoreOptions::default(), |_, result| result.map(drop))?;
+    tell(&detector, &dataset)
+}
+
+/// Says how well a detector tells defective images from good ones.
+pub fn tell(detector: &Detector, dataset: &Dataset) -> Result<()> {
+    let found = evaluate(detector, dataset, &ScoreOptions::default(), |_, read| read.map(drop))?;
     for (category, metrics) in &found.calibrated.categories {
         say(match metrics.image_auroc {
             Some(percent) => format!("{category}: image AUROC {percent:.1} %"),

@@ -10,6 +10,7 @@ use invad::Event;
 use invad::denoisers::Recompute;
 use invad::device::Plan;
 use invad::train::StepReport;
+use invad::weights::Fetched;
 
 use super::note;
 use super::table::comparison_table;
@@ -151,6 +152,10 @@ impl FitProgress {
     /// Shows what was done or found.
     pub fn show(&mut self, event: &Event) {
         match *event {
+            Event::Fetched(Fetched { bytes, of, .. }) => {
+                let [done, total] = [bytes, of.unwrap_or(bytes)].map(|n| (n >> 20).max(1));
+                self.phase("weights", total, "MiB").set(done, String::new);
+            }
             Event::Features { done, total } => {
                 self.phase("features", total as u64, "images").set(done as u64, String::new);
             }

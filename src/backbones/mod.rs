@@ -9,6 +9,7 @@ mod spec;
 mod vit;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::device::Allocate;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::registry::Registry;
 use crate::tensor::{Device, TensorView, TensorViewMut};
 use crate::types::Precision;
-use crate::weights::{self, Weights};
+use crate::weights::{self, Fetched, Weights};
 
 pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
@@ -76,25 +77,69 @@ static BACKBONES: Registry<Arc<dyn Backbone>> =
 /// # Errors
 /// [`Error::Argument`] if there is none; those of finding and reading the weights.
 pub fn named(name: &str) -> Result<Arc<dyn Backbone>> {
-    let found = || Weights::open(weights::find(name)?);
+    named_with(name, &mut |_| {})
+}
+
+/// As [`named`], and `progress` is told of weights that are fetched.
+///
+/// # Errors
+/// As [`named`].
+pub fn named_with(name: &str, progress: &mut dyn FnMut(Fetched)) -> Result<Arc<dyn Backbone>> {
+    let mut found = || Weights::open(weights::find_with(name, progress)?);
     let unknown = match BACKBONES.named(name) {
         Err(unknown) => unknown,
         known => return known,
     };
-    if EfficientNet::names().any(|known| known == name) {
-        EfficientNet::named(name)?.with_weights(name, found()?)
-    } else if VitConfig::NAMES.contains(&name) {
-        vit(name, VitConfig::named(name)?, found()?)
-    } else {
-        Err(match unknown {
+    match OfFile::named(name) {
+        Some(OfFile::EfficientNet(network)) => network.with_weights(name, found()?),
+        Some(OfFile::Vit(config)) => vit(name, config, found()?),
+        None => Err(match unknown {
             Error::Argument { op, arg, expected, got } => {
-                let of_files = EfficientNet::names().chain(VitConfig::NAMES);
-                let of_files = of_files.collect::<Vec<_>>().join(", ");
-                let expected = format!("{expected}, or with the weights of a file {of_files}");
+                let expected = format!("{expected}, or with the weights of a file {}", of_files());
                 Error::Argument { op, arg, expected, got }
             }
             other => other,
-        })
+        }),
+    }
+}
+
+/// A network whose weights are those of a file.
+enum OfFile {
+    EfficientNet(EfficientNet),
+    Vit(VitConfig),
+}
+
+impl OfFile {
+    fn named(name: &str) -> Option<Self> {
+        let efficientnet = EfficientNet::named(name).map(Self::EfficientNet);
+        efficientnet.or_else(|_| VitConfig::named(name).map(Self::Vit)).ok()
+    }
+}
+
+/// The names of all of them, but for those that need no file.
+fn of_files() -> String {
+    let all = EfficientNet::names().chain(VitConfig::NAMES);
+    all.filter(|name| BACKBONES.named(name).is_err()).collect::<Vec<_>>().join(", ")
+}
+
+/// Writes the weights of the network of this name (those of [`named`] that need a file) to a file of safetensors: what it
+/// needs of them in f32, under names that are the same wherever they come from, so that the same numbers are the
+/// same bytes. As `NAME.safetensors` in a folder of weights it is what [`named`] finds.
+///
+/// Returns the names of the tensors that it does not need.
+///
+/// # Errors
+/// [`Error::Argument`] if there is no such network; [`Error::File`] that names the tensors that are missing or have another
+/// shape; [`Error::Io`] if a file cannot be read or written.
+pub fn convert(name: &str, weights: Weights, to: impl AsRef<Path>) -> Result<Vec<String>> {
+    let to = to.as_ref();
+    match OfFile::named(name).filter(|_| BACKBONES.named(name).is_err()) {
+        Some(OfFile::EfficientNet(network)) => network.convert(weights, to),
+        Some(OfFile::Vit(config)) => config.convert(weights, to),
+        None => {
+            let expected = format!("one whose weights are in a file: {}", of_files());
+            Err(Error::argument("convert", "backbone", expected, name))
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::file;
 use super::{Calibration, ImageStats, Levels, Recipe};
 use crate::backbones::BackboneSpec;
-use crate::denoisers::{self, DenoiserId, FeatureShape};
-use crate::error::Result;
+use crate::denoisers::{self, Denoiser, DenoiserId, FeatureShape};
+use crate::error::{Error, Result};
 use crate::gaussian::{Gaussians, Prior, Whitening};
+use crate::ops::expect_shape;
 use crate::tensor::{DType, Device, Tensor, TensorView};
 
 const FORMAT: &str = "invad-detector";
@@ -83,10 +84,50 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The detector of a denoiser that was trained elsewhere, as far as that makes one: it is to be calibrated, and where
+    /// the recipe has a prior, to learn that. `parameters`, (len), f32 on the host, stand for their average as well. Of the
+    /// recipe those parts count that say how images are scored.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the recipe whitens features, by what training alone finds, or is not one;
+    /// [`Error::Shape`] if `parameters` has another shape; [`Error::HostMemory`] if there is not enough.
+    pub fn of_trained(
+        denoiser: &dyn Denoiser,
+        parameters: Tensor,
+        recipe: Recipe,
+        backbone: &BackboneSpec,
+        categories: Vec<String>,
+    ) -> Result<Self> {
+        const OP: &str = "Checkpoint::of_trained";
+        recipe.check()?;
+        if recipe.whiten {
+            let expected = "one that does not whiten features, as that of the paper";
+            return Err(Error::argument(OP, "recipe", expected, recipe.name));
+        }
+        expect_shape(OP, "parameters", parameters.shape(), &[denoiser.len()])?;
+        Ok(Self {
+            config: CheckpointConfig {
+                recipe,
+                denoiser: denoiser.id(),
+                backbone: backbone.into(),
+                seed: 0,
+                steps: 0,
+                images: 0,
+                categories,
+            },
+            ema: parameters.try_clone()?,
+            denoiser: parameters,
+            whitening: None,
+            levels: None,
+            prior: None,
+            calibration: Calibration::default(),
+        })
+    }
+
     /// Writes the file, aside first and then renamed.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be written.
+    /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let network = denoisers::read(&self.config.denoiser)?;
         let mut tensors = Vec::new();
@@ -131,7 +172,7 @@ impl Checkpoint {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if it cannot be read; [`Error::File`](crate::Error::File)
+    /// [`Error::Io`] if it cannot be read; [`Error::File`]
     /// if it is damaged, of another format or version, or does not agree with itself.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let mut file: file::Contents<CheckpointConfig> =

@@ -3,23 +3,20 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::TensorInfo;
 use safetensors::{Dtype, SafeTensorError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
-use crate::files::AtomicFile;
 use crate::tensor::{Device, Tensor, TensorView};
-use crate::weights::read_metadata;
+use crate::weights::{self, read_metadata};
 
 /// The metadata's only key: one, so that equal contents are equal bytes.
 const KEY: &str = "invad";
-/// Bytes of a file's first number, the length of its head.
-const LENGTH: usize = 8;
 
 #[derive(Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,43 +41,27 @@ pub(super) fn write<T: Serialize>(
     format: &str,
     version: u32,
     config: &T,
-    mut tensors: Vec<(String, TensorView)>,
+    tensors: Vec<(String, TensorView)>,
 ) -> Result<()> {
-    let fail = |e: String| Error::file(path, format!("cannot be written: {e}"));
     let header = Header { format: format.into(), version, config };
-    let json = serde_json::to_string(&header).map_err(|e| fail(e.to_string()))?;
-    tensors.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut end = 0;
-    let infos = tensors.iter().map(|(name, view)| {
-        let start = end;
-        end += size_of::<f32>() * view.len();
-        let shape = view.shape().to_vec();
-        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) })
-    });
-    let infos = infos.collect();
-    let metadata = Metadata::new(Some(HashMap::from([(KEY.to_string(), json)])), infos);
-    let metadata = metadata.map_err(|e| fail(e.to_string()))?;
-    let mut head = serde_json::to_vec(&metadata).map_err(|e| fail(e.to_string()))?;
-    head.resize(head.len().next_multiple_of(LENGTH), b' ');
-
-    let mut file = AtomicFile::create(path)?;
-    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(|e| Error::io(path, e));
-    put(&(head.len() as u64).to_le_bytes())?;
-    put(&head)?;
+    let json = serde_json::to_string(&header)
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    let (names, views): (Vec<_>, Vec<_>) =
+        tensors.into_iter().map(|(name, view)| ((name, view.shape().to_vec()), view)).unzip();
     let mut part = Vec::new();
-    for (_, view) in &tensors {
+    weights::write(path, Some((KEY, json)), &names, |i, put| {
+        let view = views[i];
         if let Ok(numbers) = view.f32s("save", "tensor") {
-            put(bytemuck::cast_slice(numbers))?;
-            continue;
+            return put(numbers);
         }
         for start in (0..view.len()).step_by(PART) {
             let len = PART.min(view.len() - start);
             part.resize(len, 0.0);
             view.part(start, &[len])?.copy_to_slice(&mut part)?;
-            put(bytemuck::cast_slice(&part))?;
+            put(&part)?;
         }
-    }
-    file.commit()
+        Ok(())
+    })
 }
 
 /// The parsed file: its configuration, and its tensors by name.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::diffusion::{Parameterisation, TIMESTEPS};
+use crate::diffusion::{Parameterisation, Process, Schedule, TIMESTEPS};
 use crate::error::{Error, Result};
 use crate::ops::AdamW;
 
@@ -15,6 +15,9 @@ pub struct Recipe {
     pub name: String,
     /// What the network predicts.
     pub parameterisation: Parameterisation,
+    /// How much noise there is at each timestep.
+    #[serde(default = "Schedule::linear", skip_serializing_if = "is_linear")]
+    pub schedule: Schedule,
     /// Whether features are whitened first.
     pub whiten: bool,
     /// Whether [`fit`](crate::fit) learns what latents are like at each position of an image, so that
@@ -83,6 +86,11 @@ setters!(Recipe {
     single_timestep: usize,
     candidates: Vec<usize>,
 });
+
+/// Files say nothing of the schedule that there was before others.
+fn is_linear(schedule: &Schedule) -> bool {
+    *schedule == Schedule::linear()
+}
 
 fn all_timesteps() -> [usize; 2] {
     [0, TIMESTEPS - 1]
@@ -175,10 +183,19 @@ impl Recipe {
         }
     }
 
+    /// The same by another schedule, trained and inverted over all of its timesteps, a single evaluation at as much of it
+    /// as before.
+    pub fn with_schedule(self, schedule: Schedule) -> Self {
+        let (was, is) = (self.schedule.timesteps(), schedule.timesteps());
+        let single_timestep = self.single_timestep * is / was;
+        let (timesteps, candidates) = ([0, is - 1], Vec::new());
+        Self { schedule, timesteps, single_timestep, candidates, ..self }
+    }
+
     /// The same with a single evaluation of the network, at `timestep`, and trained around it: from a
     /// quarter to twice of it.
     pub fn with_timestep(self, timestep: usize) -> Self {
-        let timesteps = [timestep / 4, (2 * timestep).min(TIMESTEPS - 1)];
+        let timesteps = [timestep / 4, (2 * timestep).min(self.schedule.timesteps() - 1)];
         let candidates = Vec::new();
         Self { timesteps, inversion_steps: 1, single_timestep: timestep, candidates, ..self }
     }
@@ -188,9 +205,9 @@ impl Recipe {
     pub fn with_evaluations(self, evaluations: usize) -> Self {
         let loss_weight = match self.parameterisation {
             Parameterisation::Velocity => LossWeight::Middle,
-            Parameterisation::Epsilon => self.loss_weight,
+            _ => self.loss_weight,
         };
-        let (timesteps, candidates) = (all_timesteps(), Vec::new());
+        let (timesteps, candidates) = ([0, self.schedule.timesteps() - 1], Vec::new());
         Self { timesteps, inversion_steps: evaluations, candidates, loss_weight, ..self }
     }
 
@@ -200,6 +217,7 @@ impl Recipe {
         Self {
             name: "paper".into(),
             parameterisation: Parameterisation::Epsilon,
+            schedule: Schedule::linear(),
             whiten: false,
             prior: false,
             timesteps: all_timesteps(),
@@ -234,6 +252,11 @@ impl Recipe {
         }
     }
 
+    /// The diffusion process that the network is of.
+    pub fn process(&self) -> Process {
+        Process { schedule: self.schedule.clone(), parameterisation: self.parameterisation }
+    }
+
     /// The optimiser steps of a training on `images` images of some `categories`.
     pub fn training_steps(&self, images: usize, categories: usize) -> u64 {
         match self.steps {
@@ -254,19 +277,21 @@ impl Recipe {
         if !(1..=4096).contains(&self.batch) {
             return e("batch", "in 1..=4096", self.batch.to_string());
         }
-        if !(1..=1000).contains(&self.inversion_steps) {
-            return e("inversion_steps", "in 1..=1000", self.inversion_steps.to_string());
+        let timesteps = self.schedule.timesteps();
+        if !(1..=timesteps).contains(&self.inversion_steps) {
+            let expected = format!("in 1..={timesteps}");
+            return e("inversion_steps", &expected, self.inversion_steps.to_string());
         }
-        let below = format!("below {TIMESTEPS}");
-        if self.single_timestep >= TIMESTEPS {
+        let below = format!("below {timesteps}");
+        if self.single_timestep >= timesteps {
             return e("single_timestep", &below, self.single_timestep.to_string());
         }
-        if let Some(bad) = self.candidates.iter().find(|t| **t >= TIMESTEPS) {
+        if let Some(bad) = self.candidates.iter().find(|t| **t >= timesteps) {
             return e("candidates", &below, bad.to_string());
         }
         let [first, last] = self.timesteps;
-        if first > last || last >= TIMESTEPS {
-            let expected = format!("ascending and below {TIMESTEPS}");
+        if first > last || last >= timesteps {
+            let expected = format!("ascending and {below}");
             return e("timesteps", &expected, format!("{first} to {last}"));
         }
         for (name, value) in [

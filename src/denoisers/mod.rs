@@ -6,6 +6,7 @@
 mod adaln;
 pub mod dit;
 mod id;
+mod import;
 pub mod mlp;
 mod parameters;
 mod parts;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dit::{Dit, DitConfig};
 pub use id::DenoiserId;
+pub use import::{Imported, Reference, Untold, import, read_parameters};
 pub use mlp::{Mlp, MlpConfig};
 pub use parameters::{Layout, Linear, Order, Parameter, Parameters};
 pub use unet::{Unet, UnetConfig};
@@ -240,16 +242,18 @@ pub struct Kind {
     pub smallest: Make,
     /// Sizes that have a name of their own.
     pub presets: &'static [(&'static str, Make)],
+    /// How files of the method's reference implementation have it, if they do.
+    pub reference: Option<Reference>,
 }
 
 impl Kind {
-    /// Without presets.
+    /// Without presets, and not of the reference implementation.
     pub const fn new(
         name: &'static str,
         read: fn(&DenoiserId) -> Result<Arc<dyn Denoiser>>,
         smallest: Make,
     ) -> Self {
-        Self { name, read, smallest, presets: &[] }
+        Self { name, read, smallest, presets: &[], reference: None }
     }
 
     /// The same with these presets, by their names.

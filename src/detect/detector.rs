@@ -14,7 +14,6 @@ use crate::backbones::{self, Backbone, Loaded};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
 use crate::denoisers;
-use crate::diffusion::TIMESTEPS;
 use crate::error::{Error, Result};
 use crate::gaussian::Prior;
 use crate::tensor::{Device, Tensor};
@@ -230,10 +229,11 @@ impl Detector {
     /// forgotten, and [`Detector::learn_prior`] and a calibration are to follow.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `timestep` is below 1000; those of [`Detector::to_device`].
+    /// [`Error::Argument`] unless `timestep` is one of the recipe's schedule; those of [`Detector::to_device`].
     pub fn set_timestep(&mut self, timestep: usize) -> Result<()> {
-        if timestep >= TIMESTEPS {
-            let expected = format!("below {TIMESTEPS}");
+        let timesteps = self.config().recipe.schedule.timesteps();
+        if timestep >= timesteps {
+            let expected = format!("below {timesteps}");
             return Err(Error::argument("set_timestep", "timestep", expected, timestep));
         }
         let recipe = &mut self.checkpoint.config.recipe;

@@ -454,7 +454,7 @@ fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
     Inverter::new(
         &*denoisers::read(denoiser)?,
         &checkpoint.ema,
-        recipe.parameterisation,
+        recipe.process(),
         recipe.inversion_steps,
         recipe.single_timestep,
         device,

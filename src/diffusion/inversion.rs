@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Parameterisation, Respaced, Schedule, TIMESTEPS};
+use super::{Parameterisation, Process, Respaced};
 use crate::denoisers::{Denoiser, Evaluator, FeatureShape, Packed};
 use crate::device::{Allocate, Key, Purpose, Replay};
 use crate::error::{Error, Result};
@@ -66,31 +66,43 @@ impl Workspace {
 impl Inverter {
     /// `steps` evaluations of the network F on a device, with the precision that it has all operations for; its
     /// `parameters` are on the CPU. One step is the single evaluation ε̂(√ᾱ_t·x, t) at t = `single_timestep`; more are
-    /// the timesteps of [`Schedule::respaced`].
+    /// the timesteps of [`Schedule::respaced`](super::Schedule::respaced). `process`: what F predicts, or with another
+    /// schedule than the linear one a [`Process`].
     ///
     /// # Errors
-    /// [`Error::Argument`] unless 1 ≤ `steps` ≤ 1000 and `single_timestep` < 1000;
+    /// [`Error::Argument`] unless 1 ≤ `steps` ≤ T and `single_timestep` < T, or at a timestep without noise what F
+    /// predicts does not tell of any;
     /// [`Error::Shape`] if `parameters` is not of this network; [`Error::OutOfMemory`] if the device has
     /// not enough memory; those of [`Denoiser::require`].
     pub fn new(
         denoiser: &dyn Denoiser,
         parameters: &Tensor,
-        parameterisation: Parameterisation,
+        process: impl Into<Process>,
         steps: usize,
         single_timestep: usize,
         device: Device,
     ) -> Result<Self> {
-        if single_timestep >= TIMESTEPS {
-            let expected = format!("below {TIMESTEPS}");
+        let Process { schedule, parameterisation } = process.into();
+        if single_timestep >= schedule.timesteps() {
+            let expected = format!("below {}", schedule.timesteps());
             return Err(Error::argument("Inverter", "single_timestep", expected, single_timestep));
         }
-        let schedule = Schedule::linear();
         let (respaced, single) = if steps == 1 {
-            let alpha = schedule.alphas_cumprod[single_timestep];
+            let alpha = schedule.alphas_cumprod()[single_timestep];
             (schedule.at(vec![single_timestep]), Some(alpha.sqrt()))
         } else {
             (schedule.respaced(steps)?, None)
         };
+        let noiseless = |&i: &usize| {
+            let (p, q) = parameterisation.epsilon_factors(respaced.alpha(i));
+            !(p.is_finite() && q.is_finite())
+        };
+        if let Some(i) = (0..respaced.timesteps.len()).find(noiseless) {
+            let expected =
+                format!("with noise at every timestep that {parameterisation:?} is predicted at");
+            let got = format!("none at {}", respaced.timesteps[i]);
+            return Err(Error::argument("Inverter", "schedule", expected, got));
+        }
         let precision = Precision::of(device);
         let network = denoiser.pack(parameters, &respaced.timesteps, device, precision)?;
         let (features, id) = (denoiser.features(), NEXT_ID.fetch_add(1, Ordering::Relaxed));

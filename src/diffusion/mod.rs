@@ -6,4 +6,4 @@ mod schedule;
 
 pub use inversion::{Inverter, Workspace};
 pub use reconstruction::{ReconstructionErrors, Reconstructor, reconstruction_errors};
-pub use schedule::{Parameterisation, Respaced, Schedule, TIMESTEPS};
+pub use schedule::{Parameterisation, Process, Respaced, Schedule, TIMESTEPS};

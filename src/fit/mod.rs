@@ -16,6 +16,7 @@ use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
 use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
+use crate::weights::Fetched;
 
 pub use compare::Comparison;
 use learn::{Good, learn};
@@ -79,6 +80,8 @@ impl Default for FitOptions {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// So much of the backbone's weights is fetched, where they were not at hand.
+    Fetched(Fetched),
     /// The features of `done` of `total` images to train on are computed.
     Features {
         /// Images done.
@@ -181,7 +184,10 @@ pub fn fit(
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,
     };
-    let backbone = Loaded::new(backbones::named(&options.backbone)?, Device::Cpu)?;
+    let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
+        observe(Event::Fetched(fetched));
+    })?;
+    let backbone = Loaded::new(backbone, Device::Cpu)?;
     let spec = backbone.spec();
     let denoiser = denoisers::preset(&options.denoiser, spec.features())?;
     let Resources { device, .. } = options.resources;

@@ -14,7 +14,6 @@ use crate::checkpoint::{
 use crate::cpu;
 use crate::denoisers::{self, Denoiser, FeatureShape, Parameters, Recompute, Use};
 use crate::device::{Key, Plan, Replay};
-use crate::diffusion::Schedule;
 use crate::error::{Error, Result};
 use crate::gaussian::Whitening;
 use crate::ops::{self, AdamW, Random, Stream, Target};
@@ -56,7 +55,6 @@ pub struct Trainer {
     resources: Resources,
     recompute: Recompute,
     plan: Plan,
-    alphas_cumprod: Vec<f64>,
     batches: Batches,
     space: Space,
 }
@@ -206,7 +204,6 @@ impl Trainer {
             resources,
             recompute,
             plan,
-            alphas_cumprod: Schedule::linear().alphas_cumprod,
             batches,
             space,
         })
@@ -401,7 +398,7 @@ impl Trainer {
         let elements = s.x0.len() as f64;
         for j in 0..batch {
             let t = first as u32 + draw.below((last - first + 1) as u32, j as u64);
-            let alpha = self.alphas_cumprod[t as usize];
+            let alpha = recipe.schedule.alphas_cumprod()[t as usize];
             let (p, q) = recipe.parameterisation.target_factors(alpha);
             let weight = recipe.loss_weight.at(alpha) as f32;
             for (column, number) in [
@@ -513,8 +510,10 @@ fn check(config: &TrainingConfig, of: FeatureShape, features: &Tensor) -> Result
 
 /// The first setting in which two configurations differ, and its values.
 fn difference(was: &TrainingConfig, is: &TrainingConfig) -> Option<(&'static str, String, String)> {
+    if was.recipe != is.recipe {
+        return Some(("recipe", format!("{:?}", was.recipe), format!("{:?}", is.recipe)));
+    }
     let pairs = [
-        ("recipe", format!("{:?}", was.recipe), format!("{:?}", is.recipe)),
         ("denoiser", was.denoiser.to_string(), is.denoiser.to_string()),
         ("backbone", was.backbone.name.clone(), is.backbone.name.clone()),
         ("backbone weights", was.backbone.hash.clone(), is.backbone.hash.clone()),

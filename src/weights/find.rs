@@ -288,6 +288,14 @@ pub(super) fn is_commit(revision: &str) -> bool {
 /// [`Error::Unavailable`] that says where it was looked for and where it can be had, or why it could not be fetched;
 /// [`Error::Io`] if it cannot be written, or a file of that name is not there.
 pub fn find(name: &str) -> Result<PathBuf> {
+    find_with(name, &mut |_| {})
+}
+
+/// As [`find`], and `progress` is told of what is fetched.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_with(name: &str, progress: &mut dyn FnMut(Fetched)) -> Result<PathBuf> {
     let path = Path::new(name);
     if path.components().count() > 1 {
         return match fs::metadata(path) {
@@ -297,7 +305,7 @@ pub fn find(name: &str) -> Result<PathBuf> {
     }
     let places = Places::default();
     match SOURCES.iter().find(|source| source.name == name) {
-        Some(source) => places.find(source, &mut |_| {}),
+        Some(source) => places.find(source, progress),
         None => places.in_folders(name).ok_or_else(|| {
             let known: Vec<_> = SOURCES.iter().map(|source| source.name.to_string()).collect();
             let looked = places.looked(name);

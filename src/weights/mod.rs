@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! [`find`] knows where files of published weights are.
+//! [`find`] knows where files of published weights are; [`write`] makes files of safetensors.
 
 mod find;
 #[cfg(feature = "hub")]
@@ -40,8 +40,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-pub use find::{Fetched, Places, SOURCES, Source, find};
+pub use find::{Fetched, Places, SOURCES, Source, find, find_with};
 pub(crate) use safe::read_metadata;
+pub use safe::write;
 
 /// What the elements of a stored tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +208,7 @@ pub struct Weights {
     /// The file, or what stands for it in errors.
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
+    texts: BTreeMap<String, String>,
 }
 
 impl fmt::Debug for Weights {
@@ -240,14 +242,22 @@ impl Weights {
     }
 
     fn of(source: Stored, path: &Path) -> Result<Self> {
-        let tensors = torch::tensors(&source).unwrap_or_else(|| safe::tensors(&source));
-        let tensors = tensors.map_err(|e| e.at(path))?;
-        Ok(Self { source, path: path.into(), tensors })
+        let read = match torch::tensors(&source) {
+            Some(tensors) => tensors.map(|tensors| (tensors, BTreeMap::new())),
+            None => safe::tensors(&source),
+        };
+        let (tensors, texts) = read.map_err(|e| e.at(path))?;
+        Ok(Self { source, path: path.into(), tensors, texts })
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A text that a file of safetensors has beside its tensors.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str)
     }
 
     /// Its tensors, in the order of their names.
@@ -297,7 +307,7 @@ impl Weights {
     /// [`Error::File`] if there are none.
     pub fn below(self, key: &str) -> Result<Self> {
         let keys: BTreeSet<_> = self.tensors.keys().map(|name| first_part(name)).collect();
-        let has = some(&keys.into_iter().map(|key| format!("`{key}`")).collect::<Vec<_>>());
+        let has = some(&quoted(keys));
         let below = self.renamed(|name| Some(name.strip_prefix(key)?.strip_prefix('.')?.into()))?;
         match below.tensors.is_empty() {
             false => Ok(below),
@@ -385,6 +395,26 @@ impl Weights {
         &self,
         expected: impl IntoIterator<Item = (String, Vec<usize>)>,
     ) -> Result<Vec<String>> {
+        self.compare(expected, false)
+    }
+
+    /// That these are there, with these shapes, and no others.
+    ///
+    /// # Errors
+    /// As [`Weights::require`].
+    pub fn require_all(
+        &self,
+        expected: impl IntoIterator<Item = (String, Vec<usize>)>,
+    ) -> Result<()> {
+        self.compare(expected, true).map(drop)
+    }
+
+    /// Those that were not asked for, unless there should be `none_left`.
+    fn compare(
+        &self,
+        expected: impl IntoIterator<Item = (String, Vec<usize>)>,
+        none_left: bool,
+    ) -> Result<Vec<String>> {
         let mut left: BTreeSet<&str> = self.tensors.keys().map(String::as_str).collect();
         let (mut missing, mut other) = (Vec::new(), Vec::new());
         for (name, shape) in expected {
@@ -397,19 +427,26 @@ impl Weights {
                 Some(_) => {}
             }
         }
-        if missing.is_empty() && other.is_empty() {
+        if missing.is_empty() && other.is_empty() && !(none_left && !left.is_empty()) {
             return Ok(left.into_iter().map(str::to_string).collect());
         }
-        let left: Vec<_> = left.into_iter().map(|name| format!("`{name}`")).collect();
         let mut reason = String::from("not the weights of this network");
         for (what, names) in
-            [("missing", missing), ("of another shape", other), ("not asked for", left)]
+            [("missing", missing), ("of another shape", other), ("not asked for", quoted(left))]
         {
             if !names.is_empty() {
                 write!(reason, "; {what}: {}", some(&names)).expect("a String takes all");
             }
         }
         Err(Error::file(&self.path, reason))
+    }
+
+    /// The first names, and how many there are.
+    pub(crate) fn summary(&self) -> String {
+        match self.tensors.is_empty() {
+            true => "it has no tensors".into(),
+            false => format!("it has {}", some(&quoted(self.tensors.keys().map(String::as_str)))),
+        }
     }
 }
 
@@ -436,6 +473,10 @@ fn gathered(bytes: &[u8], shape: &[usize], strides: &[usize], size: usize) -> Ve
 /// What stands before the first dot of a name.
 fn first_part(name: &str) -> &str {
     name.split_once('.').map_or(name, |(first, _)| first)
+}
+
+fn quoted<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    names.into_iter().map(|name| format!("`{name}`")).collect()
 }
 
 /// The first few, and how many there are.

@@ -1,12 +1,15 @@
 //! Files of safetensors.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::path::Path;
 
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 
 use super::{Element, Entry, Stored, Unreadable};
+use crate::error::{Error, Result};
+use crate::files::AtomicFile;
 
 /// Bytes of a file's first number, the length of its head.
 const LENGTH: u64 = 8;
@@ -14,7 +17,10 @@ const LENGTH: u64 = 8;
 const LONGEST_HEAD: u64 = 100_000_000;
 
 /// What stands before the tensors of a file of `len` bytes, which begin where `file` is then.
-pub(crate) fn read_metadata(file: &mut impl Read, len: u64) -> Result<Metadata, SafeTensorError> {
+pub(crate) fn read_metadata(
+    file: &mut impl Read,
+    len: u64,
+) -> std::result::Result<Metadata, SafeTensorError> {
     let after = len.checked_sub(LENGTH).ok_or(SafeTensorError::HeaderTooSmall)?;
     let mut length = [0; LENGTH as usize];
     file.read_exact(&mut length)?;
@@ -34,8 +40,11 @@ pub(crate) fn read_metadata(file: &mut impl Read, len: u64) -> Result<Metadata, 
     }
 }
 
-/// The tensors of a file.
-pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unreadable> {
+/// Tensors, and texts beside them, by name.
+type Contents = (BTreeMap<String, Entry>, BTreeMap<String, String>);
+
+/// What a file has.
+pub(super) fn tensors(source: &Stored) -> std::result::Result<Contents, Unreadable> {
     let damaged = |reason: String| {
         Unreadable::Damaged(format!("no whole file of safetensors, and none of PyTorch: {reason}"))
     };
@@ -67,5 +76,56 @@ pub(super) fn tensors(source: &Stored) -> Result<BTreeMap<String, Entry>, Unread
         let bytes = start + first as u64..start + end as u64;
         tensors.insert(name, Entry { element, shape: info.shape.clone(), bytes, strides: None });
     }
-    Ok(tensors)
+    let texts = metadata.metadata().iter().flatten();
+    let texts = texts.map(|(key, text)| (key.clone(), text.clone())).collect();
+    Ok((tensors, texts))
+}
+
+/// Writes a file of f32, aside first and then renamed: the same contents are the same bytes.
+///
+/// `text`: of a name, beside the tensors ([`Weights::text`](super::Weights::text)). `tensors`: names and shapes; `each` is called for them in the order of
+/// their names, with an index, and hands over the numbers of that tensor, all at once or part by part.
+///
+/// # Errors
+/// [`Error::File`] if two have one name, or there are more or fewer numbers than a shape says; [`Error::Io`] if it cannot be written; those of `each`.
+pub fn write(
+    path: impl AsRef<Path>,
+    text: Option<(&str, String)>,
+    tensors: &[(String, Vec<usize>)],
+    mut each: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let fail = |reason: String| Error::file(path, format!("cannot be written: {reason}"));
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by(|&a, &b| tensors[a].0.cmp(&tensors[b].0));
+    let mut end = 0;
+    let infos = order.iter().map(|&i| {
+        let ((name, shape), start) = (&tensors[i], end);
+        end += size_of::<f32>() * shape.iter().product::<usize>();
+        let data_offsets = (start, end);
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape: shape.clone(), data_offsets })
+    });
+    let infos = infos.collect();
+    // One, since several would be in any order.
+    let text = text.map(|(name, text)| [(name.to_string(), text)].into());
+    let metadata = Metadata::new(text, infos).map_err(|e| fail(e.to_string()))?;
+    let mut head = serde_json::to_vec(&metadata).map_err(|e| fail(e.to_string()))?;
+    head.resize(head.len().next_multiple_of(LENGTH as usize), b' ');
+
+    let mut file = AtomicFile::create(path)?;
+    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(|e| Error::io(path, e));
+    put(&(head.len() as u64).to_le_bytes())?;
+    put(&head)?;
+    for i in order {
+        let (name, shape) = &tensors[i];
+        let mut got = 0;
+        each(i, &mut |numbers| {
+            got += numbers.len();
+            put(bytemuck::cast_slice(numbers))
+        })?;
+        if got != shape.iter().product::<usize>() {
+            return Err(fail(format!("`{name}` of shape {shape:?} was given {got} numbers")));
+        }
+    }
+    file.commit()
 }

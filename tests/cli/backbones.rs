@@ -7,7 +7,7 @@ use crate::support::networks::{efficientnet_numbers, safetensors};
 use crate::support::numbers::uniform;
 
 /// A file of weights that mean nothing.
-fn weights(network: &str, seed: u64) -> Vec<u8> {
+pub fn weights(network: &str, seed: u64) -> Vec<u8> {
     let network = EfficientNet::named(network).unwrap();
     safetensors(&efficientnet_numbers(&network, |name, n| {
         uniform(seed + name.bytes().map(u64::from).sum::<u64>(), n, 1.0)

@@ -4,6 +4,7 @@
 //! `cargo build --examples --profile test && cargo test --test cli`.
 
 mod backbones;
+mod converting;
 mod evaluating;
 #[cfg(target_os = "linux")]
 mod folders;
@@ -35,7 +36,7 @@ use invad::data::{load_image, load_mask};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 5] = ["quickstart", "train", "score", "evaluate", "service"];
+const PROGRAMS: [&str; 6] = ["quickstart", "train", "score", "evaluate", "service", "convert"];
 
 fn program(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();

@@ -34,7 +34,7 @@ fn help_shows_what_works() {
 #[test]
 fn wrong_usage_is_code_2() {
     let all = ["--detector", "x", "--out", "y", "z"];
-    let cases: [(&str, Vec<&str>, &str); 16] = [
+    let cases: [(&str, Vec<&str>, &str); 19] = [
         ("train", vec![], "--data <DIR>"),
         ("train", vec!["--data", "x"], "--out <DIR>"),
         ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
@@ -50,6 +50,9 @@ fn wrong_usage_is_code_2() {
         ("score", [&all[..], &["--threshold-score", "a"]].concat(), "not a finite number"),
         ("train", vec!["--data", "x", "--out", "y", "--timestep", "-5"], "1..=999"),
         ("evaluate", vec!["--data", "x", "--out", "y"], "--detector <FILE>"),
+        ("convert", vec!["--backbone", "vit-b16", "--out", "y"], "--weights <FILE>"),
+        ("convert", vec!["--denoiser", "x", "--backbone", "vit-b16", "--out", "y"], "--data <DIR>"),
+        ("convert", vec!["--weights", "x", "--backbone", "vit", "--out", "y"], "dino-vit-b16"),
         ("quickstart", vec!["data"], "unexpected argument 'data'"),
     ];
     for (name, args, says) in cases {

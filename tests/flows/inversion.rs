@@ -1,6 +1,6 @@
 use invad::denoisers::{Denoiser, Dit, DitConfig, Recompute, Training};
 use invad::diffusion::{
-    Inverter, Parameterisation, Reconstructor, Schedule, reconstruction_errors,
+    Inverter, Parameterisation, Process, Reconstructor, Schedule, reconstruction_errors,
 };
 use invad::{DType, Device, Error, Precision, Tensor, ops};
 
@@ -47,6 +47,7 @@ fn without_an_output_layer() {
                     let want: Vec<f64> = f64s(&x).iter().map(|x| factor * x).collect();
                     assert_close(&format!("{steps} steps"), &f64s(&z), &want, 1e-6);
                 }
+                other => unreachable!("{other:?}"),
             }
         }
     }
@@ -57,13 +58,19 @@ fn without_an_output_layer() {
 fn steps_by_the_definition() {
     let dit = Dit::new(tiny()).unwrap();
     let parameters = parameters(&dit, 5);
-    for steps in [2, 3, 5] {
-        for parameterisation in BOTH {
+    let cosine = Schedule::cosine(40).unwrap();
+    for (steps, schedule) in [2, 3, 5].into_iter().flat_map(|n| [(n, None), (n, Some(&cosine))]) {
+        for parameterisation in Parameterisation::ALL {
+            let process = match schedule {
+                Some(schedule) => Process { schedule: schedule.clone(), parameterisation },
+                None => parameterisation.into(),
+            };
             let inverter =
-                Inverter::new(&dit, &parameters, parameterisation, steps, 0, Device::Cpu).unwrap();
+                Inverter::new(&dit, &parameters, process, steps, 0, Device::Cpu).unwrap();
             let mut space = inverter.workspace(2).unwrap();
             let mut x = features_of(&tiny(), 2, 2);
             let times = inverter.timesteps().to_vec();
+            let alpha = |t| schedule.map_or(alpha(t), |schedule| schedule.alphas_cumprod()[t]);
             for (i, &t) in times.iter().enumerate() {
                 let before = f64s(&x);
                 let output = inverter.step(i, x.view_mut(), &mut space).unwrap().to_vec_f32();
@@ -76,6 +83,10 @@ fn steps_by_the_definition() {
                         let epsilon = match parameterisation {
                             Parameterisation::Epsilon => f,
                             Parameterisation::Velocity => (1.0 - from).sqrt() * x + from.sqrt() * f,
+                            Parameterisation::Clean => (x - from.sqrt() * f) / (1.0 - from).sqrt(),
+                            Parameterisation::Residual => {
+                                (x - from.sqrt() * (x - f)) / (1.0 - from).sqrt()
+                            }
                         };
                         let clean = (x - (1.0 - from).sqrt() * epsilon) / from.sqrt();
                         to.sqrt() * clean + (1.0 - to).sqrt() * epsilon
@@ -111,7 +122,7 @@ fn timesteps() {
     assert_eq!(refused(0, 100), "steps");
     assert_eq!(refused(1001, 100), "steps");
     assert_eq!(refused(1, 1000), "single_timestep");
-    assert!((Schedule::linear().alphas_cumprod[999] - alpha(999)).abs() < 1e-15);
+    assert!((Schedule::linear().alphas_cumprod()[999] - alpha(999)).abs() < 1e-15);
 }
 
 /// Packed weights and one row of modulation for all images against the network as it is trained.
@@ -270,7 +281,7 @@ fn reconstructions_begin_at_a_step_that_there_is() {
     assert_eq!(method.timesteps().collect::<Vec<_>>(), [500, 250, 0]);
     let (x, noise) = (tensor(1, &[2, 4, 4, 5], 1.0), tensor(2, &[1, 4, 4, 5], 1.0));
     let noised = method.noised(&x, &noise).unwrap();
-    let alpha = Schedule::linear().alphas_cumprod[749];
+    let alpha = Schedule::linear().alphas_cumprod()[749];
     for (i, (got, x)) in f64s(&noised).iter().zip(f64s(&x)).enumerate() {
         let want = alpha.sqrt() * x + (1.0 - alpha).sqrt() * f64s(&noise)[i % 80];
         assert!((got - want).abs() <= 1e-6, "{got} {want}");

@@ -9,6 +9,7 @@ mod evaluate;
 mod fit;
 mod inversion;
 mod resources;
+mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
 mod trainer;

@@ -11,6 +11,7 @@ use crate::golden::{
     Array, Golden, Part, Problem, Shared, Tensors, Trials, cases, compare, compare_absolute,
     compare_as_good, fill, ignored, number, shared, sqrt3, statistics, trial, unif, whole,
 };
+use crate::imported;
 use crate::library;
 use crate::naive::{self, Stored};
 use crate::parameters::{Config, Kind};
@@ -163,7 +164,7 @@ fn reference(manifest: &Value) -> Result<(), String> {
 fn case_trials(golden: &Golden, label: &str, file: &str, manifest: &'static Value) -> Trials {
     let tensors = golden.tensors(file)?;
     let case = Case::read(&manifest["config"])?;
-    let mut trials = Vec::new();
+    let mut trials = imported::trials(label, &case.config, &case.x, &tensors);
     for place in places() {
         if let Some(refusal) = place.refusal(label, &case.config) {
             trials.push(refusal);

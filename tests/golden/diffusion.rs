@@ -8,6 +8,7 @@ use crate::golden::{
     Golden, Part, Problem, Tensors, Trials, cases, compare, compare_absolute, compare_as_good,
     fill, ignored, shared, sqrt3, trial, whole,
 };
+use crate::imported;
 use crate::library;
 use crate::naive;
 use crate::parameters::Config;
@@ -57,6 +58,7 @@ pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
         };
         let Inputs { config: network, x, .. } = Inputs::read(config)?;
         let label = if name == "tiny" { "inversion".into() } else { format!("inversion/{name}") };
+        trials.extend(imported::trials(&label, &network, &x, &tensors));
         for place in places() {
             match place.refusal(&format!("inversion/{name}"), &network) {
                 Some(refusal) => trials.push(refusal),

@@ -11,6 +11,7 @@ use crate::golden::{
     Golden, Shared, Tensors, Trials, compare, compare_absolute, compare_as_good, number, shared,
     trial, whole,
 };
+use crate::imported;
 use crate::library;
 use crate::naive;
 use crate::parameters::Config;
@@ -41,7 +42,8 @@ type Figure = (&'static str, fn(&Evaluated) -> Vec<f64>);
 pub fn trials(golden: &'static Golden, section: &'static Value) -> Trials {
     let tensors = Arc::new(golden.tensors("evaluate_inv")?);
     let config = Config::read(&section["config"])?;
-    let mut trials = Vec::new();
+    let steps = whole(&section["config"], "S")?;
+    let mut trials = imported::detector_trials(&tensors, config.clone(), steps)?;
     for place in places() {
         match place.refusal("evaluate_inv", &config) {
             Some(refusal) => trials.push(refusal),

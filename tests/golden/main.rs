@@ -13,6 +13,7 @@ mod efficientnet;
 mod effnet_b4;
 mod evaluate_inv;
 mod golden;
+mod imported;
 mod library;
 mod lite;
 mod metrics;
@@ -29,6 +30,9 @@ mod support;
 mod unet;
 mod vit;
 mod vit_family;
+#[allow(dead_code)] // Damaged files are of other tests.
+#[path = "../library/weights/writer.rs"]
+mod writer;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ mod read;
 mod variants;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Backbone, BackboneSpec, Extractor, Packed};
@@ -15,9 +16,12 @@ use crate::error::{Error, Result};
 use crate::ops::{self, Gather, InvertedResidual, InvertedResidualScratch, expect_shape};
 use crate::tensor::{Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 use read::Names;
 use variants::{VARIANTS, Variant};
+
+/// What training code puts before names.
+const PREFIXES: [&str; 2] = ["module.", "backbone."];
 
 /// Pixels of an image between neighbouring cells of the grid.
 const STRIDE: usize = 16;
@@ -85,7 +89,11 @@ impl EfficientNet {
 
     /// The names and shapes of the tensors that it is read from, by the names of the PyTorch ports.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        read::tensors(self.variant, self.count(), Names::Ports)
+        self.named_by(Names::Ports)
+    }
+
+    fn named_by(&self, names: Names) -> Vec<(String, Vec<usize>)> {
+        read::tensors(self.variant, self.count(), names)
     }
 
     /// A backbone with weights, and a name to [`register`](super::register) it by.
@@ -108,12 +116,28 @@ impl EfficientNet {
             let expected = format!("a multiple of {STRIDE} up to 16384");
             return refused("image_size", expected, size.to_string());
         }
-        let weights = weights.without_prefixes(&["module.", "backbone."])?;
+        let weights = weights.without_prefixes(&PREFIXES)?;
         self.check(&weights)?;
         let blocks = self.variant.blocks();
         let channels = self.taps.iter().map(|&i| blocks[i].output).sum();
         let spec = BackboneSpec::new(name, weights.hash()?, size, channels, size / STRIDE);
         Ok(Arc::new(Weighted { network: self, weights, spec }))
+    }
+
+    /// Writes what it is read from to a file of safetensors, in f32 and under the names of the PyTorch ports; returns the
+    /// names of the tensors that it does not need.
+    ///
+    /// # Errors
+    /// As [`EfficientNet::with_weights`]; [`Error::Io`] if the file cannot be written.
+    pub fn convert(&self, weights: Weights, to: impl AsRef<Path>) -> Result<Vec<String>> {
+        let weights = weights.without_prefixes(&PREFIXES)?;
+        let left = self.check(&weights)?;
+        let (ours, theirs) = (self.tensors(), self.named_by(Names::of(&weights)));
+        weights::write(to, None, &ours, |i, put| {
+            let (name, shape) = &theirs[i];
+            put(&weights.f32s(name, shape)?)
+        })?;
+        Ok(left)
     }
 
     /// Its blocks up to the last whose output is a feature, for images of `input` = [height, width]: to be computed one
@@ -137,8 +161,8 @@ impl EfficientNet {
         self.taps.last().map_or(0, |last| last + 1)
     }
 
-    /// That there are such blocks, and weights for them.
-    fn check(&self, weights: &Weights) -> Result<()> {
+    /// That there are such blocks, and weights for them; returns the names of others.
+    fn check(&self, weights: &Weights) -> Result<Vec<String>> {
         let there = self.variant.blocks().len();
         let ascending = self.taps.is_sorted_by(|a, b| a < b);
         if self.taps.is_empty() || !ascending || self.count() > there {
@@ -150,8 +174,7 @@ impl EfficientNet {
                 format!("{:?}", self.taps),
             ));
         }
-        weights.require(read::tensors(self.variant, self.count(), Names::of(weights)))?;
-        Ok(())
+        weights.require(self.named_by(Names::of(weights)))
     }
 }
 

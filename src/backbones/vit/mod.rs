@@ -11,6 +11,7 @@ mod positions;
 mod read;
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -73,5 +74,17 @@ impl Backbone for Frozen {
         precision.require("backbone", device)?;
         let image = [self.spec.image_size; 2];
         Ok(Arc::new(Vit::of(&self.config, &self.reader, image, device)?))
+    }
+}
+
+impl VitConfig {
+    /// Writes what the network is read from to a file of safetensors, in f32 and under the names of facebookresearch, with ε
+    /// as a text beside the tensors; returns the names of those that it does not need. Weights that a library has split or
+    /// named otherwise become the same file.
+    ///
+    /// # Errors
+    /// As [`vit`]; [`Error::Io`](crate::Error::Io) if the file cannot be written.
+    pub fn convert(&self, weights: Weights, to: impl AsRef<Path>) -> Result<Vec<String>> {
+        Reader::new(weights, self)?.convert(to.as_ref())
     }
 }

@@ -113,7 +113,7 @@ impl Vit {
                 table.extend(reader.gain(i, branch)?);
             }
             blocks.push(Block {
-                qkv: Layer::new(reader.qkv(i)?, device)?,
+                qkv: Layer::new(reader.pair(&name("attn.qkv"), &[3 * d, d])?, device)?,
                 proj: layer(&name("attn.proj"), &[d, d])?,
                 fc1: layer(&name("mlp.fc1"), &[hidden, d])?,
                 fc2: layer(&name("mlp.fc2"), &[d, hidden])?,

@@ -1,6 +1,8 @@
 //! Weights of files by any of three libraries.
 
+use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -8,10 +10,13 @@ use super::VitConfig;
 use super::config::MLP_RATIO;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor, TensorView};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 /// What training code and classes around a network put before its names.
 const PREFIXES: [&str; 5] = ["module.", "backbone.", "vit.", "dinov2.", "dinov2_with_registers."];
+
+/// Under which name files have ε: transformers' config.json, and ours, as a text beside the tensors.
+const EPS: &str = "layer_norm_eps";
 
 /// Names of transformers, and timm's registers, as facebookresearch's, whose names timm shares.
 const OUTSIDE: [(&str, &str); 7] = [
@@ -86,7 +91,7 @@ impl Reader {
         let split = shape("blocks.0.attn.q.weight").is_some();
         let folded = shape("pos_embed") == Some(&[1, config.positions.pow(2), config.width]);
         let reader = Self { config: config.clone(), split, folded, weights };
-        let left = reader.weights.require(reader.parameters())?;
+        let left = reader.weights.require(reader.parameters(split))?;
         let more = |name: &&String| name.starts_with("blocks.") || *name == "register_tokens";
         match left.iter().find(more) {
             None => Ok(reader),
@@ -95,6 +100,17 @@ impl Reader {
                 Err(Error::file(reader.weights.path(), reason))
             }
         }
+    }
+
+    /// Writes what the network is read from to a file of its own, by the names of facebookresearch, with ε beside it.
+    /// Returns the names of the file's other tensors, as facebookresearch would call them.
+    pub fn convert(&self, to: &Path) -> Result<Vec<String>> {
+        let all = self.parameters(false);
+        weights::write(to, Some((EPS, self.eps()?.to_string())), &all, |i, put| {
+            let (name, shape) = &all[i];
+            put(&self.numbers(name, shape)?)
+        })?;
+        self.weights.require(self.parameters(self.split))
     }
 
     /// SHA-256 of the file, in hexadecimal.
@@ -108,6 +124,9 @@ impl Reader {
         if let Some(eps) = self.config.eps {
             return Ok(eps);
         }
+        if let Some(text) = self.weights.text(EPS) {
+            return checked_eps(self.weights.path(), text, text.parse().ok());
+        }
         let beside = self.weights.path().with_file_name("config.json");
         if !self.weights.path().is_file() || !beside.is_file() {
             return Ok(USUAL);
@@ -115,17 +134,14 @@ impl Reader {
         let text = fs::read_to_string(&beside).map_err(|e| Error::io(&beside, e))?;
         let config: Value =
             serde_json::from_str(&text).map_err(|e| Error::file(&beside, e.to_string()))?;
-        match config.get("layer_norm_eps") {
+        match config.get(EPS) {
             None => Ok(USUAL),
-            Some(eps) => match eps.as_f64().filter(|eps| (0.0..=1.0).contains(eps)) {
-                Some(eps) => Ok(eps as f32),
-                None => Err(Error::file(&beside, format!("`layer_norm_eps` is {eps}"))),
-            },
+            Some(eps) => checked_eps(&beside, eps, eps.as_f64()),
         }
     }
 
-    /// The names and shapes of all that the network has.
-    fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+    /// The names and shapes of all that the network has, queries, keys and values `split` or as one.
+    fn parameters(&self, split: bool) -> Vec<(String, Vec<usize>)> {
         let c = &self.config;
         let (d, hidden) = (c.width, MLP_RATIO * c.width);
         let positions = c.positions.pow(2) + usize::from(!self.folded);
@@ -141,7 +157,7 @@ impl Reader {
         pair("patch_embed.proj".into(), &[d, 3, c.patch, c.patch]);
         pair("norm".into(), &[d]);
         let qkv: &[(&str, usize)] =
-            if self.split { &[("q", 1), ("k", 1), ("v", 1)] } else { &[("qkv", 3)] };
+            if split { &[("q", 1), ("k", 1), ("v", 1)] } else { &[("qkv", 3)] };
         for i in 0..c.depth {
             let block = format!("blocks.{i}");
             pair(format!("{block}.norm1"), &[d]);
@@ -163,24 +179,21 @@ impl Reader {
 
     /// A weight and a bias, whose length is the weight's first axis.
     pub fn pair(&self, name: &str, shape: &[usize]) -> Result<[Vec<f32>; 2]> {
-        let weight = self.weights.f32s(&format!("{name}.weight"), shape)?;
-        Ok([weight, self.weights.f32s(&format!("{name}.bias"), &shape[..1])?])
+        let weight = self.numbers(&format!("{name}.weight"), shape)?;
+        Ok([weight, self.numbers(&format!("{name}.bias"), &shape[..1])?])
     }
 
-    /// Those of queries, keys and values as one: (3·D, D) and (3·D).
-    pub fn qkv(&self, block: usize) -> Result<[Vec<f32>; 2]> {
-        let d = self.config.width;
-        let name = |part: &str| format!("blocks.{block}.attn.{part}");
-        if !self.split {
-            return self.pair(&name("qkv"), &[3 * d, d]);
-        }
-        let [mut weight, mut bias] = [Vec::new(), Vec::new()];
+    /// A tensor by the name of facebookresearch, which has queries, keys and values as one.
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let Some((block, kind)) = name.split_once("attn.qkv.").filter(|_| self.split) else {
+            return self.weights.f32s(name, shape);
+        };
+        let third = [&[shape[0] / 3], &shape[1..]].concat();
+        let mut all = Vec::new();
         for part in ["q", "k", "v"] {
-            let [w, b] = self.pair(&name(part), &[d, d])?;
-            weight.extend(w);
-            bias.extend(b);
+            all.extend(self.weights.f32s(&format!("{block}attn.{part}.{kind}"), &third)?);
         }
-        Ok([weight, bias])
+        Ok(all)
     }
 
     /// The gain of a block's attention (1) or MLP (2), all ones where the network has none.
@@ -211,6 +224,14 @@ impl Reader {
         all.extend(c.resampling.apply(of_patches, grid)?.to_vec_f32());
         let tokens = all.len() / d;
         Tensor::from_f32(all, &[tokens, d], Device::Cpu)
+    }
+}
+
+/// ε of a file that says it is `text`.
+fn checked_eps(path: &Path, text: impl Display, eps: Option<f64>) -> Result<f32> {
+    match eps.filter(|eps| (0.0..=1.0).contains(eps)) {
+        Some(eps) => Ok(eps as f32),
+        None => Err(Error::file(path, format!("`{EPS}` is {text}"))),
     }
 }
 

@@ -14,15 +14,17 @@ pub use config::DitConfig;
 use config::MLP_RATIO;
 
 use super::adaln::{fresh, table_layer, time_layers, trainable};
+use super::import::{axes, count};
 use super::parts::{Modulation, pack};
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Order, Packed, Parameter, Recompute,
-    Trainable, Training, Use,
+    Reference, Trainable, Training, Untold, Use,
 };
 use crate::device::Allocate;
 use crate::error::Result;
 use crate::tensor::{Device, Tensor};
 use crate::types::Precision;
+use crate::weights::Weights;
 
 /// Branches of a block: attention, and the MLP.
 const BRANCHES: usize = 2;
@@ -39,7 +41,20 @@ pub(super) const KIND: Kind = Kind {
         ("base", |features| make(DitConfig::base(features))),
         ("gigant", |features| make(DitConfig::gigant(features))),
     ],
+    reference: Some(Reference {
+        mark: "x_embedder.proj.weight",
+        unused: &["cls_embed", "x_embedder_linear", "y_embedder"],
+        network: |weights, untold| make(reference(weights, untold)?),
+    }),
 };
+
+/// The sizes that the tensors of a file tell of.
+fn reference(weights: &Weights, untold: &Untold) -> Result<DitConfig> {
+    let [width, channels, patch, _] = axes(weights, "x_embedder.proj.weight")?;
+    let [_, tokens, _] = axes(weights, "pos_embed")?;
+    let (grid, depth) = (tokens.isqrt().saturating_mul(patch), count(weights, "blocks"));
+    Ok(DitConfig { channels, grid, width, depth, heads: untold.heads, patch })
+}
 
 fn make(config: DitConfig) -> Result<Arc<dyn Denoiser>> {
     Ok(Arc::new(Dit::new(config)?))

@@ -13,10 +13,11 @@ use std::sync::Arc;
 pub use config::MlpConfig;
 
 use super::adaln::{self, fresh, table_layer, time_layers, trainable};
+use super::import::{axes, count};
 use super::parts::{Modulation, pack};
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Linear, Packed, Parameter, Recompute,
-    Trainable, Training, Use,
+    Reference, Trainable, Training, Use,
 };
 use crate::device::Allocate;
 use crate::error::Result;
@@ -32,6 +33,15 @@ pub(super) const KIND: Kind = Kind {
         ("small-mlp", |features| make(MlpConfig::small(features))),
         ("mlp", |features| make(MlpConfig::reference(features))),
     ],
+    reference: Some(Reference {
+        mark: "input_proj.weight",
+        unused: &["cls_embed", "cond_embed"],
+        network: |weights, untold| {
+            let [width, channels] = axes(weights, "input_proj.weight")?;
+            let depth = count(weights, "res_blocks");
+            make(MlpConfig { channels, grid: untold.grid, width, depth })
+        },
+    }),
 };
 
 fn make(config: MlpConfig) -> Result<Arc<dyn Denoiser>> {

@@ -19,19 +19,21 @@ pub use config::UnetConfig;
 use forward::Given;
 use layers::{Layer, Layers};
 
+use super::import::{axes, count};
 use super::parts::{
     Evaluated, Modulation, ModulationActivations, ModulationGradients, Packing, Source, pack,
     uniform,
 };
 use super::{
     Denoiser, DenoiserId, FeatureShape, Kind, Layout, Packed, Parameter, Parameters, Recompute,
-    Trainable, Training, Use,
+    Reference, Trainable, Training, Untold, Use,
 };
 use crate::device::Allocate;
 use crate::error::Result;
 use crate::ops::{Random, Stream, expect_shape, kernels};
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
 use crate::types::Precision;
+use crate::weights::Weights;
 
 /// U-Nets.
 pub(super) const KIND: Kind = Kind {
@@ -42,7 +44,44 @@ pub(super) const KIND: Kind = Kind {
         ("small-unet", |features| make(UnetConfig::small(features))),
         ("unet", |features| make(UnetConfig::reference(features))),
     ],
+    reference: Some(Reference {
+        mark: "input_blocks.0.0.weight",
+        unused: &["cls_embed"],
+        network: |weights, untold| make(reference(weights, untold)?),
+    }),
 };
+
+/// The sizes that the tensors of a file tell of.
+fn reference(weights: &Weights, untold: &Untold) -> Result<UnetConfig> {
+    let [width, channels, _, _] = axes(weights, "input_blocks.0.0.weight")?;
+    let (mut channel_mult, mut attention_downsample) = (Vec::new(), Vec::new());
+    let (mut level, mut blocks) = (0, 0);
+    for i in 1..count(weights, "input_blocks") {
+        if weights.entry(&format!("input_blocks.{i}.0.op.weight")).is_some() {
+            level += 1;
+            continue;
+        }
+        let [outputs, ..]: [_; 4] =
+            axes(weights, &format!("input_blocks.{i}.0.out_layers.3.weight"))?;
+        if channel_mult.len() == level {
+            channel_mult.push(outputs / width.max(1));
+            if weights.entry(&format!("input_blocks.{i}.1.qkv.weight")).is_some() {
+                attention_downsample.push(1 << level.min(63));
+            }
+        }
+        blocks += 1;
+    }
+    let (Untold { grid, head_size, .. }, res_blocks) = (*untold, blocks / (level + 1));
+    Ok(UnetConfig {
+        channels,
+        grid,
+        width,
+        channel_mult,
+        res_blocks,
+        attention_downsample,
+        head_size,
+    })
+}
 
 fn make(config: UnetConfig) -> Result<Arc<dyn Denoiser>> {
     Ok(Arc::new(Unet::new(config)?))

@@ -54,7 +54,7 @@ pub fn parameter_count(c: &Config) -> Result<usize> {
 }
 
 /// (B, C, G, G) to (B, G, G, C).
-fn channels_last(c: &Config, x: &[f32]) -> Result<Tensor> {
+pub fn channels_last(c: &Config, x: &[f32]) -> Result<Tensor> {
     let images = x.len() / c.elements();
     let x = transposed(x, c.channels, c.grid * c.grid);
     tensor(&x, &[images, c.grid, c.grid, c.channels])
@@ -66,7 +66,7 @@ fn channels_first(c: &Config, x: &[f32]) -> Vec<f32> {
 }
 
 /// A denoiser and the parameters that the golden rule gives it.
-fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
+pub fn denoiser(c: &Config) -> Result<(Arc<dyn Denoiser>, Tensor)> {
     let network = network(c)?;
     let mut shapes: HashMap<String, Vec<usize>> = c.shapes().into_iter().collect();
     let values = c.parameters();
@@ -245,9 +245,12 @@ pub fn train(case: &Case, training: &Training, device: Device) -> Result<Trained
 
 /// (B, …) with noise of one timestep per image.
 fn noised(x: &Tensor, noise: &Tensor, t: &[usize]) -> Result<Tensor> {
-    let alphas = Schedule::linear().alphas_cumprod;
+    let schedule = Schedule::linear();
     let factors = |of: fn(f64) -> f64| {
-        tensor(&t.iter().map(|&t| of(alphas[t]).sqrt() as f32).collect::<Vec<_>>(), &[t.len()])
+        tensor(
+            &t.iter().map(|&t| of(schedule.alphas_cumprod()[t]).sqrt() as f32).collect::<Vec<_>>(),
+            &[t.len()],
+        )
     };
     let mut out = output(x.shape())?;
     ops::add_noise(x, noise, &factors(|a| a)?, &factors(|a| 1.0 - a)?, &mut out).map_err(text)?;
@@ -279,7 +282,16 @@ pub fn eps(case: &Case, device: Device) -> Result<Vec<f32>> {
 
 fn inverter(c: &Config, steps: usize, device: Device) -> Result<Inverter> {
     let (network, parameters) = denoiser(c)?;
-    Inverter::new(&*network, &parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
+    inverter_by(&*network, &parameters, steps, device)
+}
+
+fn inverter_by(
+    network: &dyn Denoiser,
+    parameters: &Tensor,
+    steps: usize,
+    device: Device,
+) -> Result<Inverter> {
+    Inverter::new(network, parameters, Parameterisation::Epsilon, steps, 0, device).map_err(text)
 }
 
 /// What is wrong with a network, on a device that cannot compute it.
@@ -289,7 +301,20 @@ pub fn refusal(c: &Config, device: Device) -> Result<invad::Error> {
 }
 
 pub fn inversion(c: &Config, steps: usize, x: &[f32], device: Device) -> Result<Inversion> {
-    let inverter = inverter(c, steps, device)?;
+    let (network, parameters) = denoiser(c)?;
+    inversion_by(&*network, &parameters, c, steps, x, device)
+}
+
+/// By a network with these parameters.
+pub fn inversion_by(
+    network: &dyn Denoiser,
+    parameters: &Tensor,
+    c: &Config,
+    steps: usize,
+    x: &[f32],
+    device: Device,
+) -> Result<Inversion> {
+    let inverter = inverter_by(network, parameters, steps, device)?;
     let mut x = on(device, &channels_last(c, x)?)?;
     let mut space = inverter.workspace(x.shape()[0]).map_err(text)?;
     // The whole and its steps one by one.

@@ -2,10 +2,12 @@
 
 mod denoiser;
 pub mod efficientnet;
+mod imported;
 mod operations;
 mod vit;
 
 pub use denoiser::*;
+pub use imported::*;
 pub use operations::*;
 pub use vit::*;
 

@@ -15,8 +15,8 @@ use crate::scoring::Scores;
 pub fn full_schedule(quantity: &str) -> Result<Vec<f64>> {
     let schedule = Schedule::linear();
     match quantity {
-        "betas" => Ok(schedule.betas),
-        "alphas_cumprod" => Ok(schedule.alphas_cumprod),
+        "betas" => Ok(schedule.betas()),
+        "alphas_cumprod" => Ok(schedule.alphas_cumprod().to_vec()),
         _ => Err(format!("`{quantity}` is not known here")),
     }
 }
@@ -26,7 +26,7 @@ pub fn schedule(steps: usize, quantity: &str) -> Result<Vec<f64>> {
     let respaced = Schedule::linear().respaced(steps).map_err(text)?;
     match quantity {
         "timesteps" => Ok(respaced.timesteps.iter().map(|&t| t as f64).collect()),
-        "betas" => Ok(respaced.schedule.betas),
+        "betas" => Ok(respaced.schedule.betas()),
         "alphas_cumprod" => Ok((0..steps).map(|i| respaced.alpha(i)).collect()),
         "alphas_cumprod_prev" => Ok((0..steps).map(|i| respaced.alpha_prev(i)).collect()),
         "alphas_cumprod_next" => Ok((0..steps).map(|i| respaced.alpha_next(i)).collect()),

@@ -105,7 +105,7 @@ pub fn inversion(c: &Config, steps: usize, x: &[f32]) -> Result<Inversion> {
     let mut x = x.to_vec();
     // Timestep, and ᾱ before and after.
     let steps: Vec<(usize, f64, f64)> = if steps == 1 {
-        let alpha = schedule.alphas_cumprod[0];
+        let alpha = schedule.alphas_cumprod()[0];
         x = Stored::F16.map(&x, |x| alpha.sqrt() as f32 * x);
         vec![(0, alpha, 0.0)]
     } else {
