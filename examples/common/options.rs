@@ -24,9 +24,19 @@ impl Computing {
         self.device.require()
     }
 
+    /// Where, and how many at once.
+    pub fn place(&self) -> (Device, usize) {
+        (self.device, self.batch.into())
+    }
+
     /// The detector of a file.
     pub fn detector(&self, path: &Path) -> Result<Detector> {
-        Detector::load(path)?.to_device(self.device)?.with_batch_size(self.batch.into())
+        self.ready(Detector::load(path)?)
+    }
+
+    /// A detector where it is to compute.
+    pub fn ready(&self, detector: Detector) -> Result<Detector> {
+        detector.to_device(self.device)?.with_batch_size(self.batch.into())
     }
 }
 

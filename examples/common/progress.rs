@@ -99,12 +99,17 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away and says how long it took.
-    pub fn finish(self) -> Duration {
+    /// Takes the bar away.
+    pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
             BARS.remove(bar);
         }
+    }
+
+    /// Takes the bar away and says how long it took.
+    pub fn finish(self) -> Duration {
+        self.end();
         let elapsed = self.started.elapsed();
         let done = self.done - self.before.unwrap_or(0);
         let seconds = elapsed.as_secs_f64();

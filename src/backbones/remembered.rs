@@ -149,7 +149,11 @@ mod tests {
     struct Counted(Arc<AtomicUsize>);
 
     impl Packed for Counted {
-        fn extractor(self: Arc<Self>, _: usize, _: &mut dyn Allocate) -> Result<Box<dyn Extractor>> {
+        fn extractor(
+            self: Arc<Self>,
+            _: usize,
+            _: &mut dyn Allocate,
+        ) -> Result<Box<dyn Extractor>> {
             struct Mean(Arc<AtomicUsize>);
             impl Extractor for Mean {
                 fn extract(&mut self, rgb: TensorView<'_>, out: TensorViewMut<'_>) -> Result<()> {
@@ -181,7 +185,8 @@ mod tests {
         let mut extract = |images: &[u8]| {
             let images: Vec<_> = images.iter().map(|n| image(*n)).collect();
             let shape = [images.len(), 2, 2, 3];
-            let mut features = Tensor::from_f32(vec![f32::NAN; 12 * images.len()], &shape, Device::Cpu).unwrap();
+            let mut features =
+                Tensor::from_f32(vec![f32::NAN; 12 * images.len()], &shape, Device::Cpu).unwrap();
             loaded.extract(&images, &mut features, &mut space).unwrap();
             assert_eq!(features.view().dtype(), DType::F32);
             features.to_vec_f32()

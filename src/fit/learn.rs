@@ -121,7 +121,11 @@ fn learn_apart(
 
 /// Has a detector learn from all images, and calibrates it with those that the network was not trained on,
 /// each held against others.
-pub(super) fn learn_together(detector: &mut Detector, good: &[Good], mut each: impl FnMut()) -> Result<()> {
+pub(super) fn learn_together(
+    detector: &mut Detector,
+    good: &[Good],
+    mut each: impl FnMut(),
+) -> Result<()> {
     let all: Vec<_> =
         good.iter().map(|of| (of.category.to_string(), of.samples.to_vec())).collect();
     let stats = detector.learn_prior(&all, |_, _| {

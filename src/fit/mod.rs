@@ -230,8 +230,7 @@ pub fn fit_on(
     let mut detector = Detector::on(trainer.into_checkpoint()?, backbone)?.to_device(device)?;
     let side = spec.image_size;
     let chosen = detector.config().recipe.candidates.len() > 1;
-    let paint =
-        |of: &Good| Synthetic::paint(of.category, &of.held_out(), side, options.seed);
+    let paint = |of: &Good| Synthetic::paint(of.category, &of.held_out(), side, options.seed);
     let painted = match options.compare || chosen {
         true => good.iter().map(paint).collect::<Result<Vec<_>>>()?,
         false => Vec::new(),

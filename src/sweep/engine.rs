@@ -210,7 +210,9 @@ pub fn run(
             let on_cpu = Loaded::new(std::sync::Arc::new(remembered.clone()), Device::Cpu)?;
             loaded = Some((name, remembered, on_cpu));
         }
-        let Some((_, remembered, backbone)) = &loaded else { unreachable!("it was just put there") };
+        let Some((_, remembered, backbone)) = &loaded else {
+            unreachable!("it was just put there")
+        };
         let (setting, category) = (of.setting, of.category.as_deref());
         let training = Event::Training { setting, category, number: i + 1, total: detectors };
         let Some(checkpoint) = trained(of, backbone, options, training, &mut observe)? else {
@@ -244,7 +246,8 @@ impl Setting {
     /// Whether there is such a thing, before long work.
     fn check(&self) -> Result<()> {
         self.training()?;
-        let refused = |arg, expected: String, got| Err(Error::argument("sweep", arg, expected, got));
+        let refused =
+            |arg, expected: String, got| Err(Error::argument("sweep", arg, expected, got));
         if !denoisers::presets().contains(&self.denoiser.as_str()) {
             return refused("denoiser", denoisers::presets().join(", "), self.denoiser.clone());
         }
@@ -274,7 +277,8 @@ fn add<'s>(
     let parts: Vec<Option<String>> =
         if setting.per_category { names.map(Some).collect() } else { vec![None] };
     for category in parts {
-        let dataset = category.as_deref().map_or_else(|| Ok(dataset.clone()), |of| dataset.only(of))?;
+        let dataset =
+            category.as_deref().map_or_else(|| Ok(dataset.clone()), |of| dataset.only(of))?;
         let seed = (options.seed, options.steps);
         let key = TrainingKey::new(spec, denoiser.clone(), setting, &dataset, seed)?;
         let measurement = MeasurementKey {
@@ -307,8 +311,9 @@ fn trained(
     training: Event,
     observe: &mut dyn FnMut(Event) -> Control,
 ) -> Result<Option<Checkpoint>> {
-    let [detector, state, settings] = ["detector.safetensors", "training.safetensors", "settings.json"]
-        .map(|name| of.folder.join(name));
+    let [detector, state, settings] =
+        ["detector.safetensors", "training.safetensors", "settings.json"]
+            .map(|name| of.folder.join(name));
     if detector.exists() {
         observe(Event::Reused(&detector));
         return Checkpoint::load(&detector).map(Some);
@@ -403,9 +408,12 @@ impl Measuring<'_> {
         let device = self.detector.device();
         let checkpoint = self.detector.checkpoint();
         let mut of = Reconstruction::new(checkpoint, self.backbone, steps, device, self.batch)?;
-        let total = self.dataset.categories().iter().enumerate().map(|(i, category)| {
-            category.test().len() + of.held_out(category, i).len()
-        });
+        let total = self
+            .dataset
+            .categories()
+            .iter()
+            .enumerate()
+            .map(|(i, category)| category.test().len() + of.held_out(category, i).len());
         let mut each = counted(setting, total.sum(), observe);
         let mut categories = BTreeMap::new();
         for (i, category) in self.dataset.categories().iter().enumerate() {

@@ -119,7 +119,11 @@ pub(super) fn detector_folder(out: &Path, setting: &Setting, key: &TrainingKey) 
 }
 
 /// Where a measurement is kept.
-pub(super) fn measurement_file(out: &Path, setting: &Setting, key: &MeasurementKey) -> Result<PathBuf> {
+pub(super) fn measurement_file(
+    out: &Path,
+    setting: &Setting,
+    key: &MeasurementKey,
+) -> Result<PathBuf> {
     let Setting { denoiser, recipe, evaluations, .. } = setting;
     let method = match setting.method {
         Method::Inversion => String::new(),

@@ -39,3 +39,5 @@ pub use paper::{Figure, published};
 pub use results::{Results, Row as ResultRow};
 pub use setting::{Method, Row, Score, Setting, Sweep};
 pub use tables::{FIGURES, TABLES, figure, table};
+#[cfg(feature = "report")]
+pub(crate) use write::PROTOCOLS;

@@ -40,25 +40,45 @@ const DATA_SETS: [(&str, &[&str]); 4] = [
     (
         "MVTec AD",
         &[
-            "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill",
-            "screw", "tile", "toothbrush", "transistor", "wood", "zipper",
+            "bottle",
+            "cable",
+            "capsule",
+            "carpet",
+            "grid",
+            "hazelnut",
+            "leather",
+            "metal_nut",
+            "pill",
+            "screw",
+            "tile",
+            "toothbrush",
+            "transistor",
+            "wood",
+            "zipper",
         ],
     ),
     (
         "VisA",
         &[
-            "candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2", "pcb1",
-            "pcb2", "pcb3", "pcb4", "pipe_fryum",
+            "candle",
+            "capsules",
+            "cashew",
+            "chewinggum",
+            "fryum",
+            "macaroni1",
+            "macaroni2",
+            "pcb1",
+            "pcb2",
+            "pcb3",
+            "pcb4",
+            "pipe_fryum",
         ],
     ),
     (
         "MPDD",
         &["bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"],
     ),
-    (
-        "BMAD",
-        &["brain", "chest", "histopathology", "liver", "retina_oct2017", "retina_resc"],
-    ),
+    ("BMAD", &["brain", "chest", "histopathology", "liver", "retina_oct2017", "retina_resc"]),
 ];
 
 /// Which of the paper's data sets it is, with all of its categories.
@@ -87,6 +107,8 @@ mod tests {
             assert!(sweep.columns.contains(&of.column), "{of:?} has no column");
             assert!(of.value.is_finite() && ["page", "notes"].contains(&&*of.source), "{of:?}");
         }
-        assert!(seen.len() > 60 && FIGURES.iter().all(|n| figure(*n, &Axes::unchanged()).is_some()));
+        assert!(
+            seen.len() > 60 && FIGURES.iter().all(|n| figure(*n, &Axes::unchanged()).is_some())
+        );
     }
 }

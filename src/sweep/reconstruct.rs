@@ -9,9 +9,7 @@ use crate::backbones::{self, Loaded};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Category, Dataset, Sample, load_sample};
 use crate::denoisers;
-use crate::detect::{
-    AnomalyMap, Compared, DEVIATIONS, Moments, PIXELS, require_tests, unreadable,
-};
+use crate::detect::{AnomalyMap, Compared, DEVIATIONS, Moments, PIXELS, require_tests, unreadable};
 use crate::diffusion::{
     Inverter, ReconstructionErrors, Reconstructor, Workspace, reconstruction_errors,
 };
@@ -155,7 +153,8 @@ impl<'a> Reconstruction<'a> {
                 continue;
             }
             let ReconstructionErrors { maps, means } = self.errors(&images, noise)?;
-            for ((sample, mask), (mean, map)) in known.into_iter().zip(means.into_iter().zip(maps)) {
+            for ((sample, mask), (mean, map)) in known.into_iter().zip(means.into_iter().zip(maps))
+            {
                 judged(sample, mask.as_ref(), mean, map)?;
             }
         }

@@ -71,7 +71,9 @@ impl Results {
     pub(crate) fn note(&self) -> Option<String> {
         let of = self.published_of.as_deref()?;
         Some(match self.comparable {
-            true => format!("In brackets: the paper's figure on {of}, and by how much ours is higher."),
+            true => {
+                format!("In brackets: the paper's figure on {of}, and by how much ours is higher.")
+            }
             false => format!(
                 "In brackets: the paper's figure, which is of {of} and so of other images than these."
             ),
@@ -85,7 +87,9 @@ impl Results {
             false => row.paper.is_some(),
         };
         // What is the paper's alone stands under its own protocol.
-        let shown = |row: &Row| measured(row) || (!calibrated && row.paper.is_none() && row.calibrated.is_none());
+        let shown = |row: &Row| {
+            measured(row) || (!calibrated && row.paper.is_none() && row.calibrated.is_none())
+        };
         (0..self.rows.len()).filter(|&i| shown(&self.rows[i])).collect()
     }
 
@@ -158,14 +162,25 @@ impl Results {
             csv.write_record(&cells).map_err(|e| Error::io(&self.name, e.into()))
         };
         let of_setting = [
-            "row", "backbone", "recipe", "denoiser", "per category", "method", "S", "score", "protocol",
+            "row",
+            "backbone",
+            "recipe",
+            "denoiser",
+            "per category",
+            "method",
+            "S",
+            "score",
+            "protocol",
             "category",
         ];
         let metrics = COLUMNS.map(|(name, _)| name);
-        let mut published: Vec<&String> = self.rows.iter().flat_map(|row| row.published.keys()).collect();
+        let mut published: Vec<&String> =
+            self.rows.iter().flat_map(|row| row.published.keys()).collect();
         published.sort_unstable();
         published.dedup();
-        let beside = published.iter().flat_map(|of| [format!("paper's {of}"), format!("{of} less the paper's")]);
+        let beside = published
+            .iter()
+            .flat_map(|of| [format!("paper's {of}"), format!("{of} less the paper's")]);
         let headings = of_setting.into_iter().chain(metrics).chain([MEAN_AUROC, SPEED]);
         line(headings.map(String::from).chain(beside).collect())?;
         for row in &self.rows {

@@ -19,6 +19,7 @@ mod scoring;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweeping;
 mod training;
 mod usage;
 

@@ -11,4 +11,5 @@ mod inversion;
 mod resources;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweep;
 mod trainer;
