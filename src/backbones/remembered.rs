@@ -1,6 +1,7 @@
 //! A backbone that remembers the features of images.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,12 +23,17 @@ pub struct Remembered {
     memory: Arc<Memory>,
 }
 
-#[derive(Debug)]
 struct Memory {
     /// Images that fit.
     most: usize,
     off: AtomicBool,
     features: Mutex<HashMap<[u8; 32], Arc<[f32]>>>,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("most", &self.most).finish_non_exhaustive()
+    }
 }
 
 impl Remembered {

@@ -186,11 +186,11 @@ pub(super) fn standalone(chart: &Markup, style: &str) -> String {
     format!("{}{paper}{content}\n", head.replacen("<svg ", &size, 1))
 }
 
-/// Lines with a mark at each point, over an axis with these ticks.
+/// Lines with a mark at each point, over an axis with these ticks, or with round ones.
 pub(super) fn lines(
     label: &str,
     titles: [&str; 2],
-    x_ticks: &[(f64, String)],
+    x_ticks: Option<&[(f64, String)]>,
     lines: &[Line],
 ) -> Markup {
     let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
@@ -202,12 +202,12 @@ pub(super) fn lines(
     };
     let ((left, right), (low, high)) = (range(&|p| p.0), range(&|p| p.1));
     let (x, y) = (Axis::x(left, right), Axis::y(low, high));
-    let shown = x_ticks.iter().filter(|(at, _)| (left..=right).contains(at)).cloned();
+    let round_x = round_ticks(left, right, 5);
     let y_ticks = round_ticks(low, high, 4);
     frame(
         label,
         titles,
-        (&x, &shown.collect::<Vec<_>>()),
+        (&x, x_ticks.unwrap_or(&round_x)),
         (&y, &y_ticks),
         html! {
             @for (i, line) in lines.iter().enumerate() {
@@ -219,16 +219,6 @@ pub(super) fn lines(
             }
         },
     )
-}
-
-/// Ticks of a logarithmic axis, which has log₁₀ of its values: 1, 2, 5 of each power of ten from `low` to `high`.
-pub(super) fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
-    let powers = (low.log10().floor() as i32)..=(high.log10().ceil() as i32);
-    let all = powers.flat_map(|p| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(p)));
-    // Few enough to stand beside each other.
-    let all: Vec<f64> = all.filter(|v| (0.9 * low..=1.1 * high).contains(v)).collect();
-    let each = all.len().div_ceil(7).max(1);
-    all.into_iter().step_by(each).map(|v| (v.log10(), v.to_string())).collect()
 }
 
 /// How many good images (upwards) and defective ones (downwards) have which number.

@@ -1,6 +1,6 @@
 //! The page of a sweep, and its charts as files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 
@@ -161,33 +161,36 @@ fn curves(results: &Results) -> Vec<Chart> {
             continue;
         }
         let names: Vec<String> = lines.iter().map(|(name, _)| name.clone()).collect();
-        type Point = fn(usize, (f64, f64)) -> f64;
-        let axes: [(&str, &str, Point); 2] = [
-            ("steps", "S, evaluations of the network", |s, _| s as f64),
-            ("speed", "images a second", |_, (_, speed)| speed),
+        let numbers: BTreeSet<usize> =
+            lines.iter().flat_map(|(_, of)| of.keys().copied()).collect();
+        let steps = numbers.iter().map(|&s| (log(s), s.to_string())).collect();
+        let drawn = |x: &dyn Fn(usize, f64) -> f64| -> Vec<Line> {
+            let of = |points: &Points| {
+                points.iter().map(|(s, (auroc, speed))| (x(*s, *speed), *auroc)).collect()
+            };
+            lines.iter().map(|(name, p)| Line { name: name.clone(), points: of(p) }).collect()
+        };
+        let axes: [(&str, &str, Option<Vec<_>>, Vec<Line>); 2] = [
+            ("steps", "S, evaluations of the network", Some(steps), drawn(&|s, _| log(s))),
+            ("speed", "images a second", None, drawn(&|_, speed| speed)),
         ];
-        for (file, x_title, x) in axes {
-            let values = || lines.iter().flat_map(|(_, p)| p.iter().map(|(s, p)| x(*s, *p)));
-            let (low, high) =
-                values().fold((f64::INFINITY, 0.0f64), |(low, high), v| (low.min(v), high.max(v)));
-            let drawn: Vec<Line> = lines
-                .iter()
-                .map(|(name, points)| Line {
-                    name: name.clone(),
-                    points: points.iter().map(|(s, p)| (x(*s, *p).log10(), p.0)).collect(),
-                })
-                .collect();
+        for (file, x_title, ticks, drawn) in axes {
             let label = format!("Image AUROC against {x_title}: {title}");
-            let ticks = chart::log_ticks(low, high);
+            let titles = [x_title, "image AUROC, %"];
             charts.push(Chart {
                 file: format!("{file}-{}", i + 1),
                 title: title.clone(),
-                svg: chart::lines(&label, [x_title, "image AUROC, %"], &ticks, &drawn),
+                svg: chart::lines(&label, titles, ticks.as_deref(), &drawn),
                 lines: names.clone(),
             });
         }
     }
     charts
+}
+
+/// Where a number of evaluations stands on its axis.
+fn log(evaluations: usize) -> f64 {
+    (evaluations as f64).log10()
 }
 
 fn entry<T: Default>(all: &mut Vec<(String, T)>, name: String) -> &mut (String, T) {
