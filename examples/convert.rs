@@ -7,14 +7,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser};
 use common::options::{Computing, backbone};
-use common::progress::{FitProgress, Progress};
+use common::progress::{Progress, fetched};
 use common::{create_folder, note, say, unless_interrupted};
 use invad::backbones;
 use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::Dataset;
 use invad::denoisers::{Imported, Untold, import};
 use invad::weights::Weights;
-use invad::{Detector, Event, Result};
+use invad::{Detector, Result};
 
 /// Turns weights of backbones, and checkpoints of the method's reference implementation, into files of these programs
 ///
@@ -118,11 +118,7 @@ fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
     let dataset = Dataset::open(data, &options.category)?;
     create_folder(&options.out)?;
     common::catch_interrupts()?;
-    let mut fetching = FitProgress::default();
-    let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
-        fetching.show(&Event::Fetched(fetched));
-    })?;
-    fetching.finish();
+    let backbone = fetched(&options.backbone)?;
     let spec = backbone.spec();
     let untold =
         Untold::default().grid(spec.grid).heads(options.heads).head_size(options.head_size);
@@ -133,7 +129,7 @@ fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
     let recipe = Recipe::paper().with_evaluations(options.evaluations.into());
     let categories = dataset.categories().iter().map(|category| category.name.clone()).collect();
     let checkpoint = Checkpoint::of_trained(&*denoiser, parameters, recipe, spec, categories)?;
-    let mut detector = options.computing.on(Detector::new(checkpoint)?)?;
+    let mut detector = options.computing.ready(Detector::new(checkpoint)?)?;
     let good = dataset.categories().iter().map(|category| match category.validation() {
         [] => (&category.name, category.good()),
         unseen => (&category.name, unseen),

@@ -1,14 +1,17 @@
 //! Compares a detector with the labels and masks of a data set.
 
 mod common;
+#[path = "common/sweeping.rs"]
+mod sweeping;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
 use clap::Parser;
 use common::background::{in_background, lock};
+use common::detectors::{Own, detectors};
 use common::names::{output_names, with_suffix};
 use common::options::{Computing, Judging};
 use common::pictures::Pictures;
@@ -17,11 +20,13 @@ use common::records::{Jsonl, Judged};
 use common::results::{unfamiliar_images, warn_of_thresholds, write_metrics};
 use common::table::tables;
 use common::{create_folder, note, say, unless_interrupted};
+use invad::Result;
 use invad::baselines::{self, Baselines};
 use invad::data::Dataset;
-use invad::report::{Image, Images, Report};
-use invad::{Detector, Result, detect};
+use invad::detect::Evaluated;
+use invad::report::{Image, Images};
 use serde::Serialize;
+use sweeping::Experiment;
 
 /// Measures how well a detector finds the defects of a data set
 ///
@@ -30,6 +35,11 @@ use serde::Serialize;
 /// results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is
 /// calibrated with its own held-out images; where the detector was not trained on it, each image is judged as the
 /// category it is likeliest to be.
+///
+/// With --table, --figure or --sweep it runs an experiment instead: detectors that differ in one thing or another are
+/// trained on the data set and measured by all scores and under both protocols. What is done is kept in OUT, so that
+/// the same command goes on after Ctrl-C; the results are OUT/NAME.html, .md, .csv, .json and .svg, with the figures
+/// of the method's paper beside them (docs/experiments.md).
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
@@ -43,16 +53,24 @@ Examples:
     cargo run --release --example evaluate -- --detector out/quickstart/detector.safetensors \\
       --data examples/data --baselines --out out/evaluation
 
+  A detector of each category, as `train --per-category` writes them:
+    cargo run --release --example evaluate -- --detector out/each --data examples/data --out out/each
+  An experiment of the paper, with a small denoiser and a short training:
+    cargo run --release --example evaluate -- --table 9 --data examples/data --out out/table-9 \\
+      --backbones efficientnet-lite0 --denoisers small --evaluations 3 5 10 --steps 600
+  Denoisers, recipes, numbers of evaluations and the reconstruction, all with all:
+    cargo run --release --example evaluate -- --sweep --data examples/data --out out/sweep --steps 600
+
 Exit codes:
   0    all test images are evaluated
   1    failure
   2    wrong usage
   4    an image or mask could not be used; the metrics are those of the others
-  130  stopped by Ctrl-C; nothing but overlays is written")]
+  130  stopped by Ctrl-C; nothing but overlays is written, and of an experiment what is done")]
 struct Options {
-    /// Detector file, as `train` and `quickstart` write it
-    #[arg(long, value_name = "FILE")]
-    detector: PathBuf,
+    /// Detector file, as `train` and `quickstart` write it, or a folder of CATEGORY/detector.safetensors
+    #[arg(long, value_name = "FILE", required_unless_present = "experiment")]
+    detector: Option<PathBuf>,
     /// The data set
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
@@ -73,6 +91,8 @@ struct Options {
     overlays: bool,
     #[command(flatten)]
     computing: Computing,
+    #[command(flatten)]
+    experiment: Experiment,
 }
 
 /// A line of `images.jsonl`.
@@ -92,37 +112,46 @@ fn main() -> ExitCode {
 fn evaluate(options: Options) -> Result<ExitCode> {
     options.computing.require()?;
     let dataset = Dataset::open(&options.data, &options.category)?;
-    let detector = options.computing.detector(&options.detector)?;
     let out = &options.out;
+    let Some(path) = &options.detector else {
+        let (device, batch) = options.computing.place();
+        return options.experiment.run(&dataset, out, device, batch);
+    };
+    let detectors = detectors(path, &dataset, &options.computing, options.experiment.per_category)?;
     create_folder(out)?;
     let mut images = Jsonl::create(&out.join("images.jsonl"))?;
     common::catch_interrupts()?;
 
-    let calibrated = &detector.calibration().categories;
-    for category in dataset.categories() {
-        if !calibrated.contains_key(&category.name) {
-            let name = &category.name;
-            note(match detector.prior() {
-                Some(_) => format!(
-                    "{name}: the detector was not trained on it; each image is judged as the \
-                     category it is likeliest to be"
-                ),
-                None => format!("{name}: calibrated with all categories of the detector pooled"),
-            });
+    for Own { detector, dataset } in &detectors {
+        let calibrated = &detector.calibration().categories;
+        for category in dataset.categories() {
+            if !calibrated.contains_key(&category.name) {
+                let name = &category.name;
+                note(match detector.prior() {
+                    Some(_) => format!(
+                        "{name}: the detector was not trained on it; each image is judged as the \
+                         category it is likeliest to be"
+                    ),
+                    None => {
+                        format!("{name}: calibrated with all categories of the detector pooled")
+                    }
+                });
+            }
         }
+        let names = dataset.categories().iter().map(|c| calibrated.get_key_value(&c.name));
+        warn_of_thresholds(detector, names.map(|known| known.map(|(name, _)| &**name)));
     }
-    warn_of_thresholds(
-        &detector,
-        dataset.categories().iter().map(|c| calibrated.get_key_value(&c.name).map(|(n, _)| &**n)),
-    );
     let paths: Vec<&Path> =
         dataset.categories().iter().flat_map(|c| c.test()).map(|t| t.path.as_path()).collect();
     let names: HashMap<&Path, PathBuf> = paths.iter().copied().zip(output_names(&paths)).collect();
 
     // First, since they end the program where a category has no images to be fitted to.
-    let baselines = options.baselines.then(|| compare(&dataset, &detector)).transpose()?;
+    let baselines = options.baselines.then(|| compare(&dataset, &detectors)).transpose()?;
     let good: usize = dataset.categories().iter().map(|category| category.good().len()).sum();
-    let own = detector.config().images + detector.calibration().images(None).len();
+    let known = |Own { detector, .. }: &Own| {
+        detector.config().images + detector.calibration().images(None).len()
+    };
+    let own: usize = detectors.iter().map(known).sum();
     if baselines.is_some() && good != own {
         note(format!(
             "simpler methods are fitted to {good} good images of {}, the detector to {own}",
@@ -134,8 +163,9 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     let scoring = options.judging.options(None);
     let shown = Mutex::new(Images::default());
     let evaluation = in_background(|background| {
-        detect::evaluate(&detector, &dataset, &scoring, |test, result| {
+        Own::evaluate(&detectors, &scoring, |detector, test, result| {
             unless_interrupted()?;
+            let calibrated = &detector.calibration().categories;
             match result {
                 Ok(result) => {
                     let category = result.category;
@@ -185,10 +215,10 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     }
 
     let shown = shown.into_inner().unwrap_or_else(|e| e.into_inner());
-    let mut report = Report::new("Evaluation", &detector, evaluation, shown);
-    report.fact("Detector", options.detector.display());
+    let mut report = Own::report(&detectors, evaluation, shown);
+    report.fact("Detector", path.display());
     report.fact("Data", options.data.display());
-    report.fact("Computed on", detector.device());
+    report.fact("Computed on", detectors[0].detector.device());
     report.fact("Time", format!("{:.1} s for {done} images", time.as_secs_f64()));
     report.warnings.extend(unfamiliar);
     if unreadable > 0 {
@@ -207,19 +237,25 @@ fn evaluate(options: Options) -> Result<ExitCode> {
 }
 
 /// The metrics of simpler methods.
-fn compare(dataset: &Dataset, detector: &Detector) -> Result<Baselines> {
+fn compare(dataset: &Dataset, detectors: &[Own]) -> Result<Baselines> {
     let total = dataset.categories().iter().map(|c| c.good().len() + c.test().len()).sum::<usize>();
     let mut progress = Progress::new("baselines", total as u64, "images");
     let mut done = 0;
-    let baselines = baselines::evaluate(dataset, detector.config(), |result| {
-        unless_interrupted()?;
-        if let Err(e) = result {
-            log::warn!("{e}; the image is left out");
-        }
-        done += 1;
-        progress.set(done, String::new);
-        Ok(())
-    })?;
+    let (mut padim, mut nearest_neighbour) = (BTreeMap::new(), BTreeMap::new());
+    for Own { detector, dataset } in detectors {
+        let baselines = baselines::evaluate(dataset, detector.config(), |result| {
+            unless_interrupted()?;
+            if let Err(e) = result {
+                log::warn!("{e}; the image is left out");
+            }
+            done += 1;
+            progress.set(done, String::new);
+            Ok(())
+        })?;
+        padim.extend(baselines.padim.categories);
+        nearest_neighbour.extend(baselines.nearest_neighbour.categories);
+    }
     progress.finish();
-    Ok(baselines)
+    let [padim, nearest_neighbour] = [padim, nearest_neighbour].map(Evaluated::new);
+    Ok(Baselines { padim, nearest_neighbour })
 }

@@ -11,16 +11,16 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use common::options::backbone;
-use common::progress::{FitProgress, mebibytes};
-use common::{create_folder, interrupted, say};
-use invad::backbones;
+use common::progress::{FitProgress, fetched, mebibytes};
+use common::{create_folder, interrupted, note, say};
+use invad::backbones::Loaded;
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
 use invad::denoisers::{self, Recompute};
 use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
 use invad::train::{Average, Memory, Resources, StepReport};
-use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit};
+use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit, fit_on};
 
 /// Trains one detector on the good images of all categories
 ///
@@ -35,6 +35,8 @@ Examples:
     cargo run --release --example train -- --data photos/good --out out/parts
   Two categories of a data set in the layout of MVTec AD:
     cargo run --release --example train -- --data mvtec --category bottle cable --out out/two
+  A detector of each category, rather than one of all:
+    cargo run --release --example train -- --data mvtec --per-category --out out/each
   Going on after Ctrl-C: the same command, with --resume
     cargo run --release --example train -- --data photos/good --out out/parts --resume
 
@@ -59,13 +61,17 @@ struct Options {
     /// the cache of the Hugging Face hub; see docs/backbones.md
     #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
-    /// The denoiser: a transformer of 0.8, 155 or 1223 million parameters, an MLP over single cells of 1.1 or 350, or a
+    /// The denoiser: a transformer of 0.8, 2.9, 155 or 1223 million parameters, an MLP over single cells of 1.1 or 350, or a
     /// U-Net of 3 or 1433
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     preset: String,
     /// Categories to train on [default: all]
     #[arg(long, value_name = "CATEGORY", num_args = 1..)]
     category: Vec<String>,
+    /// Train a detector of each category, OUT/CATEGORY/detector.safetensors, one after the other; `evaluate` takes OUT
+    /// as its --detector
+    #[arg(long)]
+    per_category: bool,
     /// How often the network is evaluated for an image: 1, or more for an inversion over all noise levels
     /// [default: the recipe's, whitened 1, paper 3]
     #[arg(long, value_name = "N", allow_negative_numbers = true,
@@ -148,7 +154,7 @@ fn resources(options: &Options) -> Resources {
 /// The memory of the training in MiB, by purpose, for each way to compute again.
 fn print_plan(options: &Options) -> Result<()> {
     let resources = resources(options);
-    let backbone = backbones::named(&options.backbone)?;
+    let backbone = fetched(&options.backbone)?;
     let denoiser = denoisers::preset(&options.preset, backbone.spec().features())?;
     let ways = denoiser.recompute();
     let plan = |&way| resources.plan(&*denoiser, options.recipe.batch, way);
@@ -175,47 +181,77 @@ fn train(options: Options) -> Result<ExitCode> {
         print_plan(&options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let resources = resources(&options);
-    let (Some(data), Some(out)) = (options.data, options.out) else {
+    let (Some(data), Some(out)) = (&options.data, &options.out) else {
         unreachable!("both are required without --plan")
     };
-    let dataset = Dataset::open(&data, &options.category)?;
-    create_folder(&out)?;
-    // A second training would overwrite what the first writes.
-    let lock = FolderLock::acquire(&out)?;
-    let [detector_path, state_path, log_path] =
-        ["detector.safetensors", "training.safetensors", "training.csv"].map(|name| {
-            lock.remove_leftovers(name);
-            out.join(name)
-        });
-    check_state(&state_path, &detector_path, options.resume)?;
-    let mut log = TrainingLog::open(&log_path, options.resume)?;
+    let dataset = Dataset::open(data, &options.category)?;
     common::catch_interrupts()?;
-
-    let recipe = match (options.evaluations, options.timestep) {
-        (None, None) => options.recipe,
-        (Some(evaluations), None) if usize::from(evaluations) == options.recipe.inversion_steps => {
-            options.recipe
+    if !options.per_category {
+        return train_one(&options, &dataset, None, out);
+    }
+    // Before the weights of a backbone are read.
+    options.device.require()?;
+    let backbone = Loaded::new(fetched(&options.backbone)?, Device::Cpu)?;
+    let total = dataset.categories().len();
+    for (i, category) in dataset.categories().iter().enumerate() {
+        let (name, out) = (&category.name, out.join(&category.name));
+        note(format!("{name}: detector {} of {total}", i + 1));
+        if options.resume && is_done(&out)? {
+            note(format!("{name}: is trained already"));
+            continue;
         }
-        (Some(evaluations @ 2..), _) => options.recipe.with_evaluations(evaluations.into()),
+        let code = train_one(&options, &dataset.only(name)?, Some(&backbone), &out)?;
+        if code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How to train.
+fn fit_options(options: &Options) -> FitOptions {
+    let recipe = options.recipe.clone();
+    let recipe = match (options.evaluations, options.timestep) {
+        (None, None) => recipe,
+        (Some(evaluations), None) if usize::from(evaluations) == recipe.inversion_steps => recipe,
+        (Some(evaluations @ 2..), _) => recipe.with_evaluations(evaluations.into()),
         (_, timestep) => {
-            let own = options.recipe.single_timestep;
-            options.recipe.with_timestep(timestep.map_or(own, usize::from))
+            let own = recipe.single_timestep;
+            recipe.with_timestep(timestep.map_or(own, usize::from))
         }
     };
-    let fit_options = FitOptions::default()
+    FitOptions::default()
         .recipe(recipe)
-        .backbone(options.backbone)
-        .denoiser(options.preset)
+        .backbone(options.backbone.clone())
+        .denoiser(options.preset.clone())
         .steps(options.steps)
         .seed(options.seed)
-        .resources(resources)
-        .state(Some(state_path.clone()))
-        .resume(options.resume)
-        .save_every(options.save_every);
+        .resources(resources(options))
+        .save_every(options.save_every)
+}
+
+/// Trains the detector of a folder, with a backbone that is loaded already if there is one.
+fn train_one(
+    options: &Options,
+    dataset: &Dataset,
+    backbone: Option<&Loaded>,
+    out: &Path,
+) -> Result<ExitCode> {
+    create_folder(out)?;
+    // A second training would overwrite what the first writes.
+    let lock = FolderLock::acquire(out)?;
+    let [detector_path, state_path, log_path] = FILES.map(|name| {
+        lock.remove_leftovers(name);
+        out.join(name)
+    });
+    // Of many categories some were not begun.
+    let resume = options.resume && (!options.per_category || state_path.exists());
+    check_state(&state_path, &detector_path, resume)?;
+    let mut log = TrainingLog::open(&log_path, resume)?;
+    let fit_options = fit_options(options).state(Some(state_path.clone())).resume(resume);
     let mut progress = FitProgress::default();
     let mut logged = Ok(());
-    let fitted = fit(&dataset, &fit_options, |event| {
+    let observe = |event: Event| {
         progress.show(&event);
         match event {
             Event::Step { report, .. } => logged = log.write(&report),
@@ -225,7 +261,11 @@ fn train(options: Options) -> Result<ExitCode> {
             _ => {}
         }
         if interrupted() || logged.is_err() { Control::Stop } else { Control::Continue }
-    });
+    };
+    let fitted = match backbone {
+        Some(backbone) => fit_on(dataset, backbone, &fit_options, observe),
+        None => fit(dataset, &fit_options, observe),
+    };
     progress.finish();
     logged?;
     match fitted? {
@@ -254,6 +294,19 @@ fn train(options: Options) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The files of a training: the detector, the state and the log.
+const FILES: [&str; 3] = ["detector.safetensors", "training.safetensors", "training.csv"];
+
+/// Whether the training of a folder has come to its end.
+fn is_done(out: &Path) -> Result<bool> {
+    let [detector, state, _] = FILES.map(|name| out.join(name));
+    if !detector.exists() || !state.exists() {
+        return Ok(false);
+    }
+    let TrainingState { step, config, .. } = TrainingState::load(&state)?;
+    Ok(step == config.steps)
 }
 
 /// Makes sure that there is a state to go on from, or none that would be lost.

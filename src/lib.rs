@@ -28,13 +28,14 @@ pub mod ops;
 mod registry;
 #[cfg(feature = "report")]
 pub mod report;
+pub mod sweep;
 pub mod tensor;
 pub mod train;
 pub mod weights;
 
 pub use detect::Detector;
 pub use error::{Error, Result};
-pub use fit::{Comparison, Control, Event, FitOptions, Fitted, fit};
+pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;
 pub use types::Precision;

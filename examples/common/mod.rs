@@ -2,6 +2,7 @@
 #![allow(dead_code)] // Each program uses a part of it.
 
 pub mod background;
+pub mod detectors;
 pub mod names;
 pub mod options;
 pub mod own;

@@ -25,13 +25,18 @@ impl Computing {
         self.device.require()
     }
 
-    /// The detector of a file.
-    pub fn detector(&self, path: &Path) -> Result<Detector> {
-        self.on(Detector::load(path)?)
+    /// Where, and how many at once.
+    pub fn place(&self) -> (Device, usize) {
+        (self.device, self.batch.into())
     }
 
-    /// A detector as it is to compute.
-    pub fn on(&self, detector: Detector) -> Result<Detector> {
+    /// The detector of a file.
+    pub fn detector(&self, path: &Path) -> Result<Detector> {
+        self.ready(Detector::load(path)?)
+    }
+
+    /// A detector where it is to compute.
+    pub fn ready(&self, detector: Detector) -> Result<Detector> {
         detector.to_device(self.device)?.with_batch_size(self.batch.into())
     }
 }

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
-use invad::Event;
+use invad::backbones::{self, Backbone};
 use invad::denoisers::Recompute;
 use invad::device::Plan;
 use invad::train::StepReport;
 use invad::weights::Fetched;
+use invad::{Event, Result};
 
 use super::note;
 use super::table::comparison_table;
@@ -100,12 +101,17 @@ impl Progress {
         }
     }
 
-    /// Takes the bar away and says how long it took.
-    pub fn finish(self) -> Duration {
+    /// Takes the bar away.
+    pub fn end(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
             BARS.remove(bar);
         }
+    }
+
+    /// Takes the bar away and says how long it took.
+    pub fn finish(self) -> Duration {
+        self.end();
         let elapsed = self.started.elapsed();
         let done = self.done - self.before.unwrap_or(0);
         let seconds = elapsed.as_secs_f64();
@@ -207,4 +213,12 @@ impl FitProgress {
         }
         self.phase.get_or_insert_with(|| Progress::new(what, total, unit))
     }
+}
+
+/// A backbone by name, whose weights may have to be fetched.
+pub fn fetched(name: &str) -> Result<Arc<dyn Backbone>> {
+    let mut progress = FitProgress::default();
+    let backbone = backbones::named_with(name, &mut |f| progress.show(&Event::Fetched(f)));
+    progress.finish();
+    backbone
 }

@@ -5,6 +5,7 @@
 
 mod efficientnet;
 mod loaded;
+mod remembered;
 mod spec;
 mod vit;
 
@@ -22,6 +23,7 @@ use crate::weights::{self, Fetched, Weights};
 pub use efficientnet::EfficientNet;
 pub(crate) use loaded::Inputs;
 pub use loaded::{Loaded, Workspace};
+pub use remembered::Remembered;
 pub use spec::{BackboneSpec, Filter};
 pub use vit::{Resampling, Vit, VitConfig, vit};
 

@@ -85,6 +85,20 @@ impl Dataset {
         &self.categories
     }
 
+    /// A data set of one of the categories alone, which a detector of its own is trained on.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] if there is no category of this name.
+    pub fn only(&self, category: &str) -> Result<Dataset> {
+        let found = self.categories.iter().find(|of| of.name == category);
+        let found = found.ok_or_else(|| {
+            let known: Vec<_> = self.categories.iter().map(|of| of.name.as_str()).collect();
+            let reason = format!("no category `{category}`; there are: {}", known.join(", "));
+            Error::dataset(&self.root, reason)
+        })?;
+        Ok(Dataset { categories: vec![found.clone()], warnings: Vec::new(), ..self.clone() })
+    }
+
     /// What was found but could not be used, one line each (also logged): masks without an image, folders
     /// of images that are no category.
     pub fn warnings(&self) -> &[String] {

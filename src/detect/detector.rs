@@ -10,7 +10,7 @@ use image::RgbImage;
 use super::measure::{Measured, Measurer, standing_out};
 use super::scale::Scales;
 use super::{AnomalyMap, ScoreOptions, drift};
-use crate::backbones::{self, Backbone, Loaded};
+use crate::backbones::{self, Backbone, BackboneSpec, Loaded};
 use crate::checkpoint::{BackboneId, Calibration, Checkpoint, CheckpointConfig, ImageStats};
 use crate::data::{Mask, load_image};
 use crate::denoisers;
@@ -99,9 +99,14 @@ impl fmt::Debug for Detector {
 
 /// The backbone that a detector was trained with.
 pub(crate) fn backbone_of(config: &CheckpointConfig) -> Result<Arc<dyn Backbone>> {
+    let backbone = backbones::named(&config.backbone.name)?;
+    require_backbone(config, backbone.spec())?;
+    Ok(backbone)
+}
+
+/// Whether a backbone is the one that a detector was trained with.
+fn require_backbone(config: &CheckpointConfig, spec: &BackboneSpec) -> Result<()> {
     let wanted = &config.backbone;
-    let backbone = backbones::named(&wanted.name)?;
-    let spec = backbone.spec();
     let got = BackboneId::from(spec);
     let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
     for (arg, wanted, got) in [
@@ -113,7 +118,7 @@ pub(crate) fn backbone_of(config: &CheckpointConfig) -> Result<Arc<dyn Backbone>
             return Err(Error::argument("Detector", arg, expected, got));
         }
     }
-    Ok(backbone)
+    Ok(())
 }
 
 impl Detector {
@@ -135,15 +140,23 @@ impl Detector {
     /// the backbone is not the one that the denoiser was trained with.
     pub fn new(checkpoint: Checkpoint) -> Result<Self> {
         let backbone = backbone_of(&checkpoint.config)?;
+        Self::on(checkpoint, &Loaded::new(backbone, Device::Cpu)?)
+    }
+
+    /// The same with a backbone that is loaded already, on the device that it is on.
+    ///
+    /// # Errors
+    /// As [`Detector::new`] and [`Detector::to_device`].
+    pub fn on(checkpoint: Checkpoint, backbone: &Loaded) -> Result<Self> {
         let spec = backbone.spec();
+        require_backbone(&checkpoint.config, spec)?;
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?.features();
         if denoiser != spec.features() {
             let expected = format!("{} channels on a grid of {}", spec.channels, spec.grid);
             let got = format!("{} on {}", denoiser.channels, denoiser.grid);
             return Err(Error::argument("Detector", "denoiser", expected, got));
         }
-        let backbone = Loaded::new(backbone, Device::Cpu)?;
-        let measurer = Measurer::new(&checkpoint, &backbone, Device::Cpu, BATCH_SIZE)?;
+        let measurer = Measurer::new(&checkpoint, backbone, backbone.device(), BATCH_SIZE)?;
         Ok(Self { checkpoint, measurer })
     }
 
@@ -191,6 +204,11 @@ impl Detector {
         &self.checkpoint.config
     }
 
+    /// All that its file has.
+    pub(crate) fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
     /// The statistics of normal images.
     pub fn calibration(&self) -> &Calibration {
         &self.checkpoint.calibration
@@ -236,8 +254,28 @@ impl Detector {
             let expected = format!("below {timesteps}");
             return Err(Error::argument("set_timestep", "timestep", expected, timestep));
         }
+        self.invert_by(1, timestep)
+    }
+
+    /// Evaluates the network so many times for an image from then on, over all timesteps
+    /// ([`Schedule::respaced`](crate::diffusion::Schedule::respaced)), or once at the recipe's
+    /// [`single_timestep`](crate::checkpoint::Recipe::single_timestep). What was learnt of normal images is forgotten, and
+    /// [`calibrate`](crate::calibrate) is to follow.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless 1 ≤ `evaluations` ≤ T of the recipe's schedule; those of [`Detector::to_device`].
+    pub fn set_evaluations(&mut self, evaluations: usize) -> Result<()> {
+        let timesteps = self.config().recipe.schedule.timesteps();
+        if !(1..=timesteps).contains(&evaluations) {
+            let expected = format!("in 1..={timesteps}");
+            return Err(Error::argument("set_evaluations", "evaluations", expected, evaluations));
+        }
+        self.invert_by(evaluations, self.config().recipe.single_timestep)
+    }
+
+    fn invert_by(&mut self, evaluations: usize, timestep: usize) -> Result<()> {
         let recipe = &mut self.checkpoint.config.recipe;
-        (recipe.inversion_steps, recipe.single_timestep) = (1, timestep);
+        (recipe.inversion_steps, recipe.single_timestep) = (evaluations, timestep);
         (self.checkpoint.prior, self.checkpoint.levels) = (None, None);
         self.checkpoint.calibration = Calibration::default();
         self.measurer.invert_by(&self.checkpoint)
@@ -403,6 +441,15 @@ impl Detector {
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.checkpoint.save(path)
+    }
+
+    /// The scores of images of these statistics, and the threshold, as [`Detector::score_with`] has them.
+    pub(crate) fn scores(
+        &self,
+        images: &[ImageStats],
+        options: &ScoreOptions,
+    ) -> Result<(Vec<f64>, f64)> {
+        Ok(Scales::new(&self.checkpoint, options)?.scores(images))
     }
 
     /// Scores images with the default options.

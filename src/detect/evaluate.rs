@@ -8,9 +8,10 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::{Detector, ScoreOptions, Scored};
-use crate::data::{Dataset, Mask, Sample, load_sample};
+use crate::checkpoint::ImageStats;
+use crate::data::{Category, Dataset, Mask, Sample, load_sample};
 use crate::error::{Error, Result};
-use crate::metrics::{self, AnnotatedMap, Metrics, PimoOptions};
+use crate::metrics::{self, AnnotatedMap, Metrics, PimoOptions, PixelMetrics};
 
 /// Side of the maps and masks that pixel metrics compare.
 pub(crate) const PIXELS: usize = 256;
@@ -159,35 +160,8 @@ pub fn evaluate<'d>(
     let mut paper = BTreeMap::new();
     let mut thresholds = BTreeMap::new();
     for category in dataset.categories() {
-        if category.test().is_empty() {
-            let name = &category.name;
-            let reason = format!(
-                "category `{name}` has no test images; put some in test/good and test/DEFECT"
-            );
-            return Err(Error::dataset(dataset.root(), reason));
-        }
-        let known = detector.calibration().categories.contains_key(&category.name);
-        let mut options = options.clone();
-        options.category = known.then(|| category.name.clone());
-        let mut tested = Tested::default();
-        let load = |test: &Sample| {
-            let start = Instant::now();
-            let (image, mask) = load_sample(test)?;
-            Ok((image, (mask, start.elapsed())))
-        };
-        detector.score_items(category.test(), &options, load, |test, result| match result {
-            Ok((image, (mask, loading), scored)) => {
-                tested.add(test, mask.as_ref(), &scored)?;
-                let category = &category.name;
-                each(test, Ok(ImageResult { category, test, image, mask, scored, loading }))
-            }
-            Err(e) => each(test, Err(e)),
-        })?;
+        let tested = test(detector, dataset, category, options, &mut each)?;
         let name = &category.name;
-        if tested.scores.is_empty() {
-            let reason = format!("category `{name}` has no readable test images");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
         calibrated.insert(name.clone(), tested.calibrated()?);
         paper.insert(name.clone(), tested.paper()?);
         if let Some(best) = BestThreshold::of(&tested.scores, &tested.cubic.labels)? {
@@ -198,22 +172,71 @@ pub fn evaluate<'d>(
     Ok(Evaluation { calibrated, paper, thresholds })
 }
 
+/// Scores the test images of a category as [`evaluate`] does.
+pub(crate) fn test<'d>(
+    detector: &Detector,
+    dataset: &Dataset,
+    category: &'d Category,
+    options: &ScoreOptions,
+    mut each: impl FnMut(&'d Sample, Result<ImageResult<'d>>) -> Result<()>,
+) -> Result<Tested> {
+    require_tests(dataset, category)?;
+    let known = detector.calibration().categories.contains_key(&category.name);
+    let mut options = options.clone();
+    options.category = known.then(|| category.name.clone());
+    let mut tested = Tested::default();
+    let load = |test: &Sample| {
+        let start = Instant::now();
+        let (image, mask) = load_sample(test)?;
+        Ok((image, (mask, start.elapsed())))
+    };
+    detector.score_items(category.test(), &options, load, |test, result| match result {
+        Ok((image, (mask, loading), scored)) => {
+            tested.add(test, mask.as_ref(), &scored)?;
+            let category = &category.name;
+            each(test, Ok(ImageResult { category, test, image, mask, scored, loading }))
+        }
+        Err(e) => each(test, Err(e)),
+    })?;
+    match tested.scores.is_empty() {
+        true => Err(unreadable(dataset, category)),
+        false => Ok(tested),
+    }
+}
+
+/// An error of a category that has no images to test with.
+pub(crate) fn require_tests(dataset: &Dataset, category: &Category) -> Result<()> {
+    if !category.test().is_empty() {
+        return Ok(());
+    }
+    let name = &category.name;
+    let reason =
+        format!("category `{name}` has no test images; put some in test/good and test/DEFECT");
+    Err(Error::dataset(dataset.root(), reason))
+}
+
+/// The error of a category of which no test image can be read.
+pub(crate) fn unreadable(dataset: &Dataset, category: &Category) -> Error {
+    let reason = format!("category `{}` has no readable test images", category.name);
+    Error::dataset(dataset.root(), reason)
+}
+
 /// The test images of a category.
 #[derive(Default)]
-struct Tested {
+pub(crate) struct Tested {
     scores: Vec<f64>,
-    abs: Vec<f64>,
-    nll: Vec<f64>,
+    pub stats: Vec<ImageStats>,
     threshold: f64,
-    cubic: Compared,
-    bilinear: Compared,
+    /// As [`AnomalyMap::resize`](super::AnomalyMap::resize) makes maps.
+    pub cubic: Compared,
+    /// As the paper does.
+    pub bilinear: Compared,
 }
 
 impl Tested {
     fn add(&mut self, test: &Sample, mask: Option<&Mask>, scored: &Scored) -> Result<()> {
         self.scores.push(scored.score);
-        self.abs.push(f64::from(scored.stats.abs));
-        self.nll.push(f64::from(scored.stats.nll));
+        self.stats.push(scored.stats);
         self.threshold = scored.threshold;
         let map = &scored.map;
         let defective = test.defect.is_some();
@@ -226,7 +249,10 @@ impl Tested {
     }
 
     fn paper(&self) -> Result<Metrics> {
-        self.bilinear.metrics(&metrics::paper_scores(&self.abs, &self.nll)?, None)
+        let of = |number: fn(&ImageStats) -> f32| -> Vec<f64> {
+            self.stats.iter().map(|stats| f64::from(number(stats))).collect()
+        };
+        self.bilinear.metrics(&metrics::paper_scores(&of(|s| s.abs), &of(|s| s.nll))?, None)
     }
 }
 
@@ -257,17 +283,46 @@ impl Compared {
         Ok(())
     }
 
+    /// Of each image, whether it is defective.
+    pub fn labels(&self) -> &[bool] {
+        &self.labels
+    }
+
     /// The metrics of the images, with their scores.
     pub fn metrics(&self, scores: &[f64], threshold: Option<f64>) -> Result<Metrics> {
+        self.metrics_of(scores, threshold, self.pixels()?.as_ref())
+    }
+
+    /// The same with those of pixels, which are the same for all scores.
+    pub fn metrics_of(
+        &self,
+        scores: &[f64],
+        threshold: Option<f64>,
+        pixels: Option<&Pixels>,
+    ) -> Result<Metrics> {
         let metrics = Metrics::from_images(scores, &self.labels, threshold)?;
+        Ok(match pixels {
+            Some(Pixels { metrics: pixels, aupimo }) => metrics.with_pixels(pixels, *aupimo),
+            None => metrics,
+        })
+    }
+
+    /// The metrics of pixels, if maps and masks are there.
+    pub fn pixels(&self) -> Result<Option<Pixels>> {
         if self.maps.is_empty() {
-            return Ok(metrics);
+            return Ok(None);
         }
         let annotated = |(map, mask)| AnnotatedMap { map, mask, width: PIXELS, height: PIXELS };
         let maps: Vec<_> = self.maps.iter().map(|(map, mask)| annotated((map, mask))).collect();
-        let pixels = metrics::pixel_metrics(&maps, metrics::FPR_LIMIT)?;
+        let metrics = metrics::pixel_metrics(&maps, metrics::FPR_LIMIT)?;
         // What it refuses is too little to compute it from.
         let aupimo = metrics::aupimo(&maps, &PimoOptions::default()).ok();
-        Ok(metrics.with_pixels(&pixels, aupimo.map(|areas| areas.mean)))
+        Ok(Some(Pixels { metrics, aupimo: aupimo.map(|areas| areas.mean) }))
     }
+}
+
+/// The metrics of pixels.
+pub(crate) struct Pixels {
+    metrics: PixelMetrics,
+    aupimo: Option<f64>,
 }

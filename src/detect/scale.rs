@@ -114,6 +114,12 @@ impl<'d> Scales<'d> {
         Ok(Self { names, all })
     }
 
+    /// The scores of images of the first category, and its threshold.
+    pub fn scores(&self, images: &[ImageStats]) -> (Vec<f64>, f64) {
+        let scale = &self.all[0];
+        (images.iter().map(|stats| scale.score(stats)).collect(), scale.threshold)
+    }
+
     /// What is said of an image.
     pub fn judge(&self, measured: Measured) -> Scored {
         let category = self.names.get(measured.category).map(|name| name.to_string());

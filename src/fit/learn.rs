@@ -1,5 +1,6 @@
 //! From a trained network to a calibrated detector.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::synthetic::Synthetic;
@@ -57,7 +58,9 @@ pub(super) fn learn(
         candidates => candidates.iter().copied().map(Some).collect(),
     };
     let judged: usize = synthetic.iter().map(|of| of.normal.len() + of.painted.len()).sum();
-    let (mut done, total) = (0, timesteps.len() * (images + judged) + images);
+    // With nothing to choose and nothing to compare it learns once.
+    let tried = if timesteps.len() == 1 && synthetic.is_empty() { 0 } else { timesteps.len() };
+    let (mut done, total) = (0, tried * (images + judged) + images);
     let mut step = |count: usize, unreadable: Option<Error>| {
         if let Some(e) = unreadable {
             observe(Event::Unreadable(&e));
@@ -65,6 +68,11 @@ pub(super) fn learn(
         done += count;
         observe(Event::Calibration { done, total });
     };
+    if tried == 0 {
+        set(detector, timesteps[0])?;
+        learn_together(detector, good, || step(1, None))?;
+        return Ok(Evaluated::new(BTreeMap::new()));
+    }
     let mut best: Option<(f64, Option<usize>, Evaluated)> = None;
     for timestep in timesteps {
         set(detector, timestep)?;
@@ -113,7 +121,11 @@ fn learn_apart(
 
 /// Has a detector learn from all images, and calibrates it with those that the network was not trained on,
 /// each held against others.
-fn learn_together(detector: &mut Detector, good: &[Good], mut each: impl FnMut()) -> Result<()> {
+pub(super) fn learn_together(
+    detector: &mut Detector,
+    good: &[Good],
+    mut each: impl FnMut(),
+) -> Result<()> {
     let all: Vec<_> =
         good.iter().map(|of| (of.category.to_string(), of.samples.to_vec())).collect();
     let stats = detector.learn_prior(&all, |_, _| {

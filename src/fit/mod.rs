@@ -19,7 +19,7 @@ use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
 use crate::weights::Fetched;
 
 pub use compare::Comparison;
-use learn::{Good, learn};
+use learn::{Good, learn, learn_together};
 use synthetic::Synthetic;
 
 /// How to [`fit`].
@@ -44,6 +44,8 @@ pub struct FitOptions {
     pub resume: bool,
     /// Steps after which the state is saved again; 0 saves it at the end only.
     pub save_every: u64,
+    /// Whether to put simpler methods on the same features beside the detector ([`Comparison`]).
+    pub compare: bool,
 }
 
 setters!(FitOptions {
@@ -56,11 +58,12 @@ setters!(FitOptions {
     state: Option<PathBuf>,
     resume: bool,
     save_every: u64,
+    compare: bool,
 });
 
 impl Default for FitOptions {
     /// The whitened recipe, EfficientNet-Lite0 and the small denoiser on the CPU, seed 0, no state, which would be
-    /// saved every 500 steps.
+    /// saved every 500 steps; compared with simpler methods.
     fn default() -> Self {
         Self {
             recipe: Recipe::whitened(),
@@ -72,6 +75,7 @@ impl Default for FitOptions {
             state: None,
             resume: false,
             save_every: 500,
+            compare: true,
         }
     }
 }
@@ -176,25 +180,37 @@ pub fn fit(
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
     options.resources.device.require()?;
-    // Before the long work of computing features.
-    if options.resume && options.state.is_none() {
-        return Err(Error::argument("fit", "resume", "with the file of a state", "no `state`"));
-    }
+    // Before the weights of a backbone are read.
+    require_state(options)?;
+    let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
+        observe(Event::Fetched(fetched));
+    })?;
+    fit_on(dataset, &Loaded::new(backbone, Device::Cpu)?, options, observe)
+}
+
+/// The same with a backbone that is loaded already, on the CPU, whatever name `options` have.
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_on(
+    dataset: &Dataset,
+    backbone: &Loaded,
+    options: &FitOptions,
+    mut observe: impl FnMut(Event) -> Control,
+) -> Result<Fitted> {
+    options.resources.device.require()?;
+    require_state(options)?;
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,
     };
-    let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
-        observe(Event::Fetched(fetched));
-    })?;
-    let backbone = Loaded::new(backbone, Device::Cpu)?;
     let spec = backbone.spec();
     let denoiser = denoisers::preset(&options.denoiser, spec.features())?;
     let Resources { device, .. } = options.resources;
     denoiser.require(device, Use::Training, options.resources.precision_used())?;
     options.recipe.check()?;
     let good = good_images(dataset, options.seed, &mut observe)?;
-    let features = features(dataset, &backbone, &good, &mut observe)?;
+    let features = features(dataset, backbone, &good, &mut observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
     let config = TrainingConfig {
@@ -216,11 +232,14 @@ pub fn fit(
     }
 
     let device = options.resources.device;
-    let mut detector = Detector::new(trainer.into_checkpoint()?)?.to_device(device)?;
+    let mut detector = Detector::on(trainer.into_checkpoint()?, backbone)?.to_device(device)?;
     let side = spec.image_size;
-    let painted =
-        good.iter().map(|of| Synthetic::paint(of.category, &of.held_out(), side, options.seed));
-    let painted = painted.collect::<Result<Vec<_>>>()?;
+    let chosen = detector.config().recipe.candidates.len() > 1;
+    let paint = |of: &Good| Synthetic::paint(of.category, &of.held_out(), side, options.seed);
+    let painted = match options.compare || chosen {
+        true => good.iter().map(paint).collect::<Result<Vec<_>>>()?,
+        false => Vec::new(),
+    };
     let told = learn(&mut detector, &good, &painted, &mut observe)?;
     // Of a category with few images it was said before the training.
     for of in good.iter().filter(|of| !of.split.few) {
@@ -228,12 +247,40 @@ pub fn fit(
             observe(Event::Warning(&doubt));
         }
     }
-    let comparison = Comparison::of(told, &backbone, &good, &painted, &mut observe)?;
+    if !options.compare {
+        return Ok(Fitted::Detector(Box::new(detector)));
+    }
+    let comparison = Comparison::of(told, backbone, &good, &painted, &mut observe)?;
     observe(Event::Compared(&comparison));
     for warning in comparison.warnings() {
         observe(Event::Warning(&warning));
     }
     Ok(Fitted::Detector(Box::new(detector)))
+}
+
+fn require_state(options: &FitOptions) -> Result<()> {
+    match options.resume && options.state.is_none() {
+        true => Err(Error::argument("fit", "resume", "with the file of a state", "no `state`")),
+        false => Ok(()),
+    }
+}
+
+/// Has a detector learn from the good images of `dataset` what normal latents are like, and calibrates it, as [`fit`]
+/// does after the training: what is to follow [`Detector::set_evaluations`].
+///
+/// # Errors
+/// As [`fit`].
+pub fn calibrate(
+    detector: &mut Detector,
+    dataset: &Dataset,
+    mut observe: impl FnMut(Event) -> Control,
+) -> Result<()> {
+    let good = good_images(dataset, detector.config().seed, &mut |_| Control::Continue)?;
+    let (mut done, total) = (0, good.iter().map(|of| of.samples.len()).sum());
+    learn_together(detector, &good, || {
+        done += 1;
+        observe(Event::Calibration { done, total });
+    })
 }
 
 /// The good images of each category, some of them to be held out.

@@ -121,41 +121,126 @@ pub(super) fn histogram(
         counts
     };
     let (up, down) = (count(normal), count(anomalous));
-    let most = |counts: &[u32]| f64::from(counts.iter().copied().max().unwrap_or(0)).max(1.0);
-    let (x, y) = (Axis::x(from, to), Axis::y(-1.12 * most(&down), 1.12 * most(&up)));
-    let bar = |i: usize, count: u32, sign: f64| {
-        let at = |i: usize| x.place(from + (to - from) * i as f64 / BINS as f64);
-        let (zero, end) = (y.place(0.0), y.place(sign * f64::from(count)));
-        let (left, width) = (at(i) + 0.5, at(i + 1) - at(i) - 1.0);
-        format!("M{left:.1} {zero:.1}V{end:.1}h{width:.1}V{zero:.1}z")
-    };
-    let bars = |counts: &[u32], sign: f64| -> String {
-        let filled = counts.iter().enumerate().filter(|(_, count)| **count > 0);
-        filled.map(|(i, &count)| bar(i, count, sign)).collect()
-    };
+    let x = Axis::x(from, to);
     let mut x_ticks: Vec<(f64, String)> = Vec::new();
     for tick in [-30.0, -10.0, -3.0, 0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0] {
         if (from..=to).contains(&squeeze(tick)) {
             x_ticks.push((squeeze(tick), tick.to_string()));
         }
     }
+    let limit = x.place(limit);
+    let mark =
+        html! { path class="limit" d={ "M" (short(limit)) " " (TOP) "V" (HEIGHT - BOTTOM) } {} };
+    mirrored(label, titles, (&x, &x_ticks), &up, &down, mark)
+}
+
+/// Counts of bins that share the axis evenly, some upwards, some downwards, and a mark over them.
+fn mirrored(
+    label: &str,
+    titles: [&str; 2],
+    (x, x_ticks): (&Axis, &[(f64, String)]),
+    up: &[u32],
+    down: &[u32],
+    mark: Markup,
+) -> Markup {
+    let most = |counts: &[u32]| f64::from(counts.iter().copied().max().unwrap_or(0)).max(1.0);
+    let y = Axis::y(-1.12 * most(down), 1.12 * most(up));
+    let bars = |counts: &[u32], sign: f64| -> String {
+        let at = |i: usize| x.place(x.from + (x.to - x.from) * i as f64 / counts.len() as f64);
+        let bar = |(i, &count): (usize, &u32)| {
+            let (zero, end) = (y.place(0.0), y.place(sign * f64::from(count)));
+            let (left, width) = (at(i) + 0.5, at(i + 1) - at(i) - 1.0);
+            format!("M{left:.1} {zero:.1}V{end:.1}h{width:.1}V{zero:.1}z")
+        };
+        counts.iter().enumerate().filter(|(_, count)| **count > 0).map(bar).collect()
+    };
     let y_ticks: Vec<(f64, String)> = round_ticks(y.from, y.to, 4)
         .into_iter()
         .filter(|(at, _)| at.fract() == 0.0)
         .map(|(at, _)| (at, at.abs().to_string()))
         .collect();
-    let limit = x.place(limit);
     frame(
         label,
         titles,
-        (&x, &x_ticks),
+        (x, x_ticks),
         (&y, &y_ticks),
         html! {
-            path class="normal" d=(bars(&up, 1.0)) {}
-            path class="anomalous" d=(bars(&down, -1.0)) {}
-            path class="limit" d={ "M" (short(limit)) " " (TOP) "V" (HEIGHT - BOTTOM) } {}
+            path class="normal" d=(bars(up, 1.0)) {}
+            path class="anomalous" d=(bars(down, -1.0)) {}
+            (mark)
         },
     )
+}
+
+/// A chart as a file of its own, in colours of this style sheet.
+pub(super) fn standalone(chart: &Markup, style: &str) -> String {
+    let size = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" ",
+        2.0 * WIDTH,
+        2.0 * HEIGHT
+    );
+    let paper = format!(
+        "><style>{style}</style><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" style=\"fill:var(--paper)\"/>"
+    );
+    let (head, content) = chart.0.split_once('>').unwrap_or_default();
+    format!("{}{paper}{content}\n", head.replacen("<svg ", &size, 1))
+}
+
+/// Lines with a mark at each point, over an axis with these ticks, or with round ones.
+pub(super) fn lines(
+    label: &str,
+    titles: [&str; 2],
+    x_ticks: Option<&[(f64, String)]>,
+    lines: &[Line],
+) -> Markup {
+    let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        let all = lines.iter().flat_map(|line| &line.points).map(of);
+        let (low, high) =
+            all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        let margin = 0.06 * (high - low).max(1e-3);
+        (low - margin, high + margin)
+    };
+    let ((left, right), (low, high)) = (range(&|p| p.0), range(&|p| p.1));
+    let (x, y) = (Axis::x(left, right), Axis::y(low, high));
+    let round_x = round_ticks(left, right, 5);
+    let y_ticks = round_ticks(low, high, 4);
+    frame(
+        label,
+        titles,
+        (&x, x_ticks.unwrap_or(&round_x)),
+        (&y, &y_ticks),
+        html! {
+            @for (i, line) in lines.iter().enumerate() {
+                path class={ "line l" (i % STYLES) } d=(polyline(&line.points, &x, &y)) {}
+                @for (at, value) in &line.points {
+                    circle class={ "mark m" (i % STYLES) } r="3"
+                        cx=(short(x.place(*at))) cy=(short(y.place(*value))) {}
+                }
+            }
+        },
+    )
+}
+
+/// How many good images (upwards) and defective ones (downwards) have which number.
+pub(super) fn distributions(
+    label: &str,
+    titles: [&str; 2],
+    normal: &[f64],
+    anomalous: &[f64],
+) -> Markup {
+    const BINS: usize = 30;
+    let all = || normal.iter().chain(anomalous).copied();
+    let (low, high) =
+        (all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) = if low < high { (low, high) } else { (low - 0.5, low + 0.5) };
+    let bin = |v: f64| (((v - low) / (high - low) * BINS as f64) as usize).min(BINS - 1);
+    let [up, down] = [normal, anomalous].map(|values| {
+        let mut counts = [0u32; BINS];
+        values.iter().for_each(|&v| counts[bin(v)] += 1);
+        counts
+    });
+    let x = Axis::x(low, high);
+    mirrored(label, titles, (&x, &round_ticks(low, high, 5)), &up, &down, html! {})
 }
 
 /// A score as a bar from the scores' low end, with the threshold as a mark.

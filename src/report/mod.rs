@@ -25,11 +25,13 @@ mod chart;
 mod images;
 mod outline;
 mod page;
+mod sweep;
 
 use std::io::Write;
 use std::path::Path;
 
 pub use images::{Image, Images};
+pub use sweep::write_sweep;
 
 use crate::baselines::Baselines;
 use crate::checkpoint::CheckpointConfig;

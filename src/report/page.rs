@@ -10,6 +10,8 @@ use super::images::{Image, Pictures};
 use crate::detect::Evaluated;
 use crate::metrics::{COLUMNS, Metrics, precision_recall_curve, roc_curve};
 
+pub(super) const STYLE: &str = include_str!("style.css");
+
 /// The detector in tables.
 const OWN: &str = "This detector";
 
@@ -26,6 +28,17 @@ const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inlin
 pub(super) fn page(report: &Report) -> Markup {
     let images = report.images.sorted();
     let categories = by_category(&images);
+    let content = html! {
+        (metrics(report))
+        (charts(report, &categories))
+        (worth_a_look(&images))
+        (gallery(&categories))
+    };
+    document(&report.title, head(report, &images), content)
+}
+
+/// A page that needs nothing else.
+pub(super) fn document(title: &str, head: Markup, content: Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -34,18 +47,13 @@ pub(super) fn page(report: &Report) -> Markup {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
-                title { (report.title) " – invad" }
-                style { (PreEscaped(include_str!("style.css"))) }
+                title { (title) " – invad" }
+                style { (PreEscaped(STYLE)) }
             }
             body {
                 a class="skip" href="#main" { "To the results" }
-                header { (head(report, &images)) }
-                main id="main" {
-                    (metrics(report))
-                    (charts(report, &categories))
-                    (worth_a_look(&images))
-                    (gallery(&categories))
-                }
+                header { (head) }
+                main id="main" { (content) }
                 footer {
                     p {
                         "Made by invad " (env!("CARGO_PKG_VERSION"))
@@ -103,8 +111,14 @@ fn head(report: &Report, images: &[&Image]) -> Markup {
         @for warning in &report.warnings {
             p class="warning" { strong { "Warning: " } (warning) }
         }
+        (facts(&report.facts))
+    }
+}
+
+pub(super) fn facts(facts: &[(String, String)]) -> Markup {
+    html! {
         dl class="facts" {
-            @for (name, value) in &report.facts {
+            @for (name, value) in facts {
                 div { dt { (name) } dd { (value) } }
             }
         }
@@ -267,14 +281,23 @@ fn charts(report: &Report, categories: &BTreeMap<&str, Vec<Numbered>>) -> Markup
 }
 
 fn legend(lines: &[Line], value: impl Fn(&str) -> Option<f64>, title: &str) -> Markup {
+    let names = lines.iter().map(|line| {
+        let value = percent(value(&line.name));
+        html! { (line.name) " " span class="faded" { (title) " " (value) } }
+    });
+    swatches(names)
+}
+
+/// What lines of a chart are, in their order.
+pub(super) fn swatches(names: impl Iterator<Item = Markup>) -> Markup {
     html! {
         ul class="legend" {
-            @for (i, line) in lines.iter().enumerate() {
+            @for (i, name) in names.enumerate() {
                 li {
                     svg class="swatch" viewBox="0 0 24 8" aria-hidden="true" {
                         path class={ "line l" (i % chart::STYLES) } d="M0 4H24" {}
                     }
-                    (line.name) " " span class="faded" { (title) " " (percent(value(&line.name))) }
+                    (name)
                 }
             }
         }

@@ -20,6 +20,7 @@ mod scoring;
 mod service;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweeping;
 mod training;
 mod usage;
 

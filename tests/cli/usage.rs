@@ -34,7 +34,8 @@ fn help_shows_what_works() {
 #[test]
 fn wrong_usage_is_code_2() {
     let all = ["--detector", "x", "--out", "y", "z"];
-    let cases: [(&str, Vec<&str>, &str); 19] = [
+    let experiment = ["--data", "x", "--out", "y"];
+    let cases: [(&str, Vec<&str>, &str); 26] = [
         ("train", vec![], "--data <DIR>"),
         ("train", vec!["--data", "x"], "--out <DIR>"),
         ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
@@ -53,6 +54,17 @@ fn wrong_usage_is_code_2() {
         ("convert", vec!["--backbone", "vit-b16", "--out", "y"], "--weights <FILE>"),
         ("convert", vec!["--denoiser", "x", "--backbone", "vit-b16", "--out", "y"], "--data <DIR>"),
         ("convert", vec!["--weights", "x", "--backbone", "vit", "--out", "y"], "dino-vit-b16"),
+        ("evaluate", [&experiment[..], &["--table", "1"]].concat(), "2..=9"),
+        ("evaluate", [&experiment[..], &["--figure", "5"]].concat(), "3..=4"),
+        (
+            "evaluate",
+            [&experiment[..], &["--table", "2", "--figure", "3"]].concat(),
+            "cannot be used",
+        ),
+        ("evaluate", [&all[..4], &experiment[..2], &["--sweep"]].concat(), "cannot be used"),
+        ("evaluate", [&all[..4], &experiment[..2], &["--steps", "9"]].concat(), "required"),
+        ("evaluate", [&experiment[..], &["--sweep", "--noise", "0"]].concat(), "not above 0"),
+        ("evaluate", [&experiment[..], &["--sweep", "--denoisers", "a"]].concat(), "small-mlp"),
         ("quickstart", vec!["data"], "unexpected argument 'data'"),
     ];
     for (name, args, says) in cases {

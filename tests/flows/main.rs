@@ -12,5 +12,6 @@ mod resources;
 mod schedules;
 #[path = "../support/mod.rs"]
 mod support;
+mod sweep;
 mod trainer;
 mod unet;

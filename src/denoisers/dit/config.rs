@@ -47,6 +47,11 @@ impl DitConfig {
         Self::sized(features, 128, 2, 2)
     }
 
+    /// Width 192, 4 blocks, 3 heads: 2.9 million parameters.
+    pub fn medium(features: FeatureShape) -> Self {
+        Self::sized(features, 192, 4, 3)
+    }
+
     /// Width 1024, 8 blocks, 8 heads: 155 million parameters.
     pub fn base(features: FeatureShape) -> Self {
         Self::sized(features, 1024, 8, 8)

@@ -38,6 +38,7 @@ pub(super) const KIND: Kind = Kind {
     smallest: |features| make(DitConfig::sized(features, 16, 2, 2)),
     presets: &[
         ("small", |features| make(DitConfig::small(features))),
+        ("medium", |features| make(DitConfig::medium(features))),
         ("base", |features| make(DitConfig::base(features))),
         ("gigant", |features| make(DitConfig::gigant(features))),
     ],

@@ -1,0 +1,120 @@
+//! `evaluate --table`, `--figure` and `--sweep`, and one detector of each category.
+
+use std::io::BufRead;
+
+use super::support::photographs;
+use super::*;
+
+fn json(path: impl AsRef<Path>) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Table 9 with small parts, on one category of the bundled photographs.
+fn table(out: &Path) -> Command {
+    let mut command = program("evaluate");
+    command.args(["--table", "9", "--data"]).arg(photographs()).arg("--out").arg(out);
+    command.args([
+        "--category",
+        "cup",
+        "--backbones",
+        "efficientnet-lite0",
+        "--denoisers",
+        "small-mlp",
+    ]);
+    command.args(["--recipes", "whitened", "--evaluations", "2", "3", "--steps", "200"]);
+    command
+}
+
+#[test]
+#[cfg(unix)]
+fn a_table_goes_on_after_ctrl_c_and_says_what_train_and_evaluate_do() {
+    let root = TempDir::new().unwrap();
+    let out = root.path().join("table");
+    let mut child = table(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // When the training has its memory.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("memory: ")));
+    interrupt(&child);
+    lines.for_each(drop);
+    let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
+    assert_eq!(ran.stdout, "stopped; the same command goes on\n");
+    assert!(!out.join("table-9.json").exists());
+
+    let ran = table(&out).run().expect(0);
+    assert!(ran.stdout.contains("| abs + nll, S = 3 | "), "{}", ran.stdout);
+    for extension in ["html", "md", "csv", "json"] {
+        assert!(out.join(format!("table-9.{extension}")).is_file(), "{extension}");
+    }
+    assert!(files(&out).iter().any(|file| file.extension().is_some_and(|e| e == "svg")));
+    // What is done is not done again.
+    let again = table(&out).run().expect(0);
+    assert!(!again.stderr.contains("training: ") && again.stderr.contains("2/2: small-mlp"));
+    assert_eq!(again.stdout, ran.stdout);
+
+    let plain = root.path().join("plain");
+    let mut training = train(&photographs(), &plain, 200);
+    training.args(["--category", "cup", "--preset", "small-mlp", "--evaluations", "3"]);
+    training.run().expect(0);
+    let detector = plain.join("detector.safetensors");
+    evaluate(&detector, &photographs(), &plain).args(["--category", "cup"]).run().expect(0);
+    let metrics = json(plain.join("metrics.json"));
+    let table = json(out.join("table-9.json"));
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 6);
+    let row = rows.iter().find(|row| row["name"] == "abs + nll, S = 3").unwrap();
+    assert_eq!(row["paper"], metrics["paper"]);
+    assert_eq!(row["published"]["image AUROC"], 99.0);
+}
+
+#[test]
+fn a_detector_of_each_category() {
+    let data = &shared().data;
+    let root = TempDir::new().unwrap();
+    let out = root.path().join("each");
+    let training = || {
+        let mut command = train(data, &out, 6);
+        command.arg("--per-category");
+        command
+    };
+    let ran = training().run().expect(0);
+    assert!(ran.stderr.contains("nut: detector 2 of 2"), "{}", ran.stderr);
+    let names = ["detector.safetensors", "training.csv", "training.safetensors"];
+    let expected = ["bolt", "nut"].into_iter().flat_map(|c| names.map(|n| Path::new(c).join(n)));
+    assert_eq!(files(&out), expected.collect::<Vec<_>>());
+    // The one of a category is what a training on it alone makes.
+    let alone = root.path().join("alone");
+    train(data, &alone, 6).args(["--category", "nut"]).run().expect(0);
+    let bytes = |folder: &Path| fs::read(folder.join(names[0])).unwrap();
+    assert!(bytes(&alone) == bytes(&out.join("nut")));
+    // What was stopped before the second began goes on with it.
+    fs::remove_dir_all(out.join("nut")).unwrap();
+    let ran = training().arg("--resume").run().expect(0);
+    assert!(ran.stderr.contains("bolt: is trained already"), "{}", ran.stderr);
+    assert!(bytes(&alone) == bytes(&out.join("nut")));
+
+    let both = root.path().join("both");
+    let ran = evaluate(&out, data, &both).args(["--per-category", "--baselines"]).run().expect(0);
+    assert!(ran.stdout.contains("mean "), "{}", ran.stdout);
+    let both = json(both.join("metrics.json"));
+    for name in ["bolt", "nut"] {
+        let one = root.path().join(name);
+        let detector = out.join(name).join(names[0]);
+        let options = ["--category", name, "--baselines"];
+        evaluate(&detector, data, &one).args(options).run().expect(0);
+        let one = json(one.join("metrics.json"));
+        let part = |of: &Value| {
+            let parts = [of, &of["paper"], &of["baselines"]["padim"]];
+            parts.map(|part| part["categories"][name].clone())
+        };
+        assert_eq!(part(&both), part(&one));
+    }
+
+    fs::remove_dir_all(out.join("nut")).unwrap();
+    let says = ["no detector of category `nut`", "train --per-category --category nut"];
+    evaluate(&out, data, &root.path().join("x")).run().refused(&says);
+    let ran = evaluate(&shared().trained, data, &root.path().join("x")).run();
+    ran.refused(&["one detector of all categories", "detector.safetensors"]);
+    let file = &shared().detector;
+    let ran = evaluate(file, data, &root.path().join("x")).arg("--per-category").run();
+    ran.refused(&["takes the folder"]);
+}
