@@ -133,7 +133,7 @@ pub fn linear<'a>(
 
 /// y = residual + x · weightᵀ + bias.
 ///
-/// Shapes and types as in [`linear`]; `residual` has the shape and the type of `y`. The sum is rounded once.
+/// Shapes and types as in [`linear`]; `residual` has the shape and the type of `y`. On a GPU the sum is rounded once.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.
