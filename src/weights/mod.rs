@@ -427,7 +427,7 @@ impl Weights {
                 Some(_) => {}
             }
         }
-        if missing.is_empty() && other.is_empty() && !(none_left && !left.is_empty()) {
+        if missing.is_empty() && other.is_empty() && (left.is_empty() || !none_left) {
             return Ok(left.into_iter().map(str::to_string).collect());
         }
         let mut reason = String::from("not the weights of this network");
