@@ -48,11 +48,15 @@ struct Options {
     /// Take the tensors of this dictionary in the file alone
     #[arg(long, value_name = "KEY")]
     below: Option<String>,
-    /// The backbone that the weights are of, or whose features the denoiser was trained on; see docs/backbones.md
+    /// The backbone that the weights are of, or whose features the denoiser was trained on
+    ///
+    /// docs/backbones.md has them all.
     #[arg(long, value_name = "NAME", value_parser = backbone)]
     backbone: String,
-    /// Good images to calibrate a denoiser with: a folder of them, or a data set. Images that it was trained on score
-    /// too low, and thresholds with them: of a data set that has some for validation, those are taken
+    /// Good images to calibrate a denoiser with: a folder of them, or a data set
+    ///
+    /// Images that it was trained on score too low, and so would the threshold be. Of a data set that has images for
+    /// validation, those are taken.
     #[arg(long, value_name = "DIR", conflicts_with = "weights")]
     data: Option<PathBuf>,
     /// Categories of the data set [default: all]
@@ -78,10 +82,14 @@ struct Options {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct From {
-    /// Weights of a backbone, under the names of timm, transformers, facebookresearch or the PyTorch ports
+    /// Weights of a backbone
+    ///
+    /// By the names of timm, transformers, facebookresearch or the PyTorch ports.
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// A checkpoint of the reference implementation; of its two, model_ema_latest.pth is the average of training
+    /// A checkpoint of the reference implementation
+    ///
+    /// It keeps two: model_ema_latest.pth is the average of training.
     #[arg(long, value_name = "FILE", requires = "data")]
     denoiser: Option<PathBuf>,
 }

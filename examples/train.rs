@@ -57,8 +57,10 @@ struct Options {
     /// How to train
     #[arg(long, default_value = "whitened", value_parser = recipe())]
     recipe: Recipe,
-    /// What makes the features. All but the first need weights, a file of this name in the folder INVAD_WEIGHTS or in
-    /// the cache of the Hugging Face hub; see docs/backbones.md
+    /// What makes the features
+    ///
+    /// All but the first need weights, a file of this name in the folder INVAD_WEIGHTS or in the cache of the Hugging
+    /// Face hub; see docs/backbones.md.
     #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
     /// The denoiser: a transformer of 0.8, 2.9, 155 or 1223 million parameters, an MLP over single cells of 1.1 or 350, or a

@@ -79,8 +79,8 @@ pub fn import(weights: Weights, untold: &Untold) -> Result<Imported> {
         unreachable!("it was found by it")
     };
     let is_unused = |name: &str| {
-        let layer = |layer: &&str| name.strip_prefix(*layer).is_some_and(|s| s.starts_with('.'));
-        unused.iter().any(layer)
+        let of = |layer: &&str| name.strip_prefix(*layer).is_some_and(|s| s.starts_with('.'));
+        unused.iter().any(of)
     };
     let names = weights.entries().map(|(name, _)| name.to_string());
     let unused: Vec<String> = names.filter(|name| is_unused(name)).collect();

@@ -9,7 +9,7 @@ use crate::parameters::{Config, Kind, parameter};
 use crate::writer::{Record, View, archive, dict, pickle, text};
 
 /// Networks of more parameters are left out: files are made in memory.
-const MOST: usize = 2_000_000;
+const MOST: usize = 5_000_000;
 
 /// What never gets a gradient and is in the files all the same: name and shape.
 fn unused(c: &Config) -> Vec<(String, Vec<usize>)> {
