@@ -172,12 +172,12 @@ impl Shown {
                 note(format!("detector {number}/{total}: {of}{setting}"));
                 self.training = Some(FitProgress::default());
             }
-            Event::Fit(event) => match (&mut self.training, event) {
-                (Some(progress), event) => progress.show(event),
-                (None, FitEvent::Calibration { done, total }) => {
-                    self.count("calibration", *done, *total);
+            Event::Fit(event) => match event {
+                event if self.training.is_some() => {
+                    self.training.iter_mut().for_each(|progress| progress.show(event));
                 }
-                (None, FitEvent::Unreadable(error)) => self.unreadable(error),
+                FitEvent::Calibration { done, total } => self.count("calibration", *done, *total),
+                FitEvent::Unreadable(error) => self.unreadable(error),
                 _ => {}
             },
             Event::Measuring { done, total, .. } => self.count("measuring", *done, *total),
