@@ -57,7 +57,7 @@ fn threads_do_not_matter() {
 
 #[test]
 fn refuses_other_shapes() {
-    let refused = |t: &[usize], out: &[usize], message| {
+    let refused = |t: &[usize], out: &[usize], message: &str| {
         let refused = ops::timestep_embedding(&tensor(1, t, 1.0), &mut poisoned(out));
         assert_refused(refused, message);
     };
