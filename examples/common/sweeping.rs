@@ -82,11 +82,6 @@ fn part(text: &str) -> std::result::Result<f64, &'static str> {
 }
 
 impl Experiment {
-    /// Whether there is one.
-    pub fn asked_for(&self) -> bool {
-        self.which.sweep || self.which.table.is_some() || self.which.figure.is_some()
-    }
-
     fn sweep(&self) -> Sweep {
         let Which { table, figure, .. } = self.which;
         let mut axes = if self.which.sweep { Axes::default() } else { Axes::unchanged() };
