@@ -42,8 +42,7 @@ impl<'a> Reconstruction<'a> {
     ) -> Result<Self> {
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?;
         let process = checkpoint.config.recipe.process();
-        let inverter =
-            Inverter::new(&*denoiser, &checkpoint.ema, process, steps, 0, device)?;
+        let inverter = Inverter::new(&*denoiser, &checkpoint.ema, process, steps, 0, device)?;
         let reconstructor = Reconstructor::new(inverter, noise_step)?;
         let features = backbones::Workspace::default();
         Ok(Self { checkpoint, backbone, reconstructor, device, batch, features, space: None })
