@@ -346,7 +346,8 @@ fn memory_is_what_was_planned() {
                         (planned..planned + 2 * LISTS).contains(&taken),
                         "{what}: {taken} {planned}"
                     );
-                    assert_few(&what, LISTS, || {
+                    // Products of so few rows or columns are the `gemm` crate's on every machine.
+                    assert_few(&what, 512 << 10, || {
                         passes.forward().unwrap();
                         passes.backward().unwrap();
                     });
