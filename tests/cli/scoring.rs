@@ -258,7 +258,10 @@ fn files_that_are_no_detector() {
         evaluate(file, data, &out).run().refused(&says);
     };
     refused(&root.path().join("none"), &["No such file"]);
-    refused(root.path(), &["Is a directory"]);
+    let folder = root.path();
+    score(folder, &out).arg(data).run().refused(&[folder.to_str().unwrap(), "Is a directory"]);
+    // For which it may be a folder of detectors.
+    evaluate(folder, data, &out).run().refused(&["there is no detector of category `bolt`"]);
     refused(&data.join("bolt/train/good/0.png"), &["not a whole invad-detector file"]);
     let state = trained.join("training.safetensors");
     refused(&state, &["its format is invad-training; invad-detector is needed"]);
