@@ -197,7 +197,8 @@ pub(super) fn lines(
         let all = lines.iter().flat_map(|line| &line.points).map(of);
         let (low, high) =
             all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        let margin = 0.06 * (high - low).max(1e-3);
+        // At least so that numbers that hardly differ have short ticks.
+        let margin = (0.06 * (high - low)).max(0.5);
         (low - margin, high + margin)
     };
     let ((left, right), (low, high)) = (range(&|p| p.0), range(&|p| p.1));
