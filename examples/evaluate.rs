@@ -30,11 +30,11 @@ use sweeping::Experiment;
 
 /// Measures how well a detector finds the defects of a data set
 ///
-/// The data set is in the layout of MVTec AD: CATEGORY/test/good/*, CATEGORY/test/DEFECT/* and
-/// CATEGORY/ground_truth/DEFECT/*_mask.png. Prints a table and writes OUT/report.html, a page of
-/// results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl. Each category is
-/// calibrated with its own held-out images; where the detector was not trained on it, each image is judged as the
-/// category it is likeliest to be.
+/// The data set lies as one of docs/datasets.md does, as CATEGORY/test/{good,DEFECT}/* and
+/// CATEGORY/ground_truth/DEFECT/*_mask.png of MVTec AD, or as good and defective images of one's own. Prints a table
+/// and writes OUT/report.html, a page of results, OUT/metrics.json and, with a line for each image, OUT/images.jsonl.
+/// Each category is calibrated with its own held-out images; where the detector was not trained on it, each image is
+/// judged as the category it is likeliest to be.
 ///
 /// With --table, --figure or --sweep it runs an experiment instead: detectors that differ in one thing or another are
 /// trained on the data set and measured by all scores and under both protocols. What is done is kept in OUT, so that
