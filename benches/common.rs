@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
-use invad::denoisers::{Denoiser, Dit, DitConfig, FeatureShape, Mlp, MlpConfig};
+use invad::denoisers::{Denoiser, Dit, DitConfig, FeatureShape, Mlp, MlpConfig, Unet, UnetConfig};
 use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -89,14 +89,22 @@ pub fn presets() -> Vec<(&'static str, DitConfig)> {
 /// A network that is measured as a whole, and the operations of its forward pass over an image.
 pub type Network = (&'static str, Arc<dyn Denoiser>, f64);
 
-/// Those of [`presets`], and an MLP over single tokens.
+/// Those of [`presets`], an MLP over single tokens and a U-Net.
 pub fn networks() -> Vec<Network> {
     let transformers = presets().into_iter().map(|(name, sizes)| transformer(name, sizes));
-    let mlp = match is_test() {
-        true => small_mlp(),
-        false => mlp("mlp", MlpConfig::reference(FEATURES)),
+    let others = match is_test() {
+        true => [small_mlp(), unet("small-unet", UnetConfig::small(FEATURES), 0.68e9)],
+        false => [
+            mlp("mlp", MlpConfig::reference(FEATURES)),
+            unet("unet", UnetConfig::reference(FEATURES), 64.04e9),
+        ],
     };
-    transformers.chain([mlp]).collect()
+    transformers.chain(others).collect()
+}
+
+/// Where the grid is smallest, weights are read for few numbers: of the large one 2.9 GB in f16 each time.
+fn unet(name: &'static str, sizes: UnetConfig, flops: f64) -> Network {
+    (name, Arc::new(Unet::new(sizes).unwrap()), flops)
 }
 
 pub fn transformer(name: &'static str, sizes: DitConfig) -> Network {

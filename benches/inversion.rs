@@ -14,7 +14,7 @@ pub fn inversion(c: &mut Criterion) {
     let mut group = c.benchmark_group("inversion");
     for (name, network, flops) in networks() {
         // It takes a CPU minutes.
-        if device() == Device::Cpu && name == "gigant" {
+        if device() == Device::Cpu && ["gigant", "unet"].contains(&name) {
             continue;
         }
         let parameters = normal(&[network.len()], 0.02, 0);

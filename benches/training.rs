@@ -50,7 +50,8 @@ pub fn training(c: &mut Criterion) {
         cases.push((small_mlp(), 8, here));
     } else {
         for network in networks() {
-            let resources = if network.0 == "gigant" { small } else { here };
+            let is_large = ["gigant", "unet"].contains(&network.0);
+            let resources = if is_large { small } else { here };
             let batches: &[_] = if is_test() { &[1] } else { &[8, 64] };
             cases.extend(batches.iter().map(|&batch| (network.clone(), batch, resources)));
         }

@@ -25,9 +25,9 @@ pub fn concat<'a>(
     Ok(())
 }
 
-/// The gradient of [`concat`]: (da, db) = dy along the last axis.
+/// The gradient of [`concat()`]: (da, db) = dy along the last axis.
 ///
-/// Shapes and types as in [`concat`]; `da` and `db` are written.
+/// Shapes and types as in [`concat()`]; `da` and `db` are written.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.

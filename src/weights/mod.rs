@@ -17,7 +17,7 @@
 //! # }
 //! ```
 //!
-//! [`find`] knows where files of published weights are; [`write`] makes files of safetensors.
+//! [`find`] knows where files of published weights are; [`write()`] makes files of safetensors.
 
 mod find;
 #[cfg(feature = "hub")]
