@@ -312,6 +312,8 @@ fn operations() {
                     "score" => *name == "latent",
                     "group_norm" | "group_norm_backward" => name.ends_with("table"),
                     "concat" | "concat_backward" => true,
+                    // Any even number of features.
+                    "timestep_embedding" => *name == "out",
                     // A second row or none gives a patch.
                     "gather_patches" => *name == "x",
                     "gather_patches_backward" => *name == "dx",
