@@ -312,6 +312,8 @@ fn operations() {
                     "score" => *name == "latent",
                     "group_norm" | "group_norm_backward" => name.ends_with("table"),
                     "concat" | "concat_backward" => true,
+                    // Other numbers of norms and channels may have as many columns.
+                    "fold_affine" => *name == "affine",
                     // Any even number of features.
                     "timestep_embedding" => *name == "out",
                     // A second row or none gives a patch.
