@@ -52,7 +52,6 @@ Examples:
   Beside simpler methods:
     cargo run --release --example evaluate -- --detector out/quickstart/detector.safetensors \\
       --data examples/data --baselines --out out/evaluation
-
   A detector of each category, as `train --per-category` writes them:
     cargo run --release --example evaluate -- --detector out/each --data examples/data --out out/each
   An experiment of the paper, with a small denoiser and a short training:

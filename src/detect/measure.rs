@@ -77,13 +77,13 @@ struct Slot {
 
 /// What a batch is computed in. One is enough for a GPU, which computes batches in their order.
 struct Space {
-    network: Network,
+    buffers: Buffers,
     /// All of a batch's work, which is of the [`Slot`] that it reads and of the categories.
     recorded: Replay<Vec<String>>,
 }
 
 /// The device's memory for a batch.
-struct Network {
+struct Buffers {
     features: Tensor,
     whitened: Option<Tensor>,
     backbone: backbones::Workspace,
@@ -300,14 +300,14 @@ impl Measurer {
                 maps: numbers(&[self.maps(), images, cells])?,
             })
         });
-        let network = Network {
+        let buffers = Buffers {
             features,
             whitened,
             held: held.transpose()?,
             backbone: backbones::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
         };
-        Ok(Space { network, recorded: Replay::of(SLOTS) })
+        Ok(Space { buffers, recorded: Replay::of(SLOTS) })
     }
 
     fn compute<I, L>(&self, batch: &mut Batch<I, L>, categories: &[&str]) -> Result<()> {
@@ -316,17 +316,17 @@ impl Measurer {
         }
         let (images, slot) = (batch.items.len(), &mut batch.slot);
         let mut space = self.spaces.take(images, || self.space(images))?;
-        let Space { network, recorded } = &mut space;
+        let Space { buffers, recorded } = &mut space;
         let names = categories.iter().map(|name| name.to_string()).collect();
         self.backbone.read(&mut slot.inputs, images, |rgb| {
             let key = Key::new(names, rgb)?;
-            recorded.run(self.device(), key, || self.results(rgb, network, categories))
+            recorded.run(self.device(), key, || self.results(rgb, buffers, categories))
         })?;
-        let (maps, stats) = match &network.held {
+        let (maps, stats) = match &buffers.held {
             Some(Held { stats, norms, maps, .. }) => {
                 (maps.view().part(0, &[categories.len(), norms.len()])?, stats.view())
             }
-            None => network.inverter.scores(),
+            None => buffers.inverter.scores(),
         };
         slot.results.start(&[stats, maps])?;
         self.spaces.put(images, space);
@@ -335,8 +335,8 @@ impl Measurer {
 
     /// From bytes (B, H, W, 3) to the statistics and maps of their latents: the same work at every call with the same
     /// addresses.
-    fn results(&self, rgb: TensorView, space: &mut Network, categories: &[&str]) -> Result<()> {
-        let Network { features, whitened, backbone, inverter, held } = space;
+    fn results(&self, rgb: TensorView, buffers: &mut Buffers, categories: &[&str]) -> Result<()> {
+        let Buffers { features, whitened, backbone, inverter, held } = buffers;
         let x =
             self.features(features, whitened, |y| self.backbone.features_of(rgb, y, backbone))?;
         let (Some(DevicePrior { prior, .. }), Some(held)) = (&self.prior, held) else {
@@ -386,7 +386,7 @@ impl Measurer {
             let Batch { loaded, mut slot, .. } =
                 self.load(items, |item| load(item).map(|image| (image, ())))?;
             let mut space = self.spaces.take(images, || self.space(images))?;
-            let Network { features, whitened, backbone, inverter, .. } = &mut space.network;
+            let Buffers { features, whitened, backbone, inverter, .. } = &mut space.buffers;
             let x = self.features(features, whitened, |y| {
                 self.backbone.features(&mut slot.inputs, y, backbone)
             })?;

@@ -70,9 +70,9 @@ fn metrics(seed: u64, out: &Path) -> Value {
 #[ignore = "takes minutes; scripts/test runs it"]
 fn reaches_its_figures() {
     let out = tempfile::tempdir().unwrap();
-    let seeds = std::env::var("INVAD_TEST_SEEDS").map_or(3, |n| n.parse().unwrap());
+    // Of one seed false alarms and recall say little: they follow a processor's rounding.
     let runs: Vec<Value> =
-        (0..seeds).map(|seed| metrics(seed, &out.path().join(seed.to_string()))).collect();
+        (0..3).map(|seed| metrics(seed, &out.path().join(seed.to_string()))).collect();
     let figures = |place: &str| -> Vec<f64> {
         let figure = |run: &Value| run.pointer(place).and_then(Value::as_f64).expect("a number");
         runs.iter().map(figure).collect()
