@@ -27,8 +27,8 @@ fn main() {
         let name = path.file_stem().and_then(|s| s.to_str()).expect("kernels have ASCII names");
         let mut text = String::new();
         expand(&path, &mut HashSet::new(), &mut text);
-        let file = out.join(format!("{name}.cu"));
-        fs::write(&file, &text).expect("OUT_DIR can be written");
+        let file = format!("{name}.cu");
+        fs::write(out.join(&file), &text).expect("OUT_DIR can be written");
         let digest = Sha256::digest(text.as_bytes());
         let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
         let (parameters, sets) = (parameters(name, &text), sets(&path, &text));
