@@ -171,6 +171,7 @@ impl Shown {
                 event if self.training.is_some() => {
                     self.training.iter_mut().for_each(|progress| progress.show(event));
                 }
+                FitEvent::Fetched(_) => self.training.get_or_insert_default().show(event),
                 FitEvent::Calibration { done, total } => self.count("calibration", *done, *total),
                 FitEvent::Unreadable(error) => self.unreadable(error),
                 _ => {}

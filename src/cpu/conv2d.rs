@@ -199,36 +199,6 @@ impl Conv<'_> {
         let end = (ox * w.stride + w.kernel[1]).saturating_sub(w.left).min(w.input[1]);
         (clip, start..end.max(start))
     }
-
-    /// Adds what `gather` would have read from, times `patches`: its transpose.
-    fn scatter(&self, patches: &[f32], rows: Range<usize>, dx: &mut [f32]) {
-        let (w, ci, patch) = (&self.window, self.channels[0], self.patch());
-        for (row, from) in rows.zip(patches.chunks_exact(w.output[1] * patch)) {
-            for ky in 0..w.kernel[0] {
-                let Some(y) = w.input_row(row, ky) else { continue };
-                let dx = &mut dx[y * w.input[1] * ci..][..w.input[1] * ci];
-                for (ox, patch) in from.chunks_exact(patch).enumerate() {
-                    let (clip, columns) = self.columns(ox);
-                    let from = &patch[(ky * w.kernel[1] + clip) * ci..];
-                    for (d, p) in dx[columns.start * ci..columns.end * ci].iter_mut().zip(from) {
-                        *d += p;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Rows `rows` of an output image, one pixel a row.
-    fn output_rows<'y>(&self, y: &'y [f32], rows: &Range<usize>) -> Mat<'y> {
-        let (width, co) = (self.window.output[1], self.channels[1]);
-        let pixels = rows.len() * width;
-        Mat::new(&y[rows.start * width * co..][..pixels * co], pixels, co)
-    }
-
-    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (rows, block) = (self.window.output[0], self.block_rows());
-        (0..rows).step_by(block).map(move |start| start..(start + block).min(rows))
-    }
 }
 
 /// Images one after another in `x` and `y`.
@@ -247,60 +217,4 @@ pub(crate) fn conv2d(conv: &Conv, x: &[f32], y: &mut [f32]) {
             conv.rows(x, start..start + y.len() / row, patches, y);
         });
     });
-}
-
-/// Gradients of y = conv(x) + bias: `dx` is written, `dweight` and `dbias` are added to.
-pub(crate) fn conv2d_backward(
-    conv: &Conv,
-    weight: Mat,
-    [x, dy]: [&[f32]; 2],
-    dx: &mut [f32],
-    dweight: &mut [f32],
-    dbias: &mut [f32],
-) {
-    let [h, w] = conv.window.input;
-    let [oh, ow] = conv.window.output;
-    let [ci, co] = conv.channels;
-    let (x_len, y_len, patch) = (h * w * ci, oh * ow * co, conv.patch());
-    if x_len == 0 || y_len == 0 {
-        return dx.fill(0.0);
-    }
-    dx.par_chunks_mut(x_len).zip(dy.par_chunks(y_len)).for_each_init(
-        Vec::new,
-        |patches, (dx, dy)| {
-            dx.fill(0.0);
-            for rows in conv.blocks() {
-                patches.resize(rows.len() * ow * patch, 0.0);
-                let dy = conv.output_rows(dy, &rows);
-                gemm(dy, weight.t(), patches, patch, Epilogue::default(), Threads::One);
-                conv.scatter(patches, rows, dx);
-            }
-        },
-    );
-    let mut patches = Vec::new();
-    for (x, dy) in x.chunks_exact(x_len).zip(dy.chunks_exact(y_len)) {
-        for rows in conv.blocks() {
-            let dy = conv.output_rows(dy, &rows);
-            let a = conv.gather(x, rows, &mut patches).t();
-            let epilogue = Epilogue { accumulate: true, ..Epilogue::default() };
-            gemm(a, dy, dweight, co, epilogue, Threads::All);
-        }
-    }
-    add_columns(dy, y_len, dbias);
-}
-
-/// sums[c] += Σ over the rows of `a` of a[·, c], `part` numbers summed apart from the others.
-pub(super) fn add_columns(a: &[f32], part: usize, sums: &mut [f32]) {
-    let mut partial = vec![0.0; sums.len()];
-    for a in a.chunks(part.max(1)) {
-        partial.fill(0.0);
-        for row in a.chunks_exact(sums.len()) {
-            for (s, v) in partial.iter_mut().zip(row) {
-                *s += v;
-            }
-        }
-        for (s, p) in sums.iter_mut().zip(&partial) {
-            *s += p;
-        }
-    }
 }

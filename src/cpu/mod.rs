@@ -46,7 +46,7 @@ pub(crate) use attention::{Heads, attention, attention_backward};
 pub(crate) use channel_gate::channel_gate;
 pub(crate) use channel_mean::channel_mean;
 pub(crate) use concat::{concat, concat_backward};
-pub(crate) use conv2d::{conv2d, conv2d_backward};
+pub(crate) use conv2d::conv2d;
 pub(crate) use denoising_loss::{Target, denoising_loss};
 pub(crate) use depthwise_conv2d::depthwise_conv2d;
 pub(crate) use ema::ema;

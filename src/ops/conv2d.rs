@@ -78,52 +78,6 @@ pub fn conv2d<'a>(
     Ok(())
 }
 
-/// The gradients of [`conv2d`] without its activation:
-/// dx[b, p, q, c] = Σ dy[b, i, j, o]·weight[k, l, c, o] over the k, l, i, j that meet at (p, q), and o;
-/// dweight\[k, l, c, o\] += Σ x·dy and dbias\[o\] += Σ dy over b, i and j.
-///
-/// Shapes as in [`conv2d`]; a gradient has the shape of what it is of. `dx` is written, `dweight`
-/// and `dbias` are added to. `convolution.activation` is left out: pass `dy` before it.
-///
-/// # Errors
-/// As for [`conv2d`].
-#[allow(clippy::too_many_arguments)]
-pub fn conv2d_backward<'a>(
-    x: impl Into<TensorView<'a>>,
-    weight: impl Into<TensorView<'a>>,
-    dy: impl Into<TensorView<'a>>,
-    convolution: Convolution,
-    dx: impl Into<TensorViewMut<'a>>,
-    dweight: impl Into<TensorViewMut<'a>>,
-    dbias: impl Into<TensorViewMut<'a>>,
-) -> Result<()> {
-    const OP: &str = "conv2d_backward";
-    let (x, weight, dy) = (x.into(), weight.into(), dy.into());
-    let (dx, dweight, dbias) = (dx.into(), dweight.into(), dbias.into());
-    let shapes = Shapes::new(OP, x.shape(), weight.shape(), convolution)?;
-    expect_shape(OP, "dy", dy.shape(), &shapes.y)?;
-    expect_shape(OP, "dx", dx.shape(), x.shape())?;
-    expect_shape(OP, "dweight", dweight.shape(), weight.shape())?;
-    expect_shape(OP, "dbias", dbias.shape(), &shapes.channels[1..])?;
-    let weight = shapes.matrix(weight.f32s(OP, "weight")?);
-    let conv = Conv {
-        window: shapes.window,
-        channels: shapes.channels,
-        weight: weight.into(),
-        bias: &[],
-        activation: Activation::None,
-    };
-    crate::cpu::conv2d_backward(
-        &conv,
-        weight,
-        [x.f32s(OP, "x")?, dy.f32s(OP, "dy")?],
-        dx.into_f32s(OP, "dx")?,
-        dweight.into_f32s(OP, "dweight")?,
-        dbias.into_f32s(OP, "dbias")?,
-    );
-    Ok(())
-}
-
 struct Shapes {
     window: Window,
     channels: [usize; 2],

@@ -63,7 +63,7 @@ pub use attention::{attention, attention_backward};
 pub use channel_gate::channel_gate;
 pub use channel_mean::channel_mean;
 pub use concat::{concat, concat_backward};
-pub use conv2d::{Convolution, conv2d, conv2d_backward};
+pub use conv2d::{Convolution, conv2d};
 pub use denoising_loss::{Target, denoising_loss};
 pub use depthwise_conv2d::depthwise_conv2d;
 pub use ema::ema;

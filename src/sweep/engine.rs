@@ -79,7 +79,7 @@ pub enum Event<'a> {
         /// All detectors of the sweep.
         total: usize,
     },
-    /// A training, or what a detector learns for another number of evaluations.
+    /// Weights that are fetched, a training, or what a detector learns for another number of evaluations.
     Fit(fit::Event<'a>),
     /// A detector that is there already is used.
     Reused(&'a Path),
@@ -165,7 +165,10 @@ pub fn run(
     let mut found: BTreeMap<&str, _> = BTreeMap::new();
     let mut missing = None;
     for name in names {
-        match backbones::named(name) {
+        let mut fetched = |fetched| {
+            observe(Event::Fit(fit::Event::Fetched(fetched)));
+        };
+        match backbones::named_with(name, &mut fetched) {
             Ok(backbone) => {
                 found.insert(name, backbone);
             }

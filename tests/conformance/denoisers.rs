@@ -284,7 +284,8 @@ fn the_gpu_computes_what_the_cpu_does() {
         for (what, (got, want)) in ["out", "gradients", "dx"].iter().zip(there.iter().zip(&here)) {
             let off = difference(got, want);
             println!("{name}: {what}: {off:.1e}");
-            assert!(off < 3e-2, "{name}: {what}: {off:.1e}");
+            let tolerance = if name == "unet" { 3e-2 } else { 2e-3 };
+            assert!(off < tolerance, "{name}: {what}: {off:.1e}");
         }
     });
 }
