@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Tells a data set from others: by the names, sizes and labels of all images.
+/// Tells a data set from others: by the names, sizes, times of the last change and labels of all images.
 fn fingerprint(dataset: &Dataset) -> Result<String> {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
@@ -99,9 +100,11 @@ fn fingerprint(dataset: &Dataset) -> Result<String> {
         for sample in category.good().iter().chain(category.test()) {
             let files = [Some(&sample.path), sample.mask.as_ref()].into_iter().flatten();
             for path in files {
-                let size = fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+                let file = fs::metadata(path).map_err(|e| Error::io(path, e))?;
+                let (size, changed) = (file.len(), file.modified().ok());
+                let changed = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
                 let below = path.strip_prefix(dataset.root()).unwrap_or(path);
-                add(&format!("{} {size}", below.display()));
+                add(&format!("{} {size} {:?}", below.display(), changed.unwrap_or_default()));
             }
             add(&format!("{:?} {:?}", sample.split, sample.defect));
         }

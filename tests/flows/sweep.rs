@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use image::{GrayImage, Luma};
 use invad::backbones::{self, Loaded, Workspace};
@@ -192,7 +193,13 @@ fn what_is_there_is_used() {
         let (_, seen) = done(run(&sweep, data.path(), &changed, |_| false));
         assert_eq!((seen.trained.len(), seen.reused), (1, 0));
     }
-    picture(Kind::Dots, 77, 40, 40).save(data.path().join("dots/train/good/7.png")).unwrap();
+    let added = data.path().join("dots/train/good/7.png");
+    picture(Kind::Dots, 77, 40, 40).save(&added).unwrap();
+    let (_, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.reused), (1, 0));
+    // As does an image in the place of another of the same size in bytes.
+    let later = SystemTime::now() + Duration::from_secs(1);
+    fs::File::options().write(true).open(&added).unwrap().set_modified(later).unwrap();
     let (_, seen) = whole(&sweep, data.path(), out.path());
     assert_eq!((seen.trained.len(), seen.reused), (1, 0));
 }
