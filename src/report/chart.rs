@@ -2,14 +2,21 @@
 
 use std::fmt::Write;
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, Render, html};
 
 const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 220.0;
+/// The least room left of the plot.
 const LEFT: f64 = 40.0;
+/// What the vertical title takes of it, and the gap between ticks and plot.
+const TITLE: f64 = 16.0;
+const GAP: f64 = 5.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 38.0;
+/// The height of a row of text, and the width of a character, in no font more.
+const ROW: f64 = 15.0;
+pub(super) const CHARACTER: f64 = 6.8;
 
 /// Points of a line.
 pub(super) type Points = Vec<(f64, f64)>;
@@ -20,38 +27,108 @@ pub(super) struct Line {
     pub points: Points,
 }
 
-/// The classes of lines, in turn; the style sheet gives each a colour and a dash.
-pub(super) const STYLES: usize = 8;
+/// The colours of lines, in turn; the style sheet has them.
+pub(super) const COLOURS: usize = 8;
+
+/// The classes of the i-th line: when all colours have been there, each comes with another dash.
+pub(super) fn line_class(i: usize) -> String {
+    format!("line l{} d{}", i % COLOURS, (i + i / COLOURS) % 4)
+}
 
 /// How numbers become places along an axis.
-struct Axis {
+pub(super) struct Axis {
     from: f64,
     to: f64,
     /// Places of the ends, in SVG units.
-    start: f64,
-    end: f64,
+    pub start: f64,
+    pub end: f64,
 }
 
 impl Axis {
-    fn x(from: f64, to: f64) -> Self {
-        Self { from, to, start: LEFT, end: WIDTH - RIGHT }
+    /// Beside texts of the ticks of the vertical axis.
+    pub fn x(from: f64, to: f64, y_ticks: &[Tick]) -> Self {
+        let widest = y_ticks.iter().map(|(_, text)| text.chars().count()).max().unwrap_or(0);
+        let left = LEFT.max(TITLE + GAP + CHARACTER * widest as f64);
+        Self { from, to, start: left, end: WIDTH - RIGHT }
     }
 
-    fn y(from: f64, to: f64) -> Self {
+    pub fn y(from: f64, to: f64) -> Self {
         Self { from, to, start: HEIGHT - BOTTOM, end: TOP }
     }
 
-    fn place(&self, value: f64) -> f64 {
+    pub fn place(&self, value: f64) -> f64 {
         let share = (value - self.from) / (self.to - self.from);
         self.start + share.clamp(0.0, 1.0) * (self.end - self.start)
     }
 }
 
+/// A number, and its text beside the axis.
+pub(super) type Tick = (f64, String);
+
+/// A chart, in a page as it is.
+pub(super) struct Chart {
+    label: String,
+    content: Markup,
+}
+
+impl Render for Chart {
+    fn render(&self) -> Markup {
+        html! {
+            svg class="chart" viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(self.label) {
+                (self.content)
+            }
+        }
+    }
+}
+
+impl Chart {
+    /// A file of its own, in colours of this style sheet, with a title, what is said below it, and what the lines are.
+    pub fn standalone(&self, style: &str, title: &str, about: &str, legend: &[Markup]) -> String {
+        // Of the font's usual width, since these are more words than numbers.
+        let fits = (WIDTH - 2.0 * RIGHT) / (0.85 * CHARACTER);
+        let head = [wrapped(title, fits as usize), wrapped(about, fits as usize)];
+        let above = ROW * head.iter().map(Vec::len).sum::<usize>() as f64 + 8.0;
+        let height = above + HEIGHT + ROW * legend.len() as f64 + 4.0;
+        let rows = head.iter().zip(["head", "faded"]);
+        let rows = rows.flat_map(|(rows, class)| rows.iter().map(move |row| (row, class)));
+        let svg = html! {
+            svg xmlns="http://www.w3.org/2000/svg" width=(2.0 * WIDTH) height=(2.0 * height)
+                class="alone" viewBox={ "0 0 " (WIDTH) " " (height) } role="img" aria-label=(self.label) {
+                style { (PreEscaped(style)) }
+                rect class="paper" width=(WIDTH) height=(height) {}
+                @for (i, (row, class)) in rows.enumerate() {
+                    text class=(class) x=(RIGHT) y=(ROW * (i + 1) as f64) { (row) }
+                }
+                g transform={ "translate(0 " (above) ")" } { (self.content) }
+                @for (i, name) in legend.iter().enumerate() {
+                    g transform={ "translate(" (RIGHT) " " (above + HEIGHT + ROW * i as f64) ")" } { (name) }
+                }
+            }
+        };
+        svg.into_string() + "\n"
+    }
+}
+
+/// Rows of at most so many characters, where no word is longer.
+fn wrapped(text: &str, most: usize) -> Vec<String> {
+    let mut rows: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match rows.last_mut() {
+            Some(row) if row.chars().count() + 1 + word.chars().count() <= most => {
+                row.push(' ');
+                row.push_str(word);
+            }
+            _ => rows.push(word.into()),
+        }
+    }
+    rows
+}
+
 /// Curves in the unit square, such as ROC curves.
-pub(super) fn unit_square(label: &str, titles: [&str; 2], lines: &[Line]) -> Markup {
-    let (x, y) = (Axis::x(0.0, 1.0), Axis::y(0.0, 1.0));
-    let ticks: Vec<(f64, String)> =
+pub(super) fn unit_square(label: &str, titles: [&str; 2], lines: &[Line]) -> Chart {
+    let ticks: Vec<Tick> =
         [0.0, 0.25, 0.5, 0.75, 1.0].map(|t| (t, format!("{}", 100.0 * t))).into();
+    let (x, y) = (Axis::x(0.0, 1.0, &ticks), Axis::y(0.0, 1.0));
     frame(
         label,
         titles,
@@ -59,14 +136,14 @@ pub(super) fn unit_square(label: &str, titles: [&str; 2], lines: &[Line]) -> Mar
         (&y, &ticks),
         html! {
             @for (i, line) in lines.iter().enumerate() {
-                path class={ "line l" (i % STYLES) } d=(polyline(&line.points, &x, &y)) {}
+                path class=(line_class(i)) d=(polyline(&line.points, &x, &y)) {}
             }
         },
     )
 }
 
 /// A curve over steps, and the same smoothed.
-pub(super) fn training(label: &str, titles: [&str; 2], losses: &[(u64, f64)]) -> Markup {
+pub(super) fn training(label: &str, titles: [&str; 2], losses: &[(u64, f64)]) -> Chart {
     let points = averaged(losses, 400);
     let smoothed = smoothed(&points);
     let last = points.last().map_or(1.0, |p| p.0);
@@ -76,13 +153,14 @@ pub(super) fn training(label: &str, titles: [&str; 2], losses: &[(u64, f64)]) ->
     let high = values.get(values.len() * 98 / 100).copied().unwrap_or(1.0);
     let low = values.first().copied().unwrap_or(0.0);
     let margin = 0.1 * (high - low).max(1e-12);
-    let (x, y) = (Axis::x(0.0, last), Axis::y(low - margin, high + margin));
-    let ticks = |axis: &Axis, count| round_ticks(axis.from, axis.to, count);
+    let y = Axis::y(low - margin, high + margin);
+    let y_ticks = round_ticks(y.from, y.to, 4);
+    let x = Axis::x(0.0, last, &y_ticks);
     frame(
         label,
         titles,
-        (&x, &ticks(&x, 4)),
-        (&y, &ticks(&y, 4)),
+        (&x, &round_ticks(0.0, last, 4)),
+        (&y, &y_ticks),
         html! {
             path class="line faint" d=(polyline(&points, &x, &y)) {}
             path class="line l0" d=(polyline(&smoothed, &x, &y)) {}
@@ -98,7 +176,7 @@ pub(super) fn histogram(
     normal: &[f64],
     anomalous: &[f64],
     threshold: f64,
-) -> Markup {
+) -> Chart {
     const BINS: usize = 36;
     // Defects may score far beyond the threshold: linear near 0, logarithmic beyond.
     let squeeze = |score: f64| (score / 3.0).asinh();
@@ -121,32 +199,34 @@ pub(super) fn histogram(
         counts
     };
     let (up, down) = (count(normal), count(anomalous));
-    let x = Axis::x(from, to);
-    let mut x_ticks: Vec<(f64, String)> = Vec::new();
+    let mut x_ticks: Vec<Tick> = Vec::new();
     for tick in [-30.0, -10.0, -3.0, 0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0] {
         if (from..=to).contains(&squeeze(tick)) {
             x_ticks.push((squeeze(tick), tick.to_string()));
         }
     }
-    let limit = x.place(limit);
-    let mark =
-        html! { path class="limit" d={ "M" (short(limit)) " " (TOP) "V" (HEIGHT - BOTTOM) } {} };
-    mirrored(label, titles, (&x, &x_ticks), &up, &down, mark)
+    mirrored(label, titles, ([from, to], &x_ticks), &up, &down, Some(limit))
 }
 
-/// Counts of bins that share the axis evenly, some upwards, some downwards, and a mark over them.
+/// Counts of bins that share the axis evenly, some upwards, some downwards, and a threshold over them.
 fn mirrored(
     label: &str,
     titles: [&str; 2],
-    (x, x_ticks): (&Axis, &[(f64, String)]),
+    ([from, to], x_ticks): ([f64; 2], &[Tick]),
     up: &[u32],
     down: &[u32],
-    mark: Markup,
-) -> Markup {
+    limit: Option<f64>,
+) -> Chart {
     let most = |counts: &[u32]| f64::from(counts.iter().copied().max().unwrap_or(0)).max(1.0);
     let y = Axis::y(-1.12 * most(down), 1.12 * most(up));
+    let y_ticks: Vec<Tick> = round_ticks(y.from, y.to, 4)
+        .into_iter()
+        .filter(|(at, _)| at.fract() == 0.0)
+        .map(|(at, _)| (at, at.abs().to_string()))
+        .collect();
+    let x = Axis::x(from, to, &y_ticks);
     let bars = |counts: &[u32], sign: f64| -> String {
-        let at = |i: usize| x.place(x.from + (x.to - x.from) * i as f64 / counts.len() as f64);
+        let at = |i: usize| x.place(from + (to - from) * i as f64 / counts.len() as f64);
         let bar = |(i, &count): (usize, &u32)| {
             let (zero, end) = (y.place(0.0), y.place(sign * f64::from(count)));
             let (left, width) = (at(i) + 0.5, at(i + 1) - at(i) - 1.0);
@@ -154,69 +234,16 @@ fn mirrored(
         };
         counts.iter().enumerate().filter(|(_, count)| **count > 0).map(bar).collect()
     };
-    let y_ticks: Vec<(f64, String)> = round_ticks(y.from, y.to, 4)
-        .into_iter()
-        .filter(|(at, _)| at.fract() == 0.0)
-        .map(|(at, _)| (at, at.abs().to_string()))
-        .collect();
     frame(
         label,
         titles,
-        (x, x_ticks),
+        (&x, x_ticks),
         (&y, &y_ticks),
         html! {
             path class="normal" d=(bars(up, 1.0)) {}
             path class="anomalous" d=(bars(down, -1.0)) {}
-            (mark)
-        },
-    )
-}
-
-/// A chart as a file of its own, in colours of this style sheet.
-pub(super) fn standalone(chart: &Markup, style: &str) -> String {
-    let size = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" ",
-        2.0 * WIDTH,
-        2.0 * HEIGHT
-    );
-    let paper = format!(
-        "><style>{style}</style><rect width=\"{WIDTH}\" height=\"{HEIGHT}\" style=\"fill:var(--paper)\"/>"
-    );
-    let (head, content) = chart.0.split_once('>').unwrap_or_default();
-    format!("{}{paper}{content}\n", head.replacen("<svg ", &size, 1))
-}
-
-/// Lines with a mark at each point, over an axis with these ticks, or with round ones.
-pub(super) fn lines(
-    label: &str,
-    titles: [&str; 2],
-    x_ticks: Option<&[(f64, String)]>,
-    lines: &[Line],
-) -> Markup {
-    let range = |of: &dyn Fn(&(f64, f64)) -> f64| {
-        let all = lines.iter().flat_map(|line| &line.points).map(of);
-        let (low, high) =
-            all.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        // At least so that numbers that hardly differ have short ticks.
-        let margin = (0.06 * (high - low)).max(0.5);
-        (low - margin, high + margin)
-    };
-    let ((left, right), (low, high)) = (range(&|p| p.0), range(&|p| p.1));
-    let (x, y) = (Axis::x(left, right), Axis::y(low, high));
-    let round_x = round_ticks(left, right, 5);
-    let y_ticks = round_ticks(low, high, 4);
-    frame(
-        label,
-        titles,
-        (&x, x_ticks.unwrap_or(&round_x)),
-        (&y, &y_ticks),
-        html! {
-            @for (i, line) in lines.iter().enumerate() {
-                path class={ "line l" (i % STYLES) } d=(polyline(&line.points, &x, &y)) {}
-                @for (at, value) in &line.points {
-                    circle class={ "mark m" (i % STYLES) } r="3"
-                        cx=(short(x.place(*at))) cy=(short(y.place(*value))) {}
-                }
+            @if let Some(limit) = limit {
+                path class="limit" d={ "M" (short(x.place(limit))) " " (TOP) "V" (HEIGHT - BOTTOM) } {}
             }
         },
     )
@@ -228,7 +255,7 @@ pub(super) fn distributions(
     titles: [&str; 2],
     normal: &[f64],
     anomalous: &[f64],
-) -> Markup {
+) -> Chart {
     const BINS: usize = 30;
     let all = || normal.iter().chain(anomalous).copied();
     let (low, high) =
@@ -240,8 +267,7 @@ pub(super) fn distributions(
         values.iter().for_each(|&v| counts[bin(v)] += 1);
         counts
     });
-    let x = Axis::x(low, high);
-    mirrored(label, titles, (&x, &round_ticks(low, high, 5)), &up, &down, html! {})
+    mirrored(label, titles, ([low, high], &round_ticks(low, high, 5)), &up, &down, None)
 }
 
 /// A score as a bar from the scores' low end, with the threshold as a mark.
@@ -260,46 +286,45 @@ pub(super) fn gauge(score: f64, threshold: f64, is_anomalous: bool) -> Markup {
     }
 }
 
-fn frame(
+pub(super) fn frame(
     label: &str,
     [x_title, y_title]: [&str; 2],
-    (x, x_ticks): (&Axis, &[(f64, String)]),
-    (y, y_ticks): (&Axis, &[(f64, String)]),
+    (x, x_ticks): (&Axis, &[Tick]),
+    (y, y_ticks): (&Axis, &[Tick]),
     content: Markup,
-) -> Markup {
-    let (bottom, right) = (HEIGHT - BOTTOM, WIDTH - RIGHT);
+) -> Chart {
+    let [left, right, top, bottom] = [x.start, x.end, y.end, y.start];
     let mut grid = String::new();
     for (at, _) in x_ticks {
-        write!(grid, "M{:.1} {TOP}V{bottom}", x.place(*at)).expect("a string grows");
+        write!(grid, "M{:.1} {top}V{bottom}", x.place(*at)).expect("a string grows");
     }
     for (at, _) in y_ticks {
-        write!(grid, "M{LEFT} {:.1}H{right}", y.place(*at)).expect("a string grows");
+        write!(grid, "M{left:.1} {:.1}H{right}", y.place(*at)).expect("a string grows");
     }
-    html! {
-        svg class="chart" viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) {
-            path class="grid" d=(grid) {}
-            (content)
-            g class="ticks" text-anchor="middle" {
-                @for (at, text) in x_ticks {
-                    text x=(short(x.place(*at))) y=(bottom + 14.0) { (text) }
-                }
-                text x=((LEFT + right) / 2.0) y=(HEIGHT - 6.0) { (x_title) }
-                text transform={ "translate(11 " ((TOP + bottom) / 2.0) ") rotate(-90)" } { (y_title) }
+    let content = html! {
+        path class="grid" d=(grid) {}
+        (content)
+        g class="ticks" text-anchor="middle" {
+            @for (at, text) in x_ticks {
+                text x=(short(x.place(*at))) y=(bottom + 14.0) { (text) }
             }
-            g class="ticks" text-anchor="end" {
-                @for (at, text) in y_ticks {
-                    text x=(LEFT - 5.0) y=(short(y.place(*at) + 3.5)) { (text) }
-                }
+            text x=(short((left + right) / 2.0)) y=(HEIGHT - 6.0) { (x_title) }
+            text transform={ "translate(11 " ((top + bottom) / 2.0) ") rotate(-90)" } { (y_title) }
+        }
+        g class="ticks" text-anchor="end" {
+            @for (at, text) in y_ticks {
+                text x=(short(left - GAP)) y=(short(y.place(*at) + 3.5)) { (text) }
             }
         }
-    }
+    };
+    Chart { label: label.into(), content }
 }
 
-fn short(value: f64) -> PreEscaped<String> {
+pub(super) fn short(value: f64) -> PreEscaped<String> {
     PreEscaped(format!("{value:.1}"))
 }
 
-fn polyline(points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
+pub(super) fn polyline(points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
     let mut path = String::new();
     for (i, point) in points.iter().enumerate() {
         let command = if i == 0 { 'M' } else { 'L' };
@@ -335,7 +360,7 @@ fn smoothed(points: &[(f64, f64)]) -> Points {
 }
 
 /// About `count` round numbers between two others, with their texts.
-fn round_ticks(from: f64, to: f64, count: usize) -> Vec<(f64, String)> {
+pub(super) fn round_ticks(from: f64, to: f64, count: usize) -> Vec<Tick> {
     let rough = (to - from) / count as f64;
     if !(rough.is_finite() && rough > 0.0) {
         return Vec::new();

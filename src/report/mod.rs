@@ -25,6 +25,7 @@ mod chart;
 mod images;
 mod outline;
 mod page;
+mod points;
 mod sweep;
 
 use std::io::Write;

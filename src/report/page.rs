@@ -285,18 +285,19 @@ fn legend(lines: &[Line], value: impl Fn(&str) -> Option<f64>, title: &str) -> M
         let value = percent(value(&line.name));
         html! { (line.name) " " span class="faded" { (title) " " (value) } }
     });
-    swatches(names)
+    swatches(names, |i| html! { path class=(chart::line_class(i)) d="M0 4H24" {} })
 }
 
-/// What lines of a chart are, in their order.
-pub(super) fn swatches(names: impl Iterator<Item = Markup>) -> Markup {
+/// What lines of a chart are, in their order; `sample`: what each looks like, 24 wide and 8 high.
+pub(super) fn swatches(
+    names: impl Iterator<Item = Markup>,
+    sample: impl Fn(usize) -> Markup,
+) -> Markup {
     html! {
         ul class="legend" {
             @for (i, name) in names.enumerate() {
                 li {
-                    svg class="swatch" viewBox="0 0 24 8" aria-hidden="true" {
-                        path class={ "line l" (i % chart::STYLES) } d="M0 4H24" {}
-                    }
+                    svg class="swatch" viewBox="0 0 24 8" aria-hidden="true" { (sample(i)) }
                     (name)
                 }
             }

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
-use super::chart::{self, Line};
+use super::chart::{self, Chart};
 use super::page;
+use super::points::{self, Point};
 use crate::error::Result;
 use crate::files::write_atomic;
 use crate::sweep::{Method, ResultRow as Row, Results, Score, Setting};
@@ -17,13 +18,24 @@ const DRAWN: &str = "hazelnut";
 /// The most histograms of a page.
 const HISTOGRAMS: usize = 24;
 
-/// A chart, what it shows, and what its lines are.
-struct Chart {
-    /// A file's name, without extension.
+/// A chart of the page, and a file of its own.
+struct Figure {
+    /// The file's name, without extension.
     file: String,
     title: String,
-    svg: Markup,
+    /// Of which detector, and how it was measured.
+    about: String,
+    chart: Chart,
+    /// What its lines are.
     lines: Vec<String>,
+}
+
+impl Figure {
+    fn svg(&self) -> String {
+        let row = |(i, name): (usize, &String)| html! { (points::sample(i)) text x="32" y="8" { (name) } };
+        let legend: Vec<Markup> = self.lines.iter().enumerate().map(row).collect();
+        self.chart.standalone(page::STYLE, &self.title, &self.about, &legend)
+    }
 }
 
 /// Writes `NAME.html`, a page that needs nothing else, and the charts of `results` as `NAME-….svg`.
@@ -33,17 +45,16 @@ struct Chart {
 pub fn write_sweep(results: &Results, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let (curves, histograms) = (curves(results), histograms(results));
-    for chart in curves.iter().chain(&histograms) {
-        let svg = chart::standalone(&chart.svg, page::STYLE);
-        let path = folder.join(format!("{}-{}.svg", results.name, chart.file));
-        write_atomic(path, |file| file.write_all(svg.as_bytes()))?;
+    for figure in curves.iter().chain(&histograms) {
+        let path = folder.join(format!("{}-{}.svg", results.name, figure.file));
+        write_atomic(path, |file| file.write_all(figure.svg().as_bytes()))?;
     }
     let page = page(results, &curves, &histograms).into_string();
     let path = folder.join(format!("{}.html", results.name));
     write_atomic(path, |file| file.write_all(page.as_bytes()))
 }
 
-fn page(results: &Results, curves: &[Chart], histograms: &[Chart]) -> Markup {
+fn page(results: &Results, curves: &[Figure], histograms: &[Figure]) -> Markup {
     let head = html! {
         p class="brand" { "invad" }
         h1 { (results.title) }
@@ -53,8 +64,7 @@ fn page(results: &Results, curves: &[Chart], histograms: &[Chart]) -> Markup {
     let content = html! {
         section aria-labelledby="metrics" {
             h2 id="metrics" { "Results" }
-            p { "In percent, the mean over categories. A dash stands where nothing was measured." }
-            @if let Some(note) = results.note() { p { (note) } }
+            @for note in results.notes() { p { (note) } }
             @for (calibrated, title) in crate::sweep::PROTOCOLS {
                 @let rows = results.shown(calibrated);
                 @if !rows.is_empty() {
@@ -71,18 +81,18 @@ fn page(results: &Results, curves: &[Chart], histograms: &[Chart]) -> Markup {
     page::document(&results.title, head, content)
 }
 
-fn section(id: &str, title: &str, charts: &[Chart]) -> Markup {
+fn section(id: &str, title: &str, figures: &[Figure]) -> Markup {
     html! {
-        @if !charts.is_empty() {
+        @if !figures.is_empty() {
             section aria-labelledby=(id) {
                 h2 id=(id) { (title) }
                 div class="charts" {
-                    @for chart in charts {
+                    @for Figure { title, about, chart, lines, .. } in figures {
                         figure {
-                            figcaption { h3 { (chart.title) } }
-                            (chart.svg)
-                            @if !chart.lines.is_empty() {
-                                (page::swatches(chart.lines.iter().map(|name| html! { (name) })))
+                            figcaption { h3 { (title) } (about) }
+                            (chart)
+                            @if !lines.is_empty() {
+                                (page::swatches(lines.iter().map(|name| html! { (name) }), points::sample))
                             }
                         }
                     }
@@ -125,84 +135,110 @@ fn table(results: &Results, rows: &[usize], calibrated: bool, caption: &str) -> 
     }
 }
 
-/// Which chart a row belongs to, and to which line of it.
-fn place(row: &Row, setting: &Setting) -> (String, String) {
-    let kind = match setting.method {
-        Method::Inversion => format!("inversion, score {}", row.score.name()),
-        Method::Reconstruction { .. } => "reconstruction, best part of the noise".into(),
-    };
-    let mut line = setting.denoiser.clone();
-    if setting.per_category {
-        line += ", one per category";
-    }
-    (format!("{kind}; {}, {}", setting.recipe, setting.backbone), line)
+/// What the lines of a chart have in common.
+#[derive(PartialEq)]
+struct Common {
+    method: String,
+    about: String,
 }
 
+/// Which chart a row belongs to, and to which line of it.
+fn place(row: &Row, setting: &Setting) -> (Common, String) {
+    let method = match setting.method {
+        Method::Inversion => format!("inversion, score {}", row.score.name()),
+        Method::Reconstruction { .. } => "reconstruction, from the best part of the noise".into(),
+    };
+    let protocol = match row.score {
+        Score::Own => "scores calibrated with held-out images",
+        _ => "measured under the paper's protocol",
+    };
+    let Setting { recipe, backbone, denoiser, .. } = setting;
+    let about = format!("Trained by the recipe {recipe} on features of {backbone}; {protocol}");
+    (Common { method, about }, denoiser.clone() + each(setting))
+}
+
+/// What is said of a detector that has but one category.
+fn each(setting: &Setting) -> &'static str {
+    if setting.per_category { ", one detector per category" } else { "" }
+}
+
+/// A line's points: S → (image AUROC, images a second), the best of several parts of the noise.
+type Measured = BTreeMap<usize, (f64, f64)>;
+
 /// The image AUROC against S and against images a second. The protocol is the paper's, where it has the score.
-fn curves(results: &Results) -> Vec<Chart> {
-    // Chart → line → S → (AUROC, images a second), the best of several parts of the noise.
-    type Points = BTreeMap<usize, (f64, f64)>;
-    let mut all: Vec<(String, Vec<(String, Points)>)> = Vec::new();
+fn curves(results: &Results) -> Vec<Figure> {
+    let mut all: Vec<(Common, Vec<(String, Measured)>)> = Vec::new();
     for row in &results.rows {
         let (Some(setting), Some(speed)) = (&row.setting, row.images_per_second) else { continue };
         let auroc = row.value("image AUROC", row.score == Score::Own);
-        let Some(auroc) = auroc else { continue };
-        let (chart, line) = place(row, setting);
-        let lines = &mut entry(&mut all, chart).1;
+        let Some(auroc) = auroc.filter(|of| of.is_finite() && speed.is_finite() && speed > 0.0)
+        else {
+            continue;
+        };
+        let (common, line) = place(row, setting);
+        let lines = &mut entry(&mut all, common).1;
         let points = &mut entry(lines, line).1;
         let best = points.entry(setting.evaluations).or_insert((auroc, speed));
         if auroc > best.0 {
             *best = (auroc, speed);
         }
     }
-    let mut charts = Vec::new();
-    for (i, (title, lines)) in all.iter().enumerate() {
-        if lines.iter().all(|(_, points)| points.len() < 2) {
-            continue;
-        }
+    let mut figures = Vec::new();
+    for (i, (Common { method, about }, lines)) in all.iter().enumerate() {
         let names: Vec<String> = lines.iter().map(|(name, _)| name.clone()).collect();
-        let numbers: BTreeSet<usize> =
-            lines.iter().flat_map(|(_, of)| of.keys().copied()).collect();
-        let steps = numbers.iter().map(|&s| (log(s), s.to_string())).collect();
-        let drawn = |x: &dyn Fn(usize, f64) -> f64| -> Vec<Line> {
-            let of = |points: &Points| {
-                points.iter().map(|(s, (auroc, speed))| (x(*s, *speed), *auroc)).collect()
+        let mut add =
+            |file: &str, by: &str, title: &str, ticks: Option<&[f64]>, drawn: &[Vec<Point>]| {
+                let title_of = format!("Image AUROC by {by}: {method}");
+                figures.push(Figure {
+                    file: format!("{file}-{}", i + 1),
+                    chart: points::accuracies(
+                        &format!("{title_of}. {about}"),
+                        [title, "image AUROC, %"],
+                        ticks,
+                        drawn,
+                    ),
+                    title: title_of,
+                    about: about.clone(),
+                    lines: names.clone(),
+                });
             };
-            lines.iter().map(|(name, p)| Line { name: name.clone(), points: of(p) }).collect()
+        let drawn = |by_speed: bool| -> Vec<Vec<Point>> {
+            let each = |(name, measured): &(String, Measured)| {
+                let point = |(&s, &(accuracy, speed)): (&usize, &(f64, f64))| Point {
+                    at: if by_speed { speed } else { s as f64 },
+                    accuracy,
+                    text: by_speed.then(|| s.to_string()),
+                    hover: format!("{name}, S = {s}: {accuracy:.1} %, {speed:.3} images/s"),
+                };
+                measured.iter().map(point).collect()
+            };
+            lines.iter().map(each).collect()
         };
-        let axes: [(&str, &str, Option<Vec<_>>, Vec<Line>); 2] = [
-            ("steps", "S, evaluations of the network", Some(steps), drawn(&|s, _| log(s))),
-            ("speed", "images a second", None, drawn(&|_, speed| speed)),
-        ];
-        for (file, x_title, ticks, drawn) in axes {
-            let label = format!("Image AUROC against {x_title}: {title}");
-            let titles = [x_title, "image AUROC, %"];
-            charts.push(Chart {
-                file: format!("{file}-{}", i + 1),
-                title: title.clone(),
-                svg: chart::lines(&label, titles, ticks.as_deref(), &drawn),
-                lines: names.clone(),
-            });
+        if lines.iter().any(|(_, measured)| measured.len() > 1) {
+            let numbers: BTreeSet<usize> =
+                lines.iter().flat_map(|(_, of)| of.keys().copied()).collect();
+            let numbers: Vec<f64> = numbers.into_iter().map(|s| s as f64).collect();
+            let title = "S, evaluations of the network (logarithmic)";
+            add("steps", "S", title, Some(&numbers), &drawn(false));
+        }
+        if lines.iter().map(|(_, measured)| measured.len()).sum::<usize>() > 1 {
+            let title = "images/s (logarithmic); beside each point its S";
+            add("speed", "speed", title, None, &drawn(true));
         }
     }
-    charts
+    figures
 }
 
-/// Where a number of evaluations stands on its axis.
-fn log(evaluations: usize) -> f64 {
-    (evaluations as f64).log10()
-}
-
-fn entry<T: Default>(all: &mut Vec<(String, T)>, name: String) -> &mut (String, T) {
-    let at = all.iter().position(|(known, _)| *known == name).unwrap_or(all.len());
+fn entry<K: PartialEq, T: Default>(all: &mut Vec<(K, T)>, key: K) -> &mut (K, T) {
+    let at = all.iter().position(|(known, _)| *known == key).unwrap_or(all.len());
     if at == all.len() {
-        all.push((name, T::default()));
+        all.push((key, T::default()));
     }
     &mut all[at]
 }
 
 /// How the scores of a category are distributed.
-fn histograms(results: &Results) -> Vec<Chart> {
+fn histograms(results: &Results) -> Vec<Figure> {
     if !results.histograms {
         return Vec::new();
     }
@@ -213,17 +249,27 @@ fn histograms(results: &Results) -> Vec<Chart> {
         let (category, scores) = drawn.or_else(|| row.scores.iter().find(|(_, s)| both(s)))?;
         Some((row.setting.as_ref()?, row.score, category, scores))
     });
-    let charts =
+    let figures =
         rows.take(HISTOGRAMS).enumerate().map(|(i, (setting, score, category, [good, bad]))| {
-            let title = format!("{category}, {}, S = {}", score.name(), setting.evaluations);
-            let of = format!("{}, {}, {}", setting.denoiser, setting.recipe, setting.backbone);
-            let label = format!("Histogram of scores: {title}; {of}");
-            Chart {
+            let Setting { denoiser, recipe, backbone, evaluations, .. } = setting;
+            let title = format!("{category}: score {}, S = {evaluations}", score.name());
+            let about = format!(
+                "{denoiser}{}, trained by the recipe {recipe} on features of {backbone}",
+                each(setting)
+            );
+            let axis = match score {
+                Score::Sum => "abs + nll, each scaled by its range on the test images".into(),
+                _ => format!("{}, as it is", score.name()),
+            };
+            let label = format!("Histogram of scores. {title}. {about}");
+            let titles = [&*axis, "images"];
+            Figure {
                 file: format!("scores-{}", i + 1),
-                title: format!("{title}; {of}"),
-                svg: chart::distributions(&label, [score.name(), "images"], good, bad),
+                chart: chart::distributions(&label, titles, good, bad),
+                title,
+                about,
                 lines: Vec::new(),
             }
         });
-    charts.collect()
+    figures.collect()
 }

@@ -17,7 +17,7 @@ pub enum Method {
     /// By what comes back different when images are noised to a step and denoised
     /// ([`Reconstructor`](crate::diffusion::Reconstructor)).
     Reconstruction {
-        /// k, the step of S that images are noised to.
+        /// k, the step of S, from 0 on, that images are noised to.
         noise_step: usize,
     },
 }
@@ -106,6 +106,16 @@ impl Setting {
         }
     }
 
+    /// The method, as in `reconstruction from step 2 of 10`, where the steps are 0 to 9.
+    pub(super) fn method_name(&self) -> String {
+        match self.method {
+            Method::Inversion => "inversion".into(),
+            Method::Reconstruction { noise_step } => {
+                format!("reconstruction from step {noise_step} of {}", self.evaluations)
+            }
+        }
+    }
+
     /// The recipe by which its network is trained, whatever its number of evaluations. One that is made for a single
     /// evaluation, and trained around it, is trained on all timesteps where there are more.
     ///
@@ -124,8 +134,8 @@ impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { backbone, denoiser, recipe, per_category, evaluations, method } = self;
         write!(f, "{denoiser}, {recipe}, {backbone}, S = {evaluations}")?;
-        if let Method::Reconstruction { noise_step } = method {
-            write!(f, ", reconstruction from step {noise_step}")?;
+        if let Method::Reconstruction { .. } = method {
+            write!(f, ", {}", self.method_name())?;
         }
         if *per_category {
             write!(f, ", one detector per category")?;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::results::{COLUMNS, MEAN_AUROC, Results, Row, SPEED};
-use super::setting::{Method, Setting};
+use super::setting::Setting;
 use crate::detect::Evaluated;
 use crate::error::{Error, Result};
 use crate::files::write_atomic;
@@ -39,7 +39,7 @@ impl Results {
         for (name, value) in &self.facts {
             writeln!(text, "- {name}: {value}").expect("a string grows");
         }
-        if let Some(note) = self.note() {
+        for note in self.notes() {
             writeln!(text, "\n{note}").expect("a string grows");
         }
         let varying = self.varying();
@@ -67,17 +67,18 @@ impl Results {
         text
     }
 
-    /// What is said of the paper's figures.
-    pub(crate) fn note(&self) -> Option<String> {
-        let of = self.published_of.as_deref()?;
-        Some(match self.comparable {
+    /// How the tables are to be read.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let own = "In percent, but for images a second; the mean over categories. A dash stands where nothing was measured.";
+        let theirs = self.published_of.as_deref().map(|of| match self.comparable {
             true => {
                 format!("In brackets: the paper's figure on {of}, and by how much ours is higher.")
             }
             false => format!(
                 "In brackets: the paper's figure, which is of {of} and so of other images than these."
             ),
-        })
+        });
+        std::iter::once(own.into()).chain(theirs).collect()
     }
 
     /// The rows that have something to show under a protocol.
@@ -119,10 +120,6 @@ impl Results {
             let each = |row: &Row| row.setting.as_ref().map_or("-".into(), text);
             self.rows.iter().map(each).collect()
         };
-        let method = |of: &Setting| match of.method {
-            Method::Inversion => "inversion".to_string(),
-            Method::Reconstruction { noise_step } => format!("reconstruction from {noise_step}"),
-        };
         let one_each = |of: &Setting| if of.per_category { "one each" } else { "all" }.to_string();
         let parameters = |row: &Row| match row.parameters {
             Some(n) => format!("{:.1}", n as f64 / 1e6),
@@ -135,7 +132,7 @@ impl Results {
             ("denoiser", of(&|of| of.denoiser.clone())),
             ("parameters, M", self.rows.iter().map(parameters).collect()),
             ("categories of a detector", of(&one_each)),
-            ("method", of(&method)),
+            ("method", of(&Setting::method_name)),
             ("S", of(&|of| of.evaluations.to_string())),
             ("score", self.rows.iter().map(|row| row.score.name().to_string()).collect()),
         ];
@@ -155,7 +152,7 @@ impl Results {
     }
 
     /// A line for each row, protocol and category, and for the mean of categories: all metrics, and for the mean the
-    /// paper's figures and the differences.
+    /// paper's figures and the differences. Six digits of each number, of which fewer mean something.
     fn csv(&self) -> Result<Vec<u8>> {
         let mut csv = csv::Writer::from_writer(Vec::new());
         let mut line = |cells: Vec<String>| {
@@ -197,16 +194,16 @@ impl Results {
                 for (category, of) in categories.chain([("mean", &evaluated.mean)]) {
                     let mut cells = names(row);
                     cells.extend([protocol.to_string(), category.to_string()]);
-                    let exact = |value: Option<f64>| value.map_or(String::new(), |v| v.to_string());
-                    cells.extend(COLUMNS.map(|(_, value)| exact(value(of))));
+                    let digits = |value: Option<f64>| value.map_or(String::new(), significant);
+                    cells.extend(COLUMNS.map(|(_, value)| digits(value(of))));
                     let mean = category == "mean";
-                    let of_mean = |column| exact(row.value(column, calibrated).filter(|_| mean));
+                    let of_mean = |column| digits(row.value(column, calibrated).filter(|_| mean));
                     cells.extend([of_mean(MEAN_AUROC), of_mean(SPEED)]);
                     for column in &published {
                         let theirs = row.published.get(*column).copied().filter(|_| mean);
                         let own = row.value(column, calibrated).filter(|_| self.comparable);
                         let difference = own.zip(theirs).map(|(own, theirs)| own - theirs);
-                        cells.extend([exact(theirs), exact(difference)]);
+                        cells.extend([theirs, difference].map(digits));
                     }
                     line(cells)?;
                 }
@@ -223,17 +220,13 @@ fn names(row: &Row) -> Vec<String> {
         cells[0] = row.name.clone();
         return cells;
     };
-    let method = match setting.method {
-        Method::Inversion => "inversion".into(),
-        Method::Reconstruction { noise_step } => format!("reconstruction from {noise_step}"),
-    };
     vec![
         row.name.clone(),
         setting.backbone.clone(),
         setting.recipe.clone(),
         setting.denoiser.clone(),
         setting.per_category.to_string(),
-        method,
+        setting.method_name(),
         setting.evaluations.to_string(),
         row.score.name().into(),
     ]
@@ -244,5 +237,31 @@ fn number(column: &str, value: f64) -> String {
     match column == SPEED && value >= 100.0 {
         true => format!("{value:.0}"),
         false => format!("{value:.1}"),
+    }
+}
+
+/// Six significant digits, fewer where the rest are zeros.
+fn significant(value: f64) -> String {
+    format!("{value:.5e}").parse().map_or_else(|_| value.to_string(), |of: f64| of.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::significant;
+
+    #[test]
+    fn six_digits() {
+        let cases = [
+            (99.074_074_074, "99.0741"),
+            (100.0, "100"),
+            (97.26 - 98.0, "-0.74"),
+            (0.012_345_678_9, "0.0123457"),
+            (123_456.7, "123457"),
+            (0.0, "0"),
+            (f64::NAN, "NaN"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(significant(value), text);
+        }
     }
 }
