@@ -4,14 +4,14 @@ use std::fmt::Write;
 
 use maud::{Markup, PreEscaped, Render, html};
 
-const WIDTH: f64 = 360.0;
+pub(super) const WIDTH: f64 = 360.0;
 const HEIGHT: f64 = 220.0;
 /// The least room left of the plot.
 const LEFT: f64 = 40.0;
 /// What the vertical title takes of it, and the gap between ticks and plot.
 const TITLE: f64 = 16.0;
 const GAP: f64 = 5.0;
-const RIGHT: f64 = 12.0;
+const RIGHT: f64 = 14.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 38.0;
 /// The height of a row of text, and the width of a character, in no font more.

@@ -153,7 +153,7 @@ fn place(row: &Row, setting: &Setting) -> (Common, String) {
         _ => "measured under the paper's protocol",
     };
     let Setting { recipe, backbone, denoiser, .. } = setting;
-    let about = format!("Trained by the recipe {recipe} on features of {backbone}; {protocol}");
+    let about = format!("Trained by the recipe “{recipe}” on features of {backbone}; {protocol}");
     (Common { method, about }, denoiser.clone() + each(setting))
 }
 
@@ -254,7 +254,7 @@ fn histograms(results: &Results) -> Vec<Figure> {
             let Setting { denoiser, recipe, backbone, evaluations, .. } = setting;
             let title = format!("{category}: score {}, S = {evaluations}", score.name());
             let about = format!(
-                "{denoiser}{}, trained by the recipe {recipe} on features of {backbone}",
+                "{denoiser}{}, trained by the recipe “{recipe}” on features of {backbone}",
                 each(setting)
             );
             let axis = match score {
@@ -262,7 +262,7 @@ fn histograms(results: &Results) -> Vec<Figure> {
                 _ => format!("{}, as it is", score.name()),
             };
             let label = format!("Histogram of scores. {title}. {about}");
-            let titles = [&*axis, "images"];
+            let titles = [&*axis, "images, defective downwards"];
             Figure {
                 file: format!("scores-{}", i + 1),
                 chart: chart::distributions(&label, titles, good, bad),
