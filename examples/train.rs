@@ -63,7 +63,7 @@ struct Options {
     /// Face hub; see docs/backbones.md.
     #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
-    /// The denoiser: a transformer of 0.8, 2.9, 155 or 1223 million parameters, an MLP over single cells of 1.1 or 350, or a
+    /// The denoiser: a transformer of 0.8, 2.9, 155 or 1223 million parameters, an MLP over single cells of 1.0 or 350, or a
     /// U-Net of 3 or 1433
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     preset: String,

@@ -5,6 +5,7 @@ mod checkpoint;
 mod damaged;
 mod denoisers;
 mod detector;
+mod documents;
 mod evaluate;
 mod fit;
 mod inversion;

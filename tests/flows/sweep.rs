@@ -364,6 +364,9 @@ fn tables_have_the_papers_figures_beside() {
     let (calibrated, paper) = text.split_once("## The paper's protocol").unwrap();
     assert!(calibrated.contains("| both | 98.3 (99.0, −0.7) | 123 |"), "{calibrated}");
     assert!(!calibrated.contains("theirs"));
+    assert!(
+        calibrated.contains("\nIn percent, but for images a second; the mean over categories.")
+    );
     for line in [
         "| row | image AUROC | images/s |",
         "| --- | ---: | ---: |",
@@ -415,6 +418,51 @@ fn files_hold_what_was_measured() {
     );
 }
 
+/// Results by S: what is not there or no number is left out of charts, and the rest stays.
+#[cfg(feature = "report")]
+#[test]
+fn charts_of_what_is_absent() {
+    let out = tempdir().unwrap();
+    let draw = |name: &str, rows: &[(usize, Option<f64>, Option<f64>)]| {
+        let mut results = made_up(true);
+        let row = |&(evaluations, auroc, speed): &_| {
+            let mut row = results.rows[2].clone();
+            row.setting = Some(Setting { evaluations, ..Setting::own() });
+            row.images_per_second = speed;
+            row.paper.as_mut().unwrap().mean.image_auroc = auroc;
+            row
+        };
+        results.rows = rows.iter().map(row).collect();
+        results.name = name.into();
+        invad::report::write_sweep(&results, out.path()).unwrap();
+        let page = fs::read_to_string(out.path().join(format!("{name}.html"))).unwrap();
+        for wrong in ["NaN", "inf ", "inf\"", "inf</"] {
+            assert!(!page.contains(wrong), "{wrong}: {page}");
+        }
+        // A mark in each chart says what it is.
+        let titles = page.split("<title>small, S = ").skip(1);
+        let mut drawn: Vec<String> =
+            titles.map(|of| of.split(':').next().unwrap().to_string()).collect();
+        drawn.sort();
+        let svg = |kind: &str| out.path().join(format!("{name}-{kind}-1.svg")).is_file();
+        (drawn.join(" "), svg("steps"), svg("speed"))
+    };
+    let nan = Some(f64::NAN);
+    let rows = [
+        (1, None, Some(2.0)),
+        (2, nan, Some(2.0)),
+        (3, Some(90.0), None),
+        (4, Some(90.0), Some(0.0)),
+        (5, Some(90.0), Some(f64::INFINITY)),
+        (6, Some(0.0), Some(0.01)),
+        (7, Some(100.0), Some(500.0)),
+    ];
+    assert_eq!(draw("two", &rows), ("6 6 7 7".into(), true, true));
+    // One number of evaluations is no line, one point nothing to compare.
+    assert_eq!(draw("one", &rows[..6]), (String::new(), false, false));
+    assert_eq!(draw("none", &rows[..2]), (String::new(), false, false));
+}
+
 #[cfg(feature = "report")]
 #[test]
 fn a_page_and_charts() {
@@ -425,6 +473,15 @@ fn a_page_and_charts() {
     let page = fs::read_to_string(out.path().join("sweep.html")).unwrap();
     assert!(page.contains("&lt;script&gt;") && !page.contains("<script"));
     assert!(!page.contains("NaN") && !page.contains("inf\""));
+    for said in [
+        "In percent, but for images a second",
+        "reconstruction from step 1 of 2",
+        "measured under the paper's protocol",
+        "scores calibrated with held-out images",
+        "S, evaluations of the network (logarithmic)",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
     let names =
         fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     let mut charts: Vec<String> = names.filter(|name| name.ends_with(".svg")).collect();
@@ -435,5 +492,10 @@ fn a_page_and_charts() {
         let svg = fs::read_to_string(out.path().join(&name)).unwrap();
         assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width="), "{svg:.80}");
         assert!(svg.trim_end().ends_with("</svg>") && !svg.contains("NaN"), "{name}");
+        // The page's words, which say what is drawn without it.
+        let title = svg.split("<text class=\"head\"").nth(1).unwrap();
+        let title = title.split(['>', '<']).nth(1).unwrap();
+        assert!(page.contains(title), "{name}: {title}");
+        assert!(svg.contains(if name.contains("scores") { "downwards" } else { ">small-mlp<" }));
     }
 }

@@ -26,7 +26,7 @@ impl MlpConfig {
         self.grid * self.grid
     }
 
-    /// Width 256, 2 blocks: 1.1 million parameters.
+    /// Width 256, 2 blocks: 1.0 million parameters, of 192 channels.
     pub fn small(features: FeatureShape) -> Self {
         Self::sized(features, 256, 2)
     }
