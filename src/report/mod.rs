@@ -22,7 +22,9 @@
 //! ```
 
 mod chart;
+mod frame;
 mod images;
+mod labels;
 mod outline;
 mod page;
 mod points;

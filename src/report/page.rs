@@ -6,6 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::Report;
 use super::chart::{self, Line, Points};
+use super::frame::line_class;
 use super::images::{Image, Pictures};
 use crate::detect::Evaluated;
 use crate::metrics::{COLUMNS, Metrics, precision_recall_curve, roc_curve};
@@ -285,7 +286,7 @@ fn legend(lines: &[Line], value: impl Fn(&str) -> Option<f64>, title: &str) -> M
         let value = percent(value(&line.name));
         html! { (line.name) " " span class="faded" { (title) " " (value) } }
     });
-    swatches(names, |i| html! { path class=(chart::line_class(i)) d="M0 4H24" {} })
+    swatches(names, |i| html! { path class=(line_class(i)) d="M0 4H24" {} })
 }
 
 /// What lines of a chart are, in their order; `sample`: what each looks like, 24 wide and 8 high.

@@ -2,9 +2,10 @@
 
 use maud::{Markup, html};
 
-use super::chart::{
+use super::frame::{
     Axis, CHARACTER, COLOURS, Chart, Tick, WIDTH, frame, line_class, polyline, round_ticks, short,
 };
+use super::labels::{HALF, beside};
 
 /// A measurement.
 pub(super) struct Point {
@@ -22,10 +23,6 @@ pub(super) struct Point {
 const LEAST: f64 = 5.0;
 /// Likewise of the other axis: the logarithm of 2.
 const TWICE: f64 = std::f64::consts::LOG10_2;
-/// The half of a mark's side.
-const MARK: f64 = 3.0;
-/// Half the height of a figure.
-const HALF: f64 = 4.0;
 
 /// Lines through points, over these ticks or round ones.
 pub(super) fn accuracies(
@@ -38,7 +35,7 @@ pub(super) fn accuracies(
         |value: fn(&Point) -> f64| -> Vec<f64> { lines.iter().flatten().map(value).collect() };
     let [low, high] = percents(&all(|point| point.accuracy));
     let y = Axis::y(low, high);
-    let y_ticks = round_ticks(low, high, 4);
+    let y_ticks = y.ticks(4);
     let [left, right] = range(&all(|point| point.at.log10()), TWICE);
     let x = Axis::x(left, right, &y_ticks);
     let x_ticks = match ticks {
@@ -144,70 +141,9 @@ fn apart(ticks: Vec<Tick>, x: &Axis) -> Vec<Tick> {
     kept
 }
 
-/// A rectangle, by its middle and the halves of its sides.
-#[derive(Clone, Copy)]
-struct Area {
-    middle: (f64, f64),
-    half: (f64, f64),
-}
-
-impl Area {
-    fn overlaps(&self, other: &Area) -> bool {
-        let apart = |a: f64, b: f64, reach: f64| (a - b).abs() >= reach;
-        !apart(self.middle.0, other.middle.0, self.half.0 + other.half.0)
-            && !apart(self.middle.1, other.middle.1, self.half.1 + other.half.1)
-    }
-
-    fn within(&self, [left, right, top, bottom]: [f64; 4]) -> bool {
-        let ((x, y), (a, b)) = (self.middle, self.half);
-        left <= x - a && x + a <= right && top <= y - b && y + b <= bottom
-    }
-}
-
-/// Where the texts of points stand: beside their marks, where they touch neither another text nor a mark, and no line if
-/// that can be. A text for which there is no such place is left out. Each with its line's number.
-fn beside<'t>(
-    marks: &[Vec<(f64, f64)>],
-    texts: impl Iterator<Item = Option<&'t str>>,
-    x: &Axis,
-    y: &Axis,
-) -> Vec<(usize, (f64, f64), &'t str)> {
-    let area = |&middle: &(f64, f64)| Area { middle, half: (MARK + 1.0, MARK + 1.0) };
-    let mut taken: Vec<Area> = marks.iter().flatten().map(area).collect();
-    let along = |ends: &[(f64, f64)]| -> Vec<Area> {
-        let [(ax, ay), (bx, by)] = [ends[0], ends[1]];
-        let pieces = ((bx - ax).hypot(by - ay) / 2.0).ceil().max(1.0) as usize;
-        let part = |i: usize| i as f64 / pieces as f64;
-        let middle = |i: usize| (ax + part(i) * (bx - ax), ay + part(i) * (by - ay));
-        (0..=pieces).map(|i| Area { middle: middle(i), half: (1.0, 1.0) }).collect()
-    };
-    let strokes: Vec<Area> =
-        marks.iter().flat_map(|line| line.windows(2).flat_map(along)).collect();
-    let bounds = [x.start, x.end + CHARACTER, 0.0, y.start];
-    let points = marks.iter().enumerate().flat_map(|(i, line)| line.iter().map(move |&p| (i, p)));
-    let mut placed = Vec::new();
-    for ((line, (px, py)), text) in points.zip(texts) {
-        let Some(text) = text else { continue };
-        let half = (CHARACTER * text.chars().count() as f64 / 2.0, HALF);
-        let (across, up) = (half.0 + MARK + 2.0, half.1 + MARK + 2.0);
-        let sides = [(0.0, -1.0), (0.0, 1.0), (1.0, 0.0), (-1.0, 0.0)];
-        let corners = [(1.0, -0.8), (1.0, 0.8), (-1.0, -0.8), (-1.0, 0.8)];
-        let places = sides.into_iter().chain(corners);
-        let free: Vec<Area> = places
-            .map(|(a, b)| Area { middle: (px + a * across, py + b * up), half })
-            .filter(|area| area.within(bounds) && !taken.iter().any(|of| of.overlaps(area)))
-            .collect();
-        let clear = free.iter().find(|area| !strokes.iter().any(|of| of.overlaps(area)));
-        if let Some(&area) = clear.or(free.first()) {
-            taken.push(area);
-            placed.push((line, area.middle, text));
-        }
-    }
-    placed
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::labels::{Area, MARK};
     use super::*;
 
     /// The numbers of an element's attribute.

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
-use super::chart::{self, Chart};
+use super::chart;
+use super::frame::Chart;
 use super::page;
 use super::points::{self, Point};
 use crate::error::Result;
