@@ -12,7 +12,7 @@ use super::page;
 use super::points::{self, Point};
 use crate::error::Result;
 use crate::files::write_atomic;
-use crate::sweep::{Method, ResultRow as Row, Results, Score, Setting};
+use crate::sweep::{Method, ResultRow as Row, Results, Score, Setting, number};
 
 /// The category that the paper draws the scores of.
 const DRAWN: &str = "hazelnut";
@@ -209,7 +209,10 @@ fn curves(results: &Results) -> Vec<Figure> {
                     at: if by_speed { speed } else { s as f64 },
                     accuracy,
                     text: by_speed.then(|| s.to_string()),
-                    hover: format!("{name}, S = {s}: {accuracy:.1} %, {speed:.3} images/s"),
+                    hover: format!(
+                        "{name}, S = {s}: {accuracy:.1} %, {} images/s",
+                        number("images/s", speed)
+                    ),
                 };
                 measured.iter().map(point).collect()
             };

@@ -40,4 +40,4 @@ pub use results::{Results, Row as ResultRow};
 pub use setting::{Method, Row, Score, Setting, Sweep};
 pub use tables::{FIGURES, TABLES, figure, table};
 #[cfg(feature = "report")]
-pub(crate) use write::PROTOCOLS;
+pub(crate) use write::{PROTOCOLS, number};

@@ -96,7 +96,7 @@ impl Results {
 
     /// A value beside the paper's.
     pub(crate) fn cell(&self, row: &Row, column: &str, calibrated: bool) -> String {
-        let own = row.value(column, calibrated);
+        let own = row.value(column, calibrated).filter(|value| value.is_finite());
         let shown = own.map_or("-".into(), |value| number(column, value));
         match row.published.get(column) {
             None => shown,
@@ -194,7 +194,8 @@ impl Results {
                 for (category, of) in categories.chain([("mean", &evaluated.mean)]) {
                     let mut cells = names(row);
                     cells.extend([protocol.to_string(), category.to_string()]);
-                    let digits = |value: Option<f64>| value.map_or(String::new(), significant);
+                    let digits =
+                        |value: Option<f64>| value.map_or(String::new(), |of| significant(of, 6));
                     cells.extend(COLUMNS.map(|(_, value)| digits(value(of))));
                     let mean = category == "mean";
                     let of_mean = |column| digits(row.value(column, calibrated).filter(|_| mean));
@@ -233,21 +234,23 @@ fn names(row: &Row) -> Vec<String> {
 }
 
 /// With as many digits as are of use.
-fn number(column: &str, value: f64) -> String {
-    match column == SPEED && value >= 100.0 {
-        true => format!("{value:.0}"),
-        false => format!("{value:.1}"),
+pub(crate) fn number(column: &str, value: f64) -> String {
+    match column == SPEED {
+        true if value >= 100.0 => format!("{value:.0}"),
+        true if value < 1.0 => significant(value, 2),
+        _ => format!("{value:.1}"),
     }
 }
 
-/// Six significant digits, fewer where the rest are zeros.
-fn significant(value: f64) -> String {
-    format!("{value:.5e}").parse().map_or_else(|_| value.to_string(), |of: f64| of.to_string())
+/// At most so many significant digits, fewer where the rest are zeros.
+fn significant(value: f64, digits: usize) -> String {
+    let rounded: std::result::Result<f64, _> = format!("{value:.*e}", digits - 1).parse();
+    rounded.map_or_else(|_| value.to_string(), |of| of.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::significant;
+    use super::*;
 
     #[test]
     fn six_digits() {
@@ -261,7 +264,17 @@ mod tests {
             (f64::NAN, "NaN"),
         ];
         for (value, text) in cases {
-            assert_eq!(significant(value), text);
+            assert_eq!(significant(value, 6), text);
         }
+    }
+
+    #[test]
+    fn slow_ones_are_not_0() {
+        let speeds =
+            [(0.0123, "0.012"), (0.1, "0.1"), (0.997, "1"), (88.14, "88.1"), (123.4, "123")];
+        for (value, text) in speeds {
+            assert_eq!(number(SPEED, value), text);
+        }
+        assert_eq!(number("image AUROC", 0.04), "0.0");
     }
 }
