@@ -25,6 +25,7 @@ mod fit;
 pub mod gaussian;
 pub mod metrics;
 pub mod ops;
+mod processor;
 mod registry;
 #[cfg(feature = "report")]
 pub mod report;

@@ -22,10 +22,11 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Unavailable`], with the reason and what to do about it; [`Error::Cuda`] or
-    /// [`Error::OutOfMemory`] if a GPU fails.
+    /// [`Error::OutOfMemory`] if a GPU fails; [`Error::Argument`] if the environment variable
+    /// `INVAD_CPU` names a unit that the processor has not.
     pub fn require(self) -> Result<()> {
         match self {
-            Device::Cpu => Ok(()),
+            Device::Cpu => crate::processor::require(),
             Device::Cuda(ordinal) => crate::cuda::context(ordinal).map(drop),
         }
     }

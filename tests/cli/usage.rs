@@ -89,3 +89,12 @@ fn devices_that_are_not_there() {
     on(&mut evaluate(detector, data, out.path()));
     on(program("quickstart").arg("--out").arg(out.path()));
 }
+
+#[test]
+fn units_that_the_processor_has_not() {
+    let out = TempDir::new().unwrap();
+    let Shared { data, detector, .. } = shared();
+    let mut command = score(detector, out.path());
+    command.arg(data).args(["--device", "cpu"]).env("INVAD_CPU", "sse");
+    command.run().refused(&["INVAD_CPU", "portable", "\"sse\""]);
+}

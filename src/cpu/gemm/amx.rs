@@ -9,7 +9,6 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array;
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use super::Mat;
 use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, lanes, transpose};
@@ -22,43 +21,6 @@ const STEP: usize = 32;
 const TILE: usize = 16;
 /// Lines of one step of a panel: three parts × two tiles.
 const STEP_LINES: usize = 6 * TILE;
-
-/// Whether this processor and operating system have AMX; asks the kernel for it once.
-pub(super) fn available() -> bool {
-    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-        const XFEATURE_XTILEDATA: i64 = 18;
-        // Asked first: where these are absent, CPUID need not be there either (Miri has none).
-        let avx512 = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        if !(cfg!(target_os = "linux") && avx512) {
-            return false;
-        }
-        // SAFETY: every processor with AVX-512 has CPUID. Newer versions of Rust know that.
-        #[allow(unused_unsafe)]
-        let leaf = unsafe { __cpuid_count(7, 0) };
-        if leaf.edx & (1 << 22) == 0 || leaf.edx & (1 << 24) == 0 {
-            return false;
-        }
-        let granted: i64;
-        // SAFETY: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA) only changes what state the kernel
-        // saves for this process.
-        unsafe {
-            asm!(
-                "syscall",
-                inout("rax") 158i64 => granted,
-                in("rdi") ARCH_REQ_XCOMP_PERM,
-                in("rsi") XFEATURE_XTILEDATA,
-                out("rcx") _,
-                out("r11") _,
-            );
-        }
-        granted == 0
-    });
-    *AVAILABLE
-}
 
 #[repr(C, align(64))]
 struct TileConfig([u8; 64]);

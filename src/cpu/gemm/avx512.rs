@@ -7,11 +7,6 @@ use std::ops::Range;
 use super::Mat;
 use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Use, lanes, transpose};
 
-/// Whether this processor has AVX-512.
-pub(super) fn available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
-}
-
 /// Vectors of a panel of b.
 const VECTORS: usize = 3;
 

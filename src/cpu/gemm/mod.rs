@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use super::add::add_to;
 use super::math::{lower_tail, sigmoid};
+use crate::processor::Unit;
 
 /// A matrix read through strides, in elements.
 #[derive(Clone, Copy)]
@@ -173,6 +174,18 @@ impl Threads {
     }
 }
 
+/// Each number becomes three for AMX, which pays from so many rows and columns of b on.
+const AMX_FROM: usize = 256;
+
+/// What computes a product with a right-hand side of this shape, whatever the other's: a row of a product does not
+/// depend on how many there are.
+fn unit(rows: usize, cols: usize) -> Unit {
+    match Unit::widest() {
+        Unit::Amx if rows.min(cols) < AMX_FROM => Unit::Avx512,
+        widest => widest,
+    }
+}
+
 /// A right-hand side that is used again and again, in the layout that the product wants.
 pub(crate) enum Packed {
     #[cfg(target_arch = "x86_64")]
@@ -195,38 +208,38 @@ impl Packed {
     /// One for products of an a whose rows belong together in pairs, 2i and 2i + 1: the rounding of a
     /// row may depend on its partner.
     pub fn in_pairs(b: Mat) -> Self {
-        let mut packed = Self::empty();
         #[cfg(target_arch = "x86_64")]
-        if matches!(packed, Packed::Avx512(_)) && strassen::pays(b.rows, b.cols) {
+        if unit(b.rows, b.cols) == Unit::Avx512 && strassen::pays(b.rows, b.cols) {
             return Packed::Strassen(strassen::Packed::new(b));
         }
-        packed.set(b, Threads::All);
-        packed
+        Self::new(b)
     }
 
     /// One that is still to be [`set`](Packed::set).
     pub fn empty() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if amx::available() {
-            return Packed::Amx(Default::default());
-        }
-        #[cfg(target_arch = "x86_64")]
-        if avx512::available() {
-            return Packed::Avx512(Default::default());
-        }
         Packed::Plain { data: Vec::new(), rows: 0, cols: 0 }
     }
 
-    /// Packs another matrix, in the memory that is there if it is large enough.
+    /// Packs another matrix, in the memory that is there if it is large enough and of the same unit.
     pub fn set(&mut self, b: Mat, threads: Threads) {
-        match self {
+        match (unit(b.rows, b.cols), self) {
             #[cfg(target_arch = "x86_64")]
-            Packed::Amx(packed) => packed.set(b, threads),
+            (Unit::Amx, Packed::Amx(packed)) => packed.set(b, threads),
             #[cfg(target_arch = "x86_64")]
-            Packed::Avx512(packed) => packed.set(b, threads),
+            (Unit::Amx, other) => {
+                let mut packed = blocked::Packed::default();
+                packed.set(b, threads);
+                *other = Packed::Amx(packed);
+            }
             #[cfg(target_arch = "x86_64")]
-            Packed::Strassen(_) => *self = Packed::in_pairs(b),
-            Packed::Plain { data, rows, cols } => {
+            (Unit::Avx512, Packed::Avx512(packed)) => packed.set(b, threads),
+            #[cfg(target_arch = "x86_64")]
+            (Unit::Avx512, other) => {
+                let mut packed = blocked::Packed::default();
+                packed.set(b, threads);
+                *other = Packed::Avx512(packed);
+            }
+            (_, Packed::Plain { data, rows, cols }) => {
                 (*rows, *cols) = (b.rows, b.cols);
                 let at = |i| b.data[i / b.cols * b.row_stride + i % b.cols * b.col_stride];
                 data.clear();
@@ -236,6 +249,8 @@ impl Packed {
                     Threads::All => data.par_extend(all.into_par_iter().map(at)),
                 }
             }
+            #[cfg(target_arch = "x86_64")]
+            (Unit::Portable, _) => unreachable!("with this unit all are plain"),
         }
     }
 }
@@ -316,13 +331,13 @@ pub(crate) fn gemm<'a>(
         // Packing costs about as much as 32 rows of a product.
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the unit is available.
-        Rhs::Mat(b) if m.min(n) >= 32 && amx::available() => unsafe {
+        Rhs::Mat(b) if m.min(n) >= 32 && unit(k, n) == Unit::Amx => unsafe {
             let b = blocked::Rhs::<amx::Tiles>::Mat(b);
             blocked::gemm(a, b, out, out_stride, epilogue, threads);
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the unit is available.
-        Rhs::Mat(b) if m.min(n) >= 32 && avx512::available() => unsafe {
+        Rhs::Mat(b) if m.min(n) >= 32 && unit(k, n) == Unit::Avx512 => unsafe {
             let b = blocked::Rhs::<avx512::Registers>::Mat(b);
             blocked::gemm(a, b, out, out_stride, epilogue, threads);
         },

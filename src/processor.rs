@@ -1,0 +1,128 @@
+//! The units of the host's processor that matrix products are written for.
+
+use std::env;
+use std::sync::LazyLock;
+
+use crate::error::{Error, Result};
+
+/// The units, from the widest on, by the names that the variable takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Unit {
+    /// Intel's tiles of bf16.
+    Amx,
+    /// 512-bit vectors.
+    Avx512,
+    /// What the crate `gemm` finds.
+    Portable,
+}
+
+/// The widest unit that is used, in place of the widest that there is.
+const VARIABLE: &str = "INVAD_CPU";
+const NAMES: [(&str, Unit); 3] =
+    [("amx", Unit::Amx), ("avx512", Unit::Avx512), ("portable", Unit::Portable)];
+
+impl Unit {
+    /// The widest in use, for the whole life of the process.
+    pub fn widest() -> Self {
+        static WIDEST: LazyLock<Unit> = LazyLock::new(|| {
+            let asked = choose(asked().as_deref());
+            asked.or_else(|_| choose(None)).unwrap_or(Unit::Portable)
+        });
+        *WIDEST
+    }
+
+    fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Unit::Amx => has_amx(),
+            #[cfg(target_arch = "x86_64")]
+            Unit::Avx512 => has_avx512(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Unit::Amx | Unit::Avx512 => false,
+            Unit::Portable => true,
+        }
+    }
+}
+
+/// Whether the unit that the variable asks for can be had; [`Unit::widest`] passes over one that cannot.
+///
+/// # Errors
+/// [`Error::Argument`] if it cannot.
+pub(crate) fn require() -> Result<()> {
+    choose(asked().as_deref()).map(drop)
+}
+
+fn asked() -> Option<String> {
+    env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// The one of a name, or the widest that there is.
+fn choose(name: Option<&str>) -> Result<Unit> {
+    let available = || NAMES.iter().filter(|(_, unit)| unit.available());
+    let found = available().find(|(of, _)| name.is_none_or(|name| name == *of));
+    found.map(|(_, unit)| *unit).ok_or_else(|| {
+        let names: Vec<_> = available().map(|(name, _)| *name).collect();
+        let expected = format!("one that this processor has: {}", names.join(", "));
+        Error::argument("Device::require", VARIABLE, expected, name.unwrap_or_default())
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
+}
+
+/// Whether this processor and operating system have AMX; asks the kernel for it once.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    use std::arch::asm;
+    use std::arch::x86_64::__cpuid_count;
+
+    static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
+        const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+        const XFEATURE_XTILEDATA: i64 = 18;
+        // Asked first: where these are absent, CPUID need not be there either (Miri has none).
+        let avx512 = has_avx512()
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512bf16");
+        if !(cfg!(target_os = "linux") && avx512) {
+            return false;
+        }
+        // SAFETY: every processor with AVX-512 has CPUID. Newer versions of Rust know that.
+        #[allow(unused_unsafe)]
+        let leaf = unsafe { __cpuid_count(7, 0) };
+        if leaf.edx & (1 << 22) == 0 || leaf.edx & (1 << 24) == 0 {
+            return false;
+        }
+        let granted: i64;
+        // SAFETY: arch_prctl(ARCH_REQ_XCOMP_PERM, XTILEDATA) only changes what state the kernel
+        // saves for this process.
+        unsafe {
+            asm!(
+                "syscall",
+                inout("rax") 158i64 => granted,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                out("rcx") _,
+                out("r11") _,
+            );
+        }
+        granted == 0
+    });
+    *AVAILABLE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_chosen_by_name() {
+        assert_eq!(choose(Some("portable")).unwrap(), Unit::Portable);
+        assert!(choose(None).unwrap().available());
+        for wrong in ["", "AMX", "sse"] {
+            let error = choose(Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains(VARIABLE) && error.contains("portable"), "{error}");
+        }
+    }
+}
