@@ -54,7 +54,7 @@ fn page(results: &Results, curves: &[Chart], histograms: &[Chart]) -> Markup {
         section aria-labelledby="metrics" {
             h2 id="metrics" { "Results" }
             p { "In percent, the mean over categories. A dash stands where nothing was measured." }
-            @if let Some(note) = results.note() { p { (note) } }
+            @for note in results.notes.iter().chain(&results.note()) { p { (note) } }
             @for (calibrated, title) in crate::sweep::PROTOCOLS {
                 @let rows = results.shown(calibrated);
                 @if !rows.is_empty() {

@@ -39,7 +39,7 @@ impl Results {
         for (name, value) in &self.facts {
             writeln!(text, "- {name}: {value}").expect("a string grows");
         }
-        if let Some(note) = self.note() {
+        for note in self.notes.iter().chain(&self.note()) {
             writeln!(text, "\n{note}").expect("a string grows");
         }
         let varying = self.varying();
