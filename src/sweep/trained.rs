@@ -25,6 +25,9 @@ pub(super) fn trained(
     match kept(&detector, &settings, &of.key, &of.dataset)? {
         Ok(Some(kept)) => {
             observe(Event::Reused(&detector)).go_on()?;
+            for left_out in &kept.1 {
+                observe(Event::Unreadable(&left_out.error(&of.dataset))).go_on()?;
+            }
             return Ok(kept);
         }
         Ok(None) => {}
