@@ -31,7 +31,7 @@ pub struct Results {
     pub comparable: bool,
     /// Columns that matter most, see [`Row::value`].
     pub columns: Vec<String>,
-    /// The rows.
+    /// The rows; where the sweep was stopped, those that show something.
     pub rows: Vec<Row>,
     /// Whether to draw the scores of good and defective images.
     pub histograms: bool,
@@ -153,6 +153,9 @@ impl Results {
                 scores: part.scores,
             }
         });
+        // Those that were not reached say nothing.
+        let whole = measured.done == measured.total;
+        let rows = rows.filter(|row| whole || row.setting.is_some() || !row.published.is_empty());
         let tests = dataset.categories().iter().map(|category| category.test().len());
         let facts = [
             ("Data", dataset.root().display().to_string()),

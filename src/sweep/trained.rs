@@ -31,7 +31,10 @@ pub(super) fn trained(
             return Ok(kept);
         }
         Ok(None) => {}
-        Err(reason) => observe(Event::Discarded { path: &detector, reason: &reason }).go_on()?,
+        Err(reason) => {
+            observe(Event::Discarded { path: &detector, reason: &reason }).go_on()?;
+            fs::remove_file(&detector).map_err(|e| Error::io(&detector, e))?;
+        }
     }
     observe(training).go_on()?;
     fs::create_dir_all(&of.folder).map_err(|e| Error::io(&of.folder, e))?;

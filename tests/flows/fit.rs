@@ -125,10 +125,7 @@ fn kind(event: &Event) -> &'static str {
         Event::Plan { .. } => "plan",
         Event::Step { .. } => "step",
         Event::Calibration { done, total } if done == total => "calibrated",
-        // Where synthetic defects are judged, some images at once.
-        Event::Calibration { done, total } if *done > total / 4 => "judging",
         Event::Calibration { .. } => "calibration",
-        Event::Comparison { done, total } if done == total => "comparison's end",
         Event::Comparison { .. } => "comparison",
         Event::Compared(_) => "compared",
         other => panic!("{other:?}"),
@@ -168,10 +165,8 @@ fn a_stop_at_any_event_goes_on_to_the_same_detector() {
         ("warning", 1),
         ("plan", 1),
         ("calibration", 6),
-        ("judging", 6),
         ("calibrated", 6),
         ("comparison", 6),
-        ("comparison's end", 6),
     ];
     let mut done = 0;
     for (at, steps) in stops {

@@ -486,7 +486,7 @@ fn what_is_damaged_is_made_again() {
     fs::remove_file(&measurement).unwrap();
     fs::remove_file(&detector).unwrap();
     let state = folder.join("training.safetensors");
-    for cut in [0, 100, 10_000] {
+    for cut in [0, 10_000] {
         let (swept, _) = run(&sweep, data.path(), &options(out.path()), |seen| seen.steps == 2);
         assert!(matches!(swept.unwrap(), Swept::Stopped(_)));
         let bytes = fs::read(&state).unwrap();
@@ -625,31 +625,24 @@ fn a_stop_at_any_event_goes_on_to_the_same_results() {
     for name in ["dots/test/good/1.png", "dots/train/good/2.png", "dots/train/good/3.png"] {
         fs::write(data.path().join(name), "this is no image").unwrap();
     }
-    let sweep = axes().evaluations(vec![1, 2]).scores(vec![Score::Own, Score::Sum]).sweep();
+    let sweep = axes().evaluations(vec![2]).scores(vec![Score::Own, Score::Sum]).sweep();
     let dataset = Dataset::open(data.path(), &[]).unwrap();
-    // Two detectors and three measurements, one of them of a reconstruction.
+    // A detector that is trained around three evaluations, an inversion by two, and a reconstruction.
     let stops = [
         ("warning", 0),
         ("training", 0),
-        ("few images", 0),
         ("features", 0),
-        ("unreadable to train on", 0),
-        ("plan", 0),
         ("step", 0),
-        ("calibration", 0),
         ("calibrated", 0),
         ("measuring", 0),
         ("reused", 0),
+        // By two.
+        ("calibration", 0),
         ("unreadable", 0),
         ("timing", 0),
         ("measured", 1),
-        ("step", 1),
-        // Of a detector that is trained around three evaluations, for two.
+        // Of the reconstruction.
         ("measuring", 1),
-        ("reused", 1),
-        ("calibration", 1),
-        ("calibrated", 1),
-        ("unreadable", 0),
         ("timing", 1),
     ];
     for (at, done) in stops {
@@ -676,23 +669,19 @@ fn a_stop_at_any_event_goes_on_to_the_same_results() {
     assert!(matches!(swept.unwrap(), Swept::Stopped(_)));
     fs::write(&measurement, bytes).unwrap();
     let (results, seen) = whole(&sweep, data.path(), out.path());
-    assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 3));
+    assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 2));
     // To stop at the last is to finish.
     let (again, _) =
-        done(run(&sweep, data.path(), &options(out.path()), |seen| seen.measured == 3));
+        done(run(&sweep, data.path(), &options(out.path()), |seen| seen.measured == 2));
     assert_eq!(again, results);
 
     let straight = tempdir().unwrap();
     let (expected, _) = whole(&sweep, data.path(), straight.path());
     assert_eq!(settled(results), settled(expected));
-    let detectors = |out: &TempDir| {
-        let folders = fs::read_dir(out.path().join("detectors")).unwrap();
-        let mut all: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
-        all.sort();
-        let read = |folder: PathBuf| fs::read(folder.join("detector.safetensors")).unwrap();
-        all.into_iter().map(read).collect::<Vec<_>>()
+    let detector = |out: &TempDir| {
+        fs::read(only(out.path().join("detectors")).join("detector.safetensors")).unwrap()
     };
-    assert!(detectors(&out).len() == 2 && detectors(&out) == detectors(&straight));
+    assert!(detector(&out) == detector(&straight));
 }
 
 /// A row that has some categories says so.
