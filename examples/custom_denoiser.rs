@@ -62,7 +62,10 @@ fn train_elsewhere(dataset: &Dataset, options: &Options, file: &Path) -> Result<
     let backbone = Loaded::new(backbones::named("efficientnet-lite0")?, Device::Cpu)?;
     let good = dataset.categories().iter().flat_map(|of| of.good());
     let good: Vec<_> = good.map(|sample| sample.path.clone()).collect();
-    let features = extract_features(&backbone, &good, |e| log::warn!("{e}"), || ())?;
+    let features = extract_features(&backbone, &good, |_, read| {
+        read.unwrap_or_else(|e| log::warn!("{e}"));
+        Ok(())
+    })?;
     let network = cells(backbone.spec().features())?;
     let config = TrainingConfig {
         denoiser: network.id(),

@@ -62,10 +62,10 @@ Examples:
 
 Exit codes:
   0    all test images are evaluated
-  1    failure
+  1    failure; also of an experiment that is done but for the rows of a backbone whose weights cannot be had
   2    wrong usage
   4    an image or mask could not be used; the metrics are those of the others
-  130  stopped by Ctrl-C; nothing but overlays is written, and of an experiment what is done")]
+  130  stopped by Ctrl-C; nothing but overlays is written, and of an experiment the results of what is done")]
 struct Options {
     /// Detector file, as `train` and `quickstart` write it, or a folder of CATEGORY/detector.safetensors
     #[arg(long, value_name = "FILE", required_unless_present = "experiment")]

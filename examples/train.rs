@@ -255,12 +255,8 @@ fn train_one(
     let mut logged = Ok(());
     let observe = |event: Event| {
         progress.show(&event);
-        match event {
-            Event::Step { report, .. } => logged = log.write(&report),
-            Event::Features { .. } if interrupted() => {
-                common::stop_now("stopped while computing features; no step was taken");
-            }
-            _ => {}
+        if let Event::Step { report, .. } = event {
+            logged = log.write(&report);
         }
         if interrupted() || logged.is_err() { Control::Stop } else { Control::Continue }
     };
@@ -271,6 +267,10 @@ fn train_one(
     progress.finish();
     logged?;
     match fitted? {
+        Fitted::Stopped(0) => {
+            say("stopped before the first step; the same command begins again");
+            Ok(ExitCode::from(common::INTERRUPTED))
+        }
         Fitted::Stopped(steps) => {
             say(format!(
                 "stopped after {steps} steps; the same command with --resume goes on from {}",

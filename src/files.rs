@@ -1,6 +1,6 @@
 //! Files that are either complete or not there, and folders that one process writes in.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -134,14 +134,28 @@ impl FolderLock {
     /// Removes what processes that were killed left of writing the file `name`, which no other
     /// process writes now.
     pub fn remove_leftovers(&self, name: &str) {
-        let prefix = temporary_prefix(Path::new(name));
-        let Ok(entries) = self.folder.read_dir() else { return };
-        for entry in entries.flatten() {
-            let found = entry.file_name();
-            let found = found.as_encoded_bytes();
-            if found.starts_with(prefix.as_encoded_bytes()) && found.ends_with(SUFFIX.as_bytes()) {
-                fs::remove_file(entry.path()).ok();
-            }
+        remove_temporary(&self.folder, &temporary_prefix(Path::new(name)));
+    }
+
+    /// The same of all files in the folder `below` whose names begin like this.
+    pub(crate) fn remove_leftovers_below(&self, below: impl AsRef<Path>, names: &str) {
+        remove_temporary(&self.folder.join(below), format!(".{names}").as_ref());
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
+
+/// Removes temporary files whose names begin like this.
+fn remove_temporary(folder: &Path, prefix: &OsStr) {
+    let Ok(entries) = folder.read_dir() else { return };
+    for entry in entries.flatten() {
+        let found = entry.file_name();
+        let found = found.as_encoded_bytes();
+        if found.starts_with(prefix.as_encoded_bytes()) && found.ends_with(SUFFIX.as_bytes()) {
+            fs::remove_file(entry.path()).ok();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use invad::backbones::{self, EfficientNet, VitConfig};
+use invad::backbones;
 use invad::detect::{ScoreKind, ScoreOptions, Threshold};
 use invad::{Detector, Device, Result};
 
@@ -43,9 +43,7 @@ impl Computing {
 
 /// The name of a backbone that there is; whether its weights are there shows later.
 pub fn backbone(name: &str) -> std::result::Result<String, String> {
-    let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(str::to_string);
-    let mut known = backbones::names();
-    known.extend(of_files.filter(|name| !backbones::names().contains(name)));
+    let known = backbones::known();
     match known.iter().any(|known| known == name) {
         true => Ok(name.into()),
         false => Err(format!("it should be one of {}", known.join(", "))),

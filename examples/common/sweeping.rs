@@ -10,10 +10,11 @@ use invad::checkpoint::Recipe;
 use invad::data::Dataset;
 use invad::files::FolderLock;
 use invad::report::write_sweep;
-use invad::sweep::{self, Axes, Event, FIGURES, Sweep, SweepOptions, Swept, TABLES};
+use invad::sweep::{self, Axes, Event, Method, Setting, Sweep, SweepOptions, Swept};
 use invad::train::Resources;
 use invad::{Control, Device, Error, Event as FitEvent, Result, denoisers};
 
+use crate::common::options::backbone;
 use crate::common::progress::{FitProgress, Progress};
 use crate::common::{
     INTERRUPTED, UNREADABLE, catch_interrupts, create_folder, interrupted, note, say,
@@ -44,7 +45,8 @@ pub struct Experiment {
     #[command(flatten)]
     pub which: Which,
     /// Backbones [default: the experiment's; of a sweep efficientnet-lite0]
-    #[arg(long, value_name = "NAME", num_args = 1.., requires = "experiment", help_heading = "Experiments")]
+    #[arg(long, value_name = "NAME", num_args = 1.., requires = "experiment", help_heading = "Experiments",
+          value_parser = backbone)]
     backbones: Vec<String>,
     /// Denoisers [default: the experiment's; of a sweep all that are small]
     #[arg(long, value_name = "PRESET", num_args = 1.., requires = "experiment", help_heading = "Experiments",
@@ -82,7 +84,7 @@ fn part(text: &str) -> std::result::Result<f64, &'static str> {
 }
 
 impl Experiment {
-    fn sweep(&self) -> Sweep {
+    fn sweep(&self) -> Result<Sweep> {
         let Which { table, figure, .. } = self.which;
         let mut axes = if self.which.sweep { Axes::default() } else { Axes::unchanged() };
         let or = |given: &Vec<String>, of: Vec<String>| match given.is_empty() {
@@ -101,10 +103,24 @@ impl Experiment {
         if self.per_category {
             axes.per_category = if self.which.sweep { vec![false, true] } else { vec![true] };
         }
-        let of = table.and_then(|n| sweep::table(n, &axes));
-        let of = of.or_else(|| figure.and_then(|n| sweep::figure(n, &axes)));
-        debug_assert!(self.which.sweep || of.is_some(), "{TABLES:?} and {FIGURES:?}");
-        of.unwrap_or_else(|| axes.sweep())
+        if let Some(number) = table {
+            return sweep::table(number, &axes);
+        }
+        if let Some(number) = figure {
+            return sweep::figure(number, &axes);
+        }
+        let sweep = axes.sweep();
+        let inverts = |of: &&Setting| of.method == Method::Inversion;
+        if !self.noise.is_empty() && sweep.settings().iter().all(inverts) {
+            let expected = "left out, or beside --evaluations of 2 or more: one evaluation reconstructs nothing";
+            return Err(Error::argument(
+                "evaluate",
+                "--noise",
+                expected,
+                format!("{:?}", self.noise),
+            ));
+        }
+        Ok(sweep)
     }
 
     /// Runs it.
@@ -115,9 +131,10 @@ impl Experiment {
         device: Device,
         batch: usize,
     ) -> Result<ExitCode> {
-        let sweep = self.sweep();
+        let sweep = self.sweep()?;
         create_folder(out)?;
-        let _lock = FolderLock::acquire(out)?;
+        let lock = FolderLock::acquire(out)?;
+        sweep.remove_leftovers(&lock);
         catch_interrupts()?;
         let options = SweepOptions::new(out)
             .resources(Resources::from(device))
@@ -130,20 +147,34 @@ impl Experiment {
             if interrupted() { Control::Stop } else { Control::Continue }
         });
         shown.end();
-        let results = match swept? {
-            Swept::Done(results) => results,
-            Swept::Stopped => {
-                say("stopped; the same command goes on");
-                return Ok(ExitCode::from(INTERRUPTED));
-            }
+        let (results, stopped) = match swept? {
+            Swept::Done(results) => (results, false),
+            Swept::Stopped(results) => (results, true),
         };
+        let (done, total) = results.measured;
+        if stopped && done == 0 {
+            say("stopped; the same command goes on");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
         results.write(out)?;
         write_sweep(&results, out)?;
+        let page = out.join(format!("{}.html", results.name));
+        if stopped {
+            say(format!(
+                "stopped: {done} of {total} measurements are there, see {}; the same command goes on",
+                page.display()
+            ));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
         say(results.markdown());
-        say(format!("see {}", out.join(format!("{}.html", results.name)).display()));
-        Ok(match shown.unreadable {
-            0 => ExitCode::SUCCESS,
-            _ => ExitCode::from(UNREADABLE),
+        say(format!("see {}", page.display()));
+        for backbone in &shown.missing {
+            note(format!("the rows of {backbone} are empty: its weights cannot be had"));
+        }
+        Ok(match (shown.missing.len(), results.unreadable.len()) {
+            (0, 0) => ExitCode::SUCCESS,
+            (0, _) => ExitCode::from(UNREADABLE),
+            _ => ExitCode::FAILURE,
         })
     }
 }
@@ -155,7 +186,8 @@ struct Shown {
     /// What a detector learns for another number of evaluations, and what is measured.
     counted: Option<(&'static str, Progress)>,
     since: Option<Instant>,
-    unreadable: usize,
+    /// Backbones whose weights cannot be had.
+    missing: Vec<String>,
 }
 
 impl Shown {
@@ -173,7 +205,7 @@ impl Shown {
                 }
                 FitEvent::Fetched(_) => self.training.get_or_insert_default().show(event),
                 FitEvent::Calibration { done, total } => self.count("calibration", *done, *total),
-                FitEvent::Unreadable(error) => self.unreadable(error),
+                FitEvent::Unreadable(error) => log::warn!("{error}; the image is left out"),
                 _ => {}
             },
             Event::Measuring { done, total, .. } => self.count("measuring", *done, *total),
@@ -184,18 +216,18 @@ impl Shown {
                 note(format!("{done}/{total}: {setting}; {time:.1} s"));
             }
             Event::Reused(path) => note(format!("{} is there already", path.display())),
-            Event::Unreadable(error) => self.unreadable(error),
+            Event::Unreadable(error) => log::warn!("{error}; the image is left out"),
+            Event::Discarded { path, reason } => {
+                log::warn!("{}: {reason}; it is made again", path.display());
+            }
+            Event::Warning(warning) => log::warn!("{warning}"),
             Event::Missing { backbone, error } => {
                 log::warn!("{backbone} is left out: {error}");
+                self.missing.push((*backbone).into());
             }
             _ => {}
         }
         self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn unreadable(&mut self, error: &Error) {
-        self.unreadable += 1;
-        log::warn!("{error}; the image is left out");
     }
 
     fn count(&mut self, what: &'static str, done: usize, total: usize) {

@@ -145,6 +145,18 @@ pub fn convert(name: &str, weights: Weights, to: impl AsRef<Path>) -> Result<Vec
     }
 }
 
+/// The names of all backbones that there are, whether or not the weights of those that need a file are at hand.
+pub fn known() -> Vec<String> {
+    let of_files = EfficientNet::names().chain(VitConfig::NAMES).map(String::from);
+    let mut all = names();
+    for name in of_files {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
+}
+
 /// The names of all backbones that need no file, those of this crate first.
 pub fn names() -> Vec<String> {
     BACKBONES.names()

@@ -1,8 +1,6 @@
 //! The methods' scores and maps against a data set's labels and masks.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -55,7 +53,7 @@ pub fn evaluate(
         let split = divide(category, known.unwrap_or(i) as u64, detector.seed);
         let mut features = |indices: &[usize]| {
             let paths: Vec<_> = indices.iter().map(|&i| category.good()[i].path.clone()).collect();
-            extract(&backbone, &paths, &mut each)
+            extract_features(&backbone, &paths, |_, read| each(read))
         };
         let (normal, held_out) = (features(&split.train)?, features(&split.held_out)?);
         let lacks = |what: &str| {
@@ -81,30 +79,6 @@ pub fn evaluate(
         padim: Evaluated::new(padim),
         nearest_neighbour: Evaluated::new(nearest_neighbour),
     })
-}
-
-/// The features of good images.
-fn extract(
-    backbone: &Loaded,
-    paths: &[PathBuf],
-    each: &mut impl FnMut(Result<()>) -> Result<()>,
-) -> Result<Tensor> {
-    let wrong = Cell::new(Ok(()));
-    let ended = RefCell::new(Ok(()));
-    let features = extract_features(
-        backbone,
-        paths,
-        |e| wrong.set(Err(e)),
-        || {
-            let result = wrong.replace(Ok(()));
-            let mut ended = ended.borrow_mut();
-            if ended.is_ok() {
-                *ended = each(result);
-            }
-        },
-    )?;
-    ended.into_inner()?;
-    Ok(features)
 }
 
 /// What is known of a test image: its label and its mask, where there is one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::learn::Good;
 use super::synthetic::Synthetic;
-use super::{Control, Event};
+use super::{Event, Observe};
 use crate::backbones::{Loaded, Workspace};
 use crate::baselines::{Baseline, Baselines, NearestNeighbour, Padim};
 use crate::detect::ENOUGH;
@@ -41,7 +41,7 @@ impl Comparison {
         backbone: &Loaded,
         good: &[Good],
         synthetic: &[Synthetic],
-        observe: &mut dyn FnMut(Event) -> Control,
+        observe: &mut Observe,
     ) -> Result<Self> {
         let fitted = good.iter().map(|of| {
             let trained = of.trained();
@@ -55,11 +55,11 @@ impl Comparison {
         let mut done = 0;
         let mut step = |images: usize| {
             done += images;
-            observe(Event::Comparison { done, total });
+            observe(Event::Comparison { done, total })
         };
         let [mut padim, mut nearest] = [(); 2].map(|()| BTreeMap::new());
         for (trained, painted) in fitted.iter().zip(synthetic) {
-            let normal = extract_features(backbone, trained, |_| (), || step(1))?;
+            let normal = extract_features(backbone, trained, |_, _| step(1))?;
             let images = painted.images();
             let shape = backbone.spec().features().of(images.len());
             let mut features = Tensor::zeros(&shape, DType::F32, Device::Cpu)?;
@@ -67,7 +67,7 @@ impl Comparison {
             let name = &painted.category;
             padim.insert(name.clone(), judged::<Padim>(painted, &normal, &features)?);
             nearest.insert(name.clone(), judged::<NearestNeighbour>(painted, &normal, &features)?);
-            step(judged_on(painted));
+            step(judged_on(painted))?;
         }
         let images = synthetic.iter().map(|of| (of.category.clone(), of.normal.len())).collect();
         let [padim, nearest_neighbour] = [padim, nearest].map(Evaluated::new);

@@ -1,10 +1,10 @@
 //! From a trained network to a calibrated detector.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use super::synthetic::Synthetic;
-use super::{Control, Event};
+use super::{Event, Observe};
 use crate::data::Sample;
 use crate::detect::{Detector, Evaluated, PIXELS, ScoreOptions};
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ pub(super) fn learn(
     detector: &mut Detector,
     good: &[Good],
     synthetic: &[Synthetic],
-    observe: &mut dyn FnMut(Event) -> Control,
+    observe: &mut Observe,
 ) -> Result<Evaluated> {
     let recipe = &detector.config().recipe;
     let images: usize = good.iter().map(|of| of.samples.len()).sum();
@@ -63,14 +63,18 @@ pub(super) fn learn(
     let (mut done, total) = (0, tried * (images + judged) + images);
     let mut step = |count: usize, unreadable: Option<Error>| {
         if let Some(e) = unreadable {
-            observe(Event::Unreadable(&e));
+            observe(Event::Unreadable(&e))?;
         }
         done += count;
-        observe(Event::Calibration { done, total });
+        observe(Event::Calibration { done, total })
     };
     if tried == 0 {
         set(detector, timesteps[0])?;
-        learn_together(detector, good, || step(1, None))?;
+        // Those trained on are known.
+        let held_out: HashSet<PathBuf> = good.iter().flat_map(Good::held_out).collect();
+        learn_together(detector, good, |sample, read| {
+            step(1, read.err().filter(|_| held_out.contains(&sample.path)))
+        })?;
         return Ok(Evaluated::new(BTreeMap::new()));
     }
     let mut best: Option<(f64, Option<usize>, Evaluated)> = None;
@@ -88,7 +92,7 @@ pub(super) fn learn(
     }
     let (_, timestep, told) = best.expect("there is a timestep");
     set(detector, timestep)?;
-    learn_together(detector, good, || step(1, None))?;
+    learn_together(detector, good, |_, _| step(1, None))?;
     Ok(told)
 }
 
@@ -97,41 +101,32 @@ fn set(detector: &mut Detector, timestep: Option<usize>) -> Result<()> {
 }
 
 /// Has a detector learn from images trained on, and calibrates it with those held out. `each` gets every file
-/// with what is wrong with a held-out one; others are known.
+/// with what is wrong with a held-out one (others are known), and may end the learning.
 fn learn_apart(
     detector: &mut Detector,
     good: &[Good],
-    mut each: impl FnMut(Result<()>),
+    mut each: impl FnMut(Result<()>) -> Result<()>,
 ) -> Result<()> {
     let trained: Vec<_> = good.iter().map(|of| (of.category.to_string(), of.trained())).collect();
-    let stats = detector.learn_prior(&trained, |_, _| {
-        each(Ok(()));
-        Ok(())
-    })?;
+    let stats = detector.learn_prior(&trained, |_, _| each(Ok(())))?;
     for (of, stats) in good.iter().zip(stats) {
         let (category, held_out) = (of.category, of.held_out());
         let stats = stats.into_iter().flatten().collect();
-        detector.calibrate_files(category, &held_out, stats, |_, read| {
-            each(read);
-            Ok(())
-        })?;
+        detector.calibrate_files(category, &held_out, stats, |_, read| each(read))?;
     }
     Ok(())
 }
 
 /// Has a detector learn from all images, and calibrates it with those that the network was not trained on,
-/// each held against others.
+/// each held against others. `each` gets every image, with what is wrong with it, and may end the learning.
 pub(super) fn learn_together(
     detector: &mut Detector,
     good: &[Good],
-    mut each: impl FnMut(),
+    each: impl FnMut(&Sample, Result<()>) -> Result<()>,
 ) -> Result<()> {
     let all: Vec<_> =
         good.iter().map(|of| (of.category.to_string(), of.samples.to_vec())).collect();
-    let stats = detector.learn_prior(&all, |_, _| {
-        each();
-        Ok(())
-    })?;
+    let stats = detector.learn_prior(&all, each)?;
     for (of, stats) in good.iter().zip(stats) {
         let of_those = |indices: &[usize]| indices.iter().filter_map(|&i| stats[i]).collect();
         let [held_out, trained] = [&of.split.held_out, &of.split.train].map(|i| of_those(i));
@@ -141,11 +136,11 @@ pub(super) fn learn_together(
 }
 
 /// The mean score of synthetic defects, and how well they are told from the images without. `each` gets how
-/// many images are judged.
+/// many images are judged, and may end it.
 fn judge(
     detector: &Detector,
     synthetic: &[Synthetic],
-    mut each: impl FnMut(usize),
+    mut each: impl FnMut(usize) -> Result<()>,
 ) -> Result<(f64, Evaluated)> {
     let (mut sum, mut count) = (0.0, 0);
     let evaluated = synthetic.iter().map(|of| {
@@ -156,7 +151,7 @@ fn judge(
                 scores.push(scored.score);
                 maps.push(scored.map.resize(PIXELS, PIXELS)?);
             }
-            each(images.len());
+            each(images.len())?;
         }
         let painted = &scores[of.normal.len()..];
         sum += painted.iter().sum::<f64>();

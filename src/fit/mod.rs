@@ -1,15 +1,15 @@
 //! From a folder of good images to a calibrated detector.
 
 mod compare;
+mod control;
 mod learn;
 mod synthetic;
 
-use std::cell::Cell;
 use std::path::PathBuf;
 
 use crate::backbones::{self, Loaded};
 use crate::checkpoint::{Recipe, TrainingConfig, TrainingState};
-use crate::data::{Dataset, load_image};
+use crate::data::{Category, Dataset, load_image};
 use crate::denoisers::{self, Recompute, Use};
 use crate::detect::Detector;
 use crate::device::Plan;
@@ -19,6 +19,8 @@ use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
 use crate::weights::Fetched;
 
 pub use compare::Comparison;
+pub use control::Control;
+pub(crate) use control::is_stop;
 use learn::{Good, learn, learn_together};
 use synthetic::Synthetic;
 
@@ -130,21 +132,15 @@ pub enum Event<'a> {
     Warning(&'a str),
 }
 
-/// Whether to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Go on.
-    Continue,
-    /// Stop after this step; the state is saved.
-    Stop,
-}
+/// Who is told of events, and ends the work with an error.
+type Observe<'a> = dyn FnMut(Event) -> Result<()> + 'a;
 
 /// How [`fit`] ended.
 #[derive(Debug)]
 pub enum Fitted {
     /// With a calibrated detector, on the device that it was trained on.
     Detector(Box<Detector>),
-    /// Stopped after this many steps. With [`FitOptions::state`], it can be resumed.
+    /// Stopped after this many steps. From the first one on it can be resumed, with [`FitOptions::state`].
     Stopped(u64),
 }
 
@@ -155,7 +151,9 @@ pub enum Fitted {
 /// ([`paint_defect`](crate::data::paint_defect)) choose between the recipe's
 /// [`candidates`](Recipe::candidates) where there are fewer than 100 images of a category, in the mean.
 ///
-/// `observe` gets every [`Event`], and may stop the run after a step.
+/// `observe` gets every [`Event`], and may stop the run at each until the detector is done: after a step, or a batch of
+/// images whose features are computed, that calibrate or that are compared. What was stopped after its last step is
+/// calibrated when it is resumed.
 ///
 /// ```no_run
 /// use invad::{Control, FitOptions, Fitted, data::Dataset, fit};
@@ -182,9 +180,15 @@ pub fn fit(
     options.resources.device.require()?;
     // Before the weights of a backbone are read.
     require_state(options)?;
+    let mut control = Control::Continue;
     let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
-        observe(Event::Fetched(fetched));
+        if observe(Event::Fetched(fetched)) == Control::Stop {
+            control = Control::Stop;
+        }
     })?;
+    if control == Control::Stop {
+        return Ok(Fitted::Stopped(0));
+    }
     fit_on(dataset, &Loaded::new(backbone, Device::Cpu)?, options, observe)
 }
 
@@ -198,19 +202,36 @@ pub fn fit_on(
     options: &FitOptions,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
+    let mut steps = 0;
+    let mut observe = |event: Event| observe(event).go_on();
+    match detector(dataset, backbone, options, &mut steps, &mut observe) {
+        Err(e) if is_stop(&e) => Ok(Fitted::Stopped(steps)),
+        fitted => fitted.map(|detector| Fitted::Detector(Box::new(detector))),
+    }
+}
+
+/// What [`fit_on`] returns unless it is stopped, after so many steps.
+fn detector(
+    dataset: &Dataset,
+    backbone: &Loaded,
+    options: &FitOptions,
+    done: &mut u64,
+    observe: &mut Observe,
+) -> Result<Detector> {
     options.resources.device.require()?;
     require_state(options)?;
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,
     };
+    *done = saved.as_ref().map_or(0, |state| state.step);
     let spec = backbone.spec();
     let denoiser = denoisers::preset(&options.denoiser, spec.features())?;
     let Resources { device, .. } = options.resources;
     denoiser.require(device, Use::Training, options.resources.precision_used())?;
     options.recipe.check()?;
-    let good = good_images(dataset, options.seed, &mut observe)?;
-    let features = features(dataset, backbone, &good, &mut observe)?;
+    let good = good_images(dataset, options.seed, observe)?;
+    let features = features(dataset, backbone, &good, observe)?;
     let recipe = options.recipe.clone();
     let steps = recipe.training_steps(features.shape()[0], good.len());
     let config = TrainingConfig {
@@ -225,11 +246,8 @@ pub fn fit_on(
         Some(state) => Trainer::resume(state, &config, features, options.resources)?,
         None => Trainer::new(config, features, options.resources)?,
     };
-    observe(Event::Plan { plan: trainer.plan(), recompute: trainer.recompute() });
-
-    if !train(&mut trainer, options, &mut observe)? {
-        return Ok(Fitted::Stopped(trainer.step_count()));
-    }
+    observe(Event::Plan { plan: trainer.plan(), recompute: trainer.recompute() })?;
+    train(&mut trainer, options, done, observe)?;
 
     let device = options.resources.device;
     let mut detector = Detector::on(trainer.into_checkpoint()?, backbone)?.to_device(device)?;
@@ -240,22 +258,22 @@ pub fn fit_on(
         true => good.iter().map(paint).collect::<Result<Vec<_>>>()?,
         false => Vec::new(),
     };
-    let told = learn(&mut detector, &good, &painted, &mut observe)?;
+    let told = learn(&mut detector, &good, &painted, observe)?;
+    let comparison = match options.compare {
+        true => Some(Comparison::of(told, backbone, &good, &painted, observe)?),
+        false => None,
+    };
+    // The detector is done: to stop from here on is to finish.
+    let mut say = |event: Event| observe(event).unwrap_or_default();
     // Of a category with few images it was said before the training.
     for of in good.iter().filter(|of| !of.split.few) {
-        for doubt in detector.doubts(Some(of.category)) {
-            observe(Event::Warning(&doubt));
-        }
+        detector.doubts(Some(of.category)).iter().for_each(|doubt| say(Event::Warning(doubt)));
     }
-    if !options.compare {
-        return Ok(Fitted::Detector(Box::new(detector)));
+    if let Some(comparison) = &comparison {
+        say(Event::Compared(comparison));
+        comparison.warnings().iter().for_each(|warning| say(Event::Warning(warning)));
     }
-    let comparison = Comparison::of(told, backbone, &good, &painted, &mut observe)?;
-    observe(Event::Compared(&comparison));
-    for warning in comparison.warnings() {
-        observe(Event::Warning(&warning));
-    }
-    Ok(Fitted::Detector(Box::new(detector)))
+    Ok(detector)
 }
 
 fn require_state(options: &FitOptions) -> Result<()> {
@@ -266,7 +284,8 @@ fn require_state(options: &FitOptions) -> Result<()> {
 }
 
 /// Has a detector learn from the good images of `dataset` what normal latents are like, and calibrates it, as [`fit`]
-/// does after the training: what is to follow [`Detector::set_evaluations`].
+/// does after the training: what is to follow [`Detector::set_evaluations`]. [`Control::Stop`] is returned where `observe`
+/// stopped it, after a batch of images; then it is to be done again.
 ///
 /// # Errors
 /// As [`fit`].
@@ -274,28 +293,39 @@ pub fn calibrate(
     detector: &mut Detector,
     dataset: &Dataset,
     mut observe: impl FnMut(Event) -> Control,
-) -> Result<()> {
-    let good = good_images(dataset, detector.config().seed, &mut |_| Control::Continue)?;
+) -> Result<Control> {
+    let good = good_images(dataset, detector.config().seed, &mut |_| Ok(()))?;
     let (mut done, total) = (0, good.iter().map(|of| of.samples.len()).sum());
-    learn_together(detector, &good, || {
+    let learnt = learn_together(detector, &good, |_, _| {
         done += 1;
-        observe(Event::Calibration { done, total });
-    })
+        observe(Event::Calibration { done, total }).go_on()
+    });
+    match learnt {
+        Err(e) if is_stop(&e) => Ok(Control::Stop),
+        learnt => learnt.map(|()| Control::Continue),
+    }
+}
+
+/// An error of a category that has no images to train with.
+pub(crate) fn require_good(dataset: &Dataset, category: &Category) -> Result<()> {
+    if !category.train().is_empty() {
+        return Ok(());
+    }
+    let name = &category.name;
+    let reason = format!("category `{name}` has no good images; put some in train/good");
+    Err(Error::dataset(dataset.root(), reason))
 }
 
 /// The good images of each category, some of them to be held out.
 fn good_images<'d>(
     dataset: &'d Dataset,
     seed: u64,
-    observe: &mut dyn FnMut(Event) -> Control,
+    observe: &mut Observe,
 ) -> Result<Vec<Good<'d>>> {
     let mut good = Vec::new();
     for (i, category) in dataset.categories().iter().enumerate() {
         let (name, samples) = (&category.name, category.good());
-        if category.train().is_empty() {
-            let reason = format!("category `{name}` has no good images; put some in train/good");
-            return Err(Error::dataset(dataset.root(), reason));
-        }
+        require_good(dataset, category)?;
         let split = divide(category, i as u64, seed);
         if split.few {
             let (images, what, enough) = match category.validation().len() {
@@ -304,7 +334,7 @@ fn good_images<'d>(
             };
             observe(Event::Warning(&format!(
                 "category `{name}` has {images} {what}: its threshold cannot be relied on below {enough}"
-            )));
+            )))?;
         }
         good.push(Good { category: name, samples, split });
     }
@@ -316,26 +346,22 @@ fn features(
     dataset: &Dataset,
     backbone: &Loaded,
     good: &[Good],
-    observe: &mut dyn FnMut(Event) -> Control,
+    observe: &mut Observe,
 ) -> Result<Tensor> {
     let train: Vec<_> = good.iter().flat_map(Good::trained).collect();
 
-    let (done, total) = (Cell::new(0), train.len());
+    let (mut done, total) = (0, train.len());
     let (mut unreadable, mut lost) = (Vec::new(), Vec::new());
-    let features = extract_features(
-        backbone,
-        &train,
-        |e| {
+    let features = extract_features(backbone, &train, |_, read| {
+        if let Err(e) = read {
             unreadable.push(e);
-            lost.push(done.get());
-        },
-        || {
-            done.set(done.get() + 1);
-            observe(Event::Features { done: done.get(), total });
-        },
-    )?;
+            lost.push(done);
+        }
+        done += 1;
+        observe(Event::Features { done, total })
+    })?;
     for e in &unreadable {
-        observe(Event::Unreadable(e));
+        observe(Event::Unreadable(e))?;
     }
     if features.is_empty() {
         return Err(Error::dataset(dataset.root(), "none of the images to train on can be read"));
@@ -360,12 +386,13 @@ fn features(
     Ok(features)
 }
 
-/// Trains to the end; false if it was stopped before.
+/// Trains to the end, and has the state saved wherever it ends. `done` are the steps until then.
 fn train(
     trainer: &mut Trainer,
     options: &FitOptions,
-    observe: &mut dyn FnMut(Event) -> Control,
-) -> Result<bool> {
+    done: &mut u64,
+    observe: &mut Observe,
+) -> Result<()> {
     let save = |trainer: &Trainer| match &options.state {
         Some(path) => trainer.state().save(path),
         None => Ok(()),
@@ -379,14 +406,12 @@ fn train(
                 return Err(e);
             }
         };
-        let control = observe(Event::Step { report, total });
-        if control == Control::Stop && !trainer.is_done() {
-            save(trainer)?;
-            return Ok(false);
-        }
-        if report.step.is_multiple_of(options.save_every) || trainer.is_done() {
+        *done = report.step;
+        let told = observe(Event::Step { report, total });
+        if told.is_err() || report.step.is_multiple_of(options.save_every) || trainer.is_done() {
             save(trainer)?;
         }
+        told?;
     }
-    Ok(true)
+    Ok(())
 }

@@ -65,7 +65,7 @@ fn page(results: &Results, curves: &[Figure], histograms: &[Figure]) -> Markup {
     let content = html! {
         section aria-labelledby="metrics" {
             h2 id="metrics" { "Results" }
-            @for note in results.notes() { p { (note) } }
+            @for note in results.paragraphs() { p { (note) } }
             @for (calibrated, title) in crate::sweep::PROTOCOLS {
                 @let rows = results.shown(calibrated);
                 @if !rows.is_empty() {

@@ -65,16 +65,30 @@ impl Axes {
         }
     }
 
-    /// The rows, those of one training beside each other.
+    /// The same with what a list has twice once, where it stands first.
+    pub(super) fn distinct(&self) -> Self {
+        Self {
+            backbones: distinct(&self.backbones),
+            denoisers: distinct(&self.denoisers),
+            recipes: distinct(&self.recipes),
+            evaluations: distinct(&self.evaluations),
+            noise: distinct(&self.noise),
+            per_category: distinct(&self.per_category),
+            scores: distinct(&self.scores),
+        }
+    }
+
+    /// The rows, each once, those of one training beside each other.
     pub fn sweep(&self) -> Sweep {
+        let axes = self.distinct();
         let mut rows = Vec::new();
-        for setting in self.trained() {
-            for &evaluations in &self.evaluations {
+        for setting in axes.trained() {
+            for &evaluations in &axes.evaluations {
                 let inversion = Setting { evaluations, ..setting.clone() };
-                rows.extend(self.scores.iter().map(|&score| row(inversion.clone(), score)));
+                rows.extend(axes.scores.iter().map(|&score| row(inversion.clone(), score)));
             }
-            for &evaluations in &self.evaluations {
-                for noise_step in noise_steps(evaluations, &self.noise) {
+            for &evaluations in &axes.evaluations {
+                for noise_step in noise_steps(evaluations, &axes.noise) {
                     let method = Method::Reconstruction { noise_step };
                     let setting = Setting { evaluations, method, ..setting.clone() };
                     rows.push(row(setting, Score::Error));
@@ -113,6 +127,11 @@ impl Axes {
         }
         all
     }
+}
+
+fn distinct<T: Clone + PartialEq>(list: &[T]) -> Vec<T> {
+    let first = list.iter().enumerate().filter(|(i, of)| !list[..*i].contains(of));
+    first.map(|(_, of)| of.clone()).collect()
 }
 
 fn row(setting: Setting, score: Score) -> Row {

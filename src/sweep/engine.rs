@@ -1,25 +1,22 @@
 //! Trains and measures what a sweep lacks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::kept::{
-    MeasurementKey, TrainingKey, detector_folder, measurement_file, read_measurement,
-    write_measurement,
-};
-use super::measure::{self, Measurement};
-use super::reconstruct::Reconstruction;
+use super::kept::{FOLDERS, read_measurement, write_measurement};
+use super::measure::Measurement;
+use super::measuring::Measuring;
+use super::plan::{self, Detecting};
 use super::results::Results;
-use super::setting::{Method, Setting, Sweep};
-use crate::backbones::{self, Loaded, Remembered};
-use crate::checkpoint::Checkpoint;
+use super::setting::{Setting, Sweep};
+use super::trained::trained;
+use crate::backbones::{self, Backbone, Loaded, Remembered};
 use crate::data::Dataset;
-use crate::denoisers;
 use crate::detect::Detector;
 use crate::error::{Error, Result};
-use crate::fit::{self, Control, FitOptions, Fitted, calibrate, fit_on};
+use crate::fit::{self, Control, is_stop};
 use crate::tensor::Device;
 use crate::train::Resources;
 
@@ -101,9 +98,24 @@ pub enum Event<'a> {
         /// All of them.
         total: usize,
     },
-    /// An image cannot be read and is left out.
+    /// How many images a second there are is taken, a batch after another.
+    Timing {
+        /// Of what.
+        setting: &'a Setting,
+    },
+    /// An image cannot be read and is left out, now or when what is kept was measured. It is said once. Where a training
+    /// leaves one out, that is an event of [`Event::Fit`].
     Unreadable(&'a Error),
-    /// The weights of a backbone cannot be had; its rows stay empty.
+    /// What is kept cannot be used, and is made again.
+    Discarded {
+        /// A detector, the state of a training or a measurement.
+        path: &'a Path,
+        /// Why.
+        reason: &'a str,
+    },
+    /// Something the user should know.
+    Warning(&'a str),
+    /// The weights of a backbone cannot be had; its rows stay empty, and [`Results::notes`] says so.
     Missing {
         /// The backbone.
         backbone: &'a str,
@@ -117,355 +129,191 @@ pub enum Event<'a> {
 pub enum Swept {
     /// With all that could be measured.
     Done(Box<Results>),
-    /// Stopped by the observer; the same call goes on.
-    Stopped,
+    /// Stopped by the observer, with what is measured so far; the same call goes on.
+    Stopped(Box<Results>),
 }
 
-/// A detector of a sweep, and what is measured with it.
-struct Detecting<'s> {
-    key: TrainingKey,
-    folder: PathBuf,
-    /// One of those below.
-    setting: &'s Setting,
-    /// All categories, or the one that has it.
-    dataset: Dataset,
-    category: Option<String>,
-    measurements: Vec<(&'s Setting, MeasurementKey, PathBuf)>,
+/// What is measured of a sweep.
+#[derive(Default)]
+pub(super) struct Measured {
+    pub all: BTreeMap<Setting, Vec<Measurement>>,
+    /// Measurements that are there, and all of them.
+    pub done: usize,
+    pub total: usize,
+    /// The backbones whose weights cannot be had, and why.
+    pub missing: Vec<(String, String)>,
+}
+
+impl Measured {
+    fn add(
+        &mut self,
+        setting: &Setting,
+        measurement: Measurement,
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<()> {
+        self.all.entry(setting.clone()).or_default().push(measurement);
+        self.done += 1;
+        let (done, total) = (self.done, self.total);
+        let control = observe(Event::Measured { setting, done, total });
+        // To stop after the last is to finish.
+        if done < total { control.go_on() } else { Ok(()) }
+    }
 }
 
 /// Runs a sweep on a data set. What is in the folder from before is used where everything that decides it is the same:
-/// data, backbone, denoiser, recipe, steps and seed.
+/// data, backbone, denoiser, recipe, steps and seed. What is damaged there is made again.
 ///
-/// `observe` gets every [`Event`], and may stop the run: a training after its step, with its state saved; a measurement
-/// after an image. What follows a training, and what a detector learns for another number of evaluations, is
-/// finished before.
+/// `observe` gets every [`Event`], and may stop the run at each: a training after its step, with its state saved; all
+/// that goes through images after a batch of them. Weights that are fetched come to their end before.
 ///
 /// # Errors
-/// [`Error::Argument`] of settings that there are not; [`Error::Dataset`] of a category without images to train or
-/// to test with; the first of reading weights, if there are those of no backbone; those of [`fit`](crate::fit()), of detectors, and of files.
+/// Before any work, [`Error::Argument`] of settings that there are not; [`Error::Dataset`] of a category without images to
+/// train or to test with that can be read; [`Error::File`] if a folder is in the place of a file. The first of reading
+/// weights, if there are those of no backbone; those of [`fit`](crate::fit()), of detectors, and of files.
 pub fn run(
     sweep: &Sweep,
     dataset: &Dataset,
     options: &SweepOptions,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Swept> {
+    let mut said = BTreeSet::new();
+    let mut observe = |event: Event| match &event {
+        Event::Unreadable(e) | Event::Fit(fit::Event::Unreadable(e))
+            if !said.insert(e.to_string()) =>
+        {
+            Control::Continue
+        }
+        _ => observe(event),
+    };
+    options.resources.device.require()?;
     let settings = sweep.settings();
-    let device = options.resources.device;
-    device.require()?;
-    for setting in &settings {
-        setting.check()?;
-    }
-    for folder in ["detectors", "measurements"] {
+    plan::check(&settings)?;
+    let doubts = plan::check_data(dataset)?;
+    for folder in FOLDERS {
         let folder = options.out.join(folder);
         fs::create_dir_all(&folder).map_err(|e| Error::io(folder, e))?;
     }
-    let mut names: Vec<&str> = settings.iter().map(|of| of.backbone.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut found: BTreeMap<&str, _> = BTreeMap::new();
-    let mut missing = None;
-    for name in names {
-        let mut fetched = |fetched| {
-            observe(Event::Fit(fit::Event::Fetched(fetched)));
-        };
-        match backbones::named_with(name, &mut fetched) {
-            Ok(backbone) => {
-                found.insert(name, backbone);
-            }
-            Err(error) => {
-                observe(Event::Missing { backbone: name, error: &error });
-                missing.get_or_insert(error);
-            }
+    let mut measured = Measured::default();
+    let mut ended = doubts.iter().try_for_each(|doubt| observe(Event::Warning(doubt)).go_on());
+    if ended.is_ok() {
+        ended = all(&settings, dataset, options, &mut measured, &mut observe);
+    }
+    let stopped = match ended {
+        Err(e) if !is_stop(&e) => return Err(e),
+        ended => ended.is_err(),
+    };
+    let results = Box::new(Results::new(sweep, dataset, options, &measured));
+    Ok(if stopped { Swept::Stopped(results) } else { Swept::Done(results) })
+}
+
+/// Measures all settings.
+fn all(
+    settings: &[&Setting],
+    dataset: &Dataset,
+    options: &SweepOptions,
+    measured: &mut Measured,
+    observe: &mut dyn FnMut(Event) -> Control,
+) -> Result<()> {
+    let found = backbones(settings, measured, observe)?;
+    let mut plan: Vec<Detecting> = Vec::new();
+    for setting in settings {
+        if let Some(backbone) = found.get(setting.backbone.as_str()) {
+            plan::add(&mut plan, setting, backbone.spec(), dataset, options)?;
         }
     }
-    if let (true, Some(error)) = (found.is_empty(), missing) {
-        return Err(error);
+    measured.total = plan.iter().map(|of| of.measurements.len()).sum();
+    for of in &mut plan {
+        of.refuse_folders()?;
+        of.measurements = kept(of, dataset, measured, observe)?;
     }
-    let mut plan = Vec::new();
-    for setting in settings.into_iter().filter(|of| found.contains_key(of.backbone.as_str())) {
-        let spec = found[setting.backbone.as_str()].spec();
-        add(&mut plan, setting, spec, dataset, options)?;
-    }
-    let total: usize = plan.iter().map(|of| of.measurements.len()).sum();
-    let detectors = plan.len();
-    let mut done = 0;
-    let mut all: BTreeMap<&Setting, Vec<Measurement>> = BTreeMap::new();
     // One backbone at a time, in the order of the rows.
     let mut loaded: Option<(&str, Remembered, Loaded)> = None;
-    for (i, of) in plan.iter().enumerate() {
-        let mut lacking = Vec::new();
-        for (setting, key, file) in &of.measurements {
-            match read_measurement(file, key)? {
-                Some(measurement) => {
-                    all.entry(setting).or_default().push(measurement);
-                    done += 1;
-                    observe(Event::Measured { setting, done, total });
-                }
-                None => lacking.push((*setting, key, file)),
-            }
-        }
-        if lacking.is_empty() {
-            continue;
-        }
+    for (i, of) in plan.iter().enumerate().filter(|(_, of)| !of.measurements.is_empty()) {
         let name = of.setting.backbone.as_str();
         if loaded.as_ref().is_none_or(|(of, ..)| *of != name) {
             let remembered = Remembered::new(found[name].clone(), options.memory);
-            let on_cpu = Loaded::new(std::sync::Arc::new(remembered.clone()), Device::Cpu)?;
+            let on_cpu = Loaded::new(Arc::new(remembered.clone()), Device::Cpu)?;
             loaded = Some((name, remembered, on_cpu));
         }
         let Some((_, remembered, backbone)) = &loaded else {
             unreachable!("it was just put there")
         };
         let (setting, category) = (of.setting, of.category.as_deref());
-        let training = Event::Training { setting, category, number: i + 1, total: detectors };
-        let Some(checkpoint) = trained(of, backbone, options, training, &mut observe)? else {
-            return Ok(Swept::Stopped);
-        };
-        let detector = Detector::on(checkpoint, backbone)?.to_device(device)?;
+        let training = Event::Training { setting, category, number: i + 1, total: plan.len() };
+        let (checkpoint, unreadable) = trained(of, backbone, options, training, observe)?;
+        let detector = Detector::on(checkpoint, backbone)?.to_device(options.resources.device)?;
         let mut measuring = Measuring {
             detector: detector.with_batch_size(options.batch)?,
             backbone,
             remembered,
             dataset: &of.dataset,
             batch: options.batch,
+            unreadable,
         };
-        for (setting, key, file) in lacking {
-            let Some(measurement) = measuring.measure(setting, &mut observe)? else {
-                return Ok(Swept::Stopped);
-            };
+        for (setting, key, file) in &of.measurements {
+            let measurement = measuring.measure(setting, observe)?;
             write_measurement(file, key, &measurement)?;
-            all.entry(setting).or_default().push(measurement);
-            done += 1;
-            if observe(Event::Measured { setting, done, total }) == Control::Stop && done < total {
-                return Ok(Swept::Stopped);
-            }
-        }
-    }
-    let all = all.into_iter().map(|(setting, parts)| (setting.clone(), joined(parts))).collect();
-    Ok(Swept::Done(Box::new(Results::new(sweep, dataset, options, &all))))
-}
-
-impl Setting {
-    /// Whether there is such a thing, before long work.
-    fn check(&self) -> Result<()> {
-        self.training()?;
-        let refused =
-            |arg, expected: String, got| Err(Error::argument("sweep", arg, expected, got));
-        if !denoisers::presets().contains(&self.denoiser.as_str()) {
-            return refused("denoiser", denoisers::presets().join(", "), self.denoiser.clone());
-        }
-        if !(1..=1000).contains(&self.evaluations) {
-            return refused("evaluations", "in 1..=1000".into(), self.evaluations.to_string());
-        }
-        match self.method {
-            Method::Reconstruction { noise_step } if noise_step >= self.evaluations => {
-                let expected = format!("below {}, the evaluations", self.evaluations);
-                refused("noise_step", expected, noise_step.to_string())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Adds a setting to the detectors that are needed.
-fn add<'s>(
-    plan: &mut Vec<Detecting<'s>>,
-    setting: &'s Setting,
-    spec: &crate::backbones::BackboneSpec,
-    dataset: &Dataset,
-    options: &SweepOptions,
-) -> Result<()> {
-    let denoiser = denoisers::preset(&setting.denoiser, spec.features())?.id();
-    let names = dataset.categories().iter().map(|category| category.name.clone());
-    let parts: Vec<Option<String>> =
-        if setting.per_category { names.map(Some).collect() } else { vec![None] };
-    for category in parts {
-        let dataset =
-            category.as_deref().map_or_else(|| Ok(dataset.clone()), |of| dataset.only(of))?;
-        let seed = (options.seed, options.steps);
-        let key = TrainingKey::new(spec, denoiser.clone(), setting, &dataset, seed)?;
-        let measurement = MeasurementKey {
-            training: key.clone(),
-            evaluations: setting.evaluations,
-            method: setting.method,
-            device: options.resources.device.to_string(),
-            batch: options.batch,
-        };
-        let file = measurement_file(&options.out, setting, &measurement)?;
-        let measurement = (setting, measurement, file);
-        match plan.iter_mut().find(|of| of.key == key) {
-            // With a single category one detector serves both ways.
-            Some(of) => of.measurements.push(measurement),
-            None => {
-                let folder = detector_folder(&options.out, setting, &key)?;
-                let measurements = vec![measurement];
-                plan.push(Detecting { key, folder, setting, dataset, category, measurements });
-            }
+            measured.add(setting, measurement, observe)?;
         }
     }
     Ok(())
 }
 
-/// The detector of a folder, trained if it is not there; `None` if that was stopped.
-fn trained(
-    of: &Detecting,
-    backbone: &Loaded,
-    options: &SweepOptions,
-    training: Event,
+/// The backbones of all settings whose weights can be had.
+fn backbones(
+    settings: &[&Setting],
+    measured: &mut Measured,
     observe: &mut dyn FnMut(Event) -> Control,
-) -> Result<Option<Checkpoint>> {
-    let [detector, state, settings] =
-        ["detector.safetensors", "training.safetensors", "settings.json"]
-            .map(|name| of.folder.join(name));
-    if detector.exists() {
-        observe(Event::Reused(&detector));
-        return Checkpoint::load(&detector).map(Some);
-    }
-    observe(training);
-    fs::create_dir_all(&of.folder).map_err(|e| Error::io(&of.folder, e))?;
-    let json = serde_json::to_vec_pretty(&of.key).map_err(|e| Error::io(&settings, e.into()))?;
-    crate::files::write_atomic(&settings, |file| std::io::Write::write_all(file, &json))?;
-    let fitting = FitOptions::default()
-        .recipe(of.key.recipe.clone())
-        .backbone(of.setting.backbone.clone())
-        .denoiser(of.setting.denoiser.clone())
-        .steps(options.steps)
-        .seed(options.seed)
-        .resources(options.resources)
-        .resume(state.exists())
-        .state(Some(state.clone()))
-        .compare(false);
-    match fit_on(&of.dataset, backbone, &fitting, |event| observe(Event::Fit(event)))? {
-        Fitted::Stopped(_) => Ok(None),
-        Fitted::Detector(fitted) => {
-            fitted.save(&detector)?;
-            // What it could be resumed from is as large again.
-            fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-            Checkpoint::load(&detector).map(Some)
+) -> Result<BTreeMap<String, Arc<dyn Backbone>>> {
+    let names: BTreeSet<&str> = settings.iter().map(|of| of.backbone.as_str()).collect();
+    let mut found = BTreeMap::new();
+    let mut first = None;
+    for name in names {
+        let mut control = Control::Continue;
+        let backbone = backbones::named_with(name, &mut |fetched| {
+            if observe(Event::Fit(fit::Event::Fetched(fetched))) == Control::Stop {
+                control = Control::Stop;
+            }
+        });
+        control.go_on()?;
+        match backbone {
+            Ok(backbone) => {
+                found.insert(name.to_string(), backbone);
+            }
+            Err(error) => {
+                observe(Event::Missing { backbone: name, error: &error }).go_on()?;
+                measured.missing.push((name.into(), error.to_string()));
+                first.get_or_insert(error);
+            }
         }
     }
+    match first {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
 }
 
-/// A detector that is measured in one way after another.
-struct Measuring<'a> {
-    detector: Detector,
-    /// On the CPU.
-    backbone: &'a Loaded,
-    remembered: &'a Remembered,
-    dataset: &'a Dataset,
-    batch: usize,
-}
-
-impl Measuring<'_> {
-    /// `None` if it was stopped.
-    fn measure(
-        &mut self,
-        setting: &Setting,
-        observe: &mut dyn FnMut(Event) -> Control,
-    ) -> Result<Option<Measurement>> {
-        let measured = match setting.method {
-            Method::Inversion => {
-                if self.detector.config().recipe.inversion_steps != setting.evaluations {
-                    self.detector.set_evaluations(setting.evaluations)?;
-                    let observe = |event: fit::Event| observe(Event::Fit(event));
-                    calibrate(&mut self.detector, self.dataset, observe)?;
+/// Takes the measurements of a detector that are there; those that are lacking are left.
+fn kept<'s>(
+    of: &mut Detecting<'s>,
+    dataset: &Dataset,
+    measured: &mut Measured,
+    observe: &mut dyn FnMut(Event) -> Control,
+) -> Result<Vec<plan::Measuring<'s>>> {
+    let mut lacking = Vec::new();
+    for (setting, key, file) in std::mem::take(&mut of.measurements) {
+        match read_measurement(&file, &key, dataset) {
+            Ok(Some(measurement)) => {
+                for of in &measurement.unreadable {
+                    observe(Event::Unreadable(&of.error(dataset))).go_on()?;
                 }
-                self.inversion(setting, observe)
+                measured.add(setting, measurement, observe)?;
+                continue;
             }
-            Method::Reconstruction { noise_step } => {
-                self.reconstruction(setting, noise_step, observe)
-            }
-        };
-        match measured {
-            Err(Error::Io { source, .. }) if is_stop(&source) => Ok(None),
-            measured => measured.map(Some),
+            Ok(None) => {}
+            Err(reason) => observe(Event::Discarded { path: &file, reason: &reason }).go_on()?,
         }
+        lacking.push((setting, key, file));
     }
-
-    fn inversion(
-        &self,
-        setting: &Setting,
-        observe: &mut dyn FnMut(Event) -> Control,
-    ) -> Result<Measurement> {
-        let tests = self.dataset.categories().iter().map(|category| category.test().len());
-        let mut each = counted(setting, tests.sum(), observe);
-        let mut categories = BTreeMap::new();
-        for category in self.dataset.categories() {
-            let measured = measure::category(&self.detector, self.dataset, category, &mut each)?;
-            categories.insert(category.name.clone(), measured);
-        }
-        let images = measure::images(self.dataset, self.batch);
-        let images_per_second = self.remembered.without(|| {
-            measure::images_per_second(&images, |images| self.detector.score(images).map(drop))
-        })?;
-        Ok(Measurement { images_per_second, parameters: self.parameters()?, categories })
-    }
-
-    fn reconstruction(
-        &self,
-        setting: &Setting,
-        noise_step: usize,
-        observe: &mut dyn FnMut(Event) -> Control,
-    ) -> Result<Measurement> {
-        let steps = (setting.evaluations, noise_step);
-        let device = self.detector.device();
-        let checkpoint = self.detector.checkpoint();
-        let mut of = Reconstruction::new(checkpoint, self.backbone, steps, device, self.batch)?;
-        let total = self
-            .dataset
-            .categories()
-            .iter()
-            .enumerate()
-            .map(|(i, category)| category.test().len() + of.held_out(category, i).len());
-        let mut each = counted(setting, total.sum(), observe);
-        let mut categories = BTreeMap::new();
-        for (i, category) in self.dataset.categories().iter().enumerate() {
-            let measured = of.category(self.dataset, i, &mut each)?;
-            categories.insert(category.name.clone(), measured);
-        }
-        let (images, noise) = (measure::images(self.dataset, self.batch), of.noise(0)?);
-        let images_per_second = self.remembered.without(|| {
-            measure::images_per_second(&images, |images| of.errors(images, &noise).map(drop))
-        })?;
-        Ok(Measurement { images_per_second, parameters: self.parameters()?, categories })
-    }
-
-    fn parameters(&self) -> Result<usize> {
-        Ok(denoisers::read(&self.detector.config().denoiser)?.len())
-    }
-}
-
-/// Counts images for `observe`, which may stop.
-fn counted<'a>(
-    setting: &'a Setting,
-    total: usize,
-    observe: &'a mut dyn FnMut(Event) -> Control,
-) -> impl FnMut(Result<()>) -> Result<()> + 'a {
-    let mut done = 0;
-    move |read| {
-        if let Err(error) = read {
-            observe(Event::Unreadable(&error));
-        }
-        done += 1;
-        match observe(Event::Measuring { setting, done, total }) {
-            Control::Continue => Ok(()),
-            Control::Stop => Err(Error::io("", std::io::Error::new(ErrorKind::Interrupted, STOP))),
-        }
-    }
-}
-
-/// What tells an observer's wish from an interruption of the system's.
-const STOP: &str = "the observer stops the sweep";
-
-fn is_stop(error: &std::io::Error) -> bool {
-    error.kind() == ErrorKind::Interrupted && error.to_string() == STOP
-}
-
-/// Those of one detector, or of the detectors of each category.
-fn joined(parts: Vec<Measurement>) -> Measurement {
-    let rates = parts.iter().map(|part| part.images_per_second);
-    let images_per_second = rates.sum::<f64>() / parts.len().max(1) as f64;
-    let parameters = parts.first().map_or(0, |part| part.parameters);
-    let categories = parts.into_iter().flat_map(|part| part.categories).collect();
-    Measurement { images_per_second, parameters, categories }
+    Ok(lacking)
 }

@@ -1,7 +1,7 @@
 //! What is kept of a sweep: a name for each piece of work that differs with everything that decides it.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -10,16 +10,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::measure::Measurement;
-use super::setting::{Method, Setting};
+use super::setting::{Method, Setting, Sweep};
+use super::unreadable::{Unreadable, mended};
 use crate::backbones::BackboneSpec;
 use crate::checkpoint::{BackboneId, Recipe};
 use crate::data::Dataset;
 use crate::denoisers::DenoiserId;
 use crate::error::{Error, Result};
-use crate::files::write_atomic;
+use crate::files::{FolderLock, write_atomic};
 
 /// Grows when the same settings come to mean something else.
 const VERSION: u32 = 1;
+/// The folders of what is kept.
+pub(super) const FOLDERS: [&str; 2] = [DETECTORS, MEASUREMENTS];
+const DETECTORS: &str = "detectors";
+const MEASUREMENTS: &str = "measurements";
 
 /// Everything that decides what a training leads to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +59,19 @@ struct Kept {
     measurement: Measurement,
 }
 
+/// What stands beside a detector.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Trained {
+    pub key: TrainingKey,
+    /// The SHA-256 of the detector's file, once it is there.
+    pub sha256: Option<String>,
+    /// Images that the training left out.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// What a file of the sweep's own holds, if it is there; or why that is of no use.
+pub(super) type Held<T> = std::result::Result<Option<T>, String>;
+
 impl TrainingKey {
     pub fn new(
         spec: &BackboneSpec,
@@ -69,7 +87,7 @@ impl TrainingKey {
             recipe: setting.training()?,
             seed,
             steps,
-            data: fingerprint(dataset)?,
+            data: fingerprint(dataset),
             categories: dataset.categories().iter().map(|of| of.name.clone()).collect(),
         })
     }
@@ -84,12 +102,26 @@ fn place(name: &str, key: &impl Serialize) -> Result<String> {
     Ok(format!("{}-{}", name.trim_matches('.'), &hash[..12]))
 }
 
+/// The SHA-256 of a file.
+pub(super) fn sha256(path: &Path) -> Result<String> {
+    let fail = |e| Error::io(path, e);
+    let mut file = fs::File::open(path).map_err(fail)?;
+    let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match file.read(&mut part).map_err(fail)? {
+            0 => return Ok(hex(hash.finalize())),
+            bytes => hash.update(&part[..bytes]),
+        }
+    }
+}
+
 fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Tells a data set from others: by the names, sizes, times of the last change and labels of all images.
-fn fingerprint(dataset: &Dataset) -> Result<String> {
+/// Tells a data set from others: by the names, sizes, times of the last change and labels of all images. Those that it
+/// cannot look at, nobody can read.
+fn fingerprint(dataset: &Dataset) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text.len().to_le_bytes());
@@ -100,8 +132,9 @@ fn fingerprint(dataset: &Dataset) -> Result<String> {
         for sample in category.good().iter().chain(category.test()) {
             let files = [Some(&sample.path), sample.mask.as_ref()].into_iter().flatten();
             for path in files {
-                let file = fs::metadata(path).map_err(|e| Error::io(path, e))?;
-                let (size, changed) = (file.len(), file.modified().ok());
+                let file = fs::metadata(path).ok();
+                let size = file.as_ref().map_or(0, fs::Metadata::len);
+                let changed = file.and_then(|file| file.modified().ok());
                 let changed = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
                 let below = path.strip_prefix(dataset.root()).unwrap_or(path);
                 add(&format!("{} {size} {:?}", below.display(), changed.unwrap_or_default()));
@@ -109,7 +142,7 @@ fn fingerprint(dataset: &Dataset) -> Result<String> {
             add(&format!("{:?} {:?}", sample.split, sample.defect));
         }
     }
-    Ok(hex(hash.finalize()))
+    hex(hash.finalize())
 }
 
 /// Where a detector is kept.
@@ -118,7 +151,7 @@ pub(super) fn detector_folder(out: &Path, setting: &Setting, key: &TrainingKey) 
     if setting.per_category {
         name = format!("{}-{name}", key.categories.join("-"));
     }
-    Ok(out.join("detectors").join(place(&name, key)?))
+    Ok(out.join(DETECTORS).join(place(&name, key)?))
 }
 
 /// Where a measurement is kept.
@@ -135,13 +168,21 @@ pub(super) fn measurement_file(
     let name = format!("{denoiser}-{recipe}-{evaluations}{method}");
     let mut file = place(&name, key)?;
     file += ".json";
-    Ok(out.join("measurements").join(file))
+    Ok(out.join(MEASUREMENTS).join(file))
 }
 
-/// The measurement of a file, if it is there and of this key. One that is damaged counts as none.
-pub(super) fn read_measurement(path: &Path, key: &MeasurementKey) -> Result<Option<Measurement>> {
-    let kept: Option<Kept> = read(path)?;
-    Ok(kept.filter(|kept| kept.key == *key).map(|kept| kept.measurement))
+/// The measurement of a file, which is of this key.
+pub(super) fn read_measurement(
+    path: &Path,
+    key: &MeasurementKey,
+    dataset: &Dataset,
+) -> Held<Measurement> {
+    let Some(Kept { key: of, measurement }) = read(path)? else { return Ok(None) };
+    if of != *key {
+        return Err("it is of something else".into());
+    }
+    mended(&measurement.unreadable, dataset)?;
+    Ok(Some(measurement))
 }
 
 /// Keeps a measurement.
@@ -155,15 +196,45 @@ pub(super) fn write_measurement(
     write_atomic(path, |file| file.write_all(&json))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, e)),
-    };
-    let read = serde_json::from_slice(&bytes);
-    if let Err(e) = &read {
-        log::warn!("{}: {e}; it is measured again", path.display());
+/// What is said beside a detector.
+pub(super) fn read_trained(path: &Path) -> Held<Trained> {
+    read(path)
+}
+
+/// Says it.
+pub(super) fn write_trained(path: &Path, trained: &Trained) -> Result<()> {
+    let json = serde_json::to_vec_pretty(trained).map_err(|e| Error::io(path, e.into()))?;
+    write_atomic(path, |file| file.write_all(&json))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Held<T> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| e.to_string()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.to_string()),
     }
-    Ok(read.ok())
+}
+
+/// Refuses a folder in the place of a file, before work that would end there.
+pub(super) fn require_file(path: &Path) -> Result<()> {
+    match path.is_dir() {
+        true => Err(Error::file(
+            path,
+            "a folder is where a file of the experiment belongs; move it away, or choose another folder for the results",
+        )),
+        false => Ok(()),
+    }
+}
+
+impl Sweep {
+    /// Removes what runs that were killed left half written in the folder of `lock`: of this sweep's results, and of all
+    /// that sweeps keep there.
+    pub fn remove_leftovers(&self, lock: &FolderLock) {
+        lock.remove_leftovers_below("", &self.name);
+        lock.remove_leftovers_below(MEASUREMENTS, "");
+        let detectors = fs::read_dir(lock.folder().join(DETECTORS));
+        for detector in detectors.into_iter().flatten().flatten() {
+            lock.remove_leftovers_below(Path::new(DETECTORS).join(detector.file_name()), "");
+        }
+    }
 }

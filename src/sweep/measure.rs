@@ -7,6 +7,7 @@ use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
 use super::setting::Score;
+use super::unreadable::Unreadable;
 use crate::data::{Category, Dataset, load_image};
 use crate::detect::{self, Detector, ScoreOptions};
 use crate::error::Result;
@@ -25,6 +26,21 @@ pub struct Measurement {
     pub parameters: usize,
     /// Category → what was measured.
     pub categories: BTreeMap<String, CategoryMeasured>,
+    /// Images that the training or the measurement left out.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Measurement {
+    /// Those of one detector, or of the detectors of each category.
+    pub(super) fn joined(parts: &[Measurement]) -> Self {
+        let rates = parts.iter().map(|part| part.images_per_second);
+        Self {
+            images_per_second: rates.sum::<f64>() / parts.len().max(1) as f64,
+            parameters: parts.first().map_or(0, |part| part.parameters),
+            categories: parts.iter().flat_map(|part| part.categories.clone()).collect(),
+            unreadable: parts.iter().flat_map(|part| part.unreadable.clone()).collect(),
+        }
+    }
 }
 
 /// What was measured of a category.

@@ -15,7 +15,7 @@
 //! let options = SweepOptions::new("out/sweep").steps(Some(300));
 //! match sweep::run(&axes.sweep(), &dataset, &options, |_| Control::Continue)? {
 //!     Swept::Done(results) => results.write("out/sweep")?,
-//!     Swept::Stopped => println!("the same call goes on"),
+//!     Swept::Stopped(so_far) => so_far.write("out/sweep")?, // The same call goes on.
 //! }
 //! # Ok(())
 //! # }
@@ -25,11 +25,16 @@ mod axes;
 mod engine;
 mod kept;
 mod measure;
+mod measuring;
+mod notes;
 mod paper;
+mod plan;
 mod reconstruct;
 mod results;
 mod setting;
 mod tables;
+mod trained;
+mod unreadable;
 mod write;
 
 pub use axes::Axes;
@@ -39,5 +44,6 @@ pub use paper::{Figure, published};
 pub use results::{Results, Row as ResultRow};
 pub use setting::{Method, Row, Score, Setting, Sweep};
 pub use tables::{FIGURES, TABLES, figure, table};
+pub use unreadable::Unreadable;
 #[cfg(feature = "report")]
 pub(crate) use write::{PROTOCOLS, number};

@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn figures_have_rows() {
         let mut seen = BTreeSet::new();
-        let sweeps: Vec<_> = TABLES.iter().filter_map(|n| table(*n, &Axes::unchanged())).collect();
+        let sweeps: Vec<_> =
+            TABLES.iter().map(|n| table(*n, &Axes::unchanged()).unwrap()).collect();
         for of in published() {
             let key = (&of.experiment, &of.data_set, &of.row, &of.column);
             assert!(seen.insert(key), "{of:?} is there twice");
@@ -107,8 +108,6 @@ mod tests {
             assert!(sweep.columns.contains(&of.column), "{of:?} has no column");
             assert!(of.value.is_finite() && ["page", "notes"].contains(&&*of.source), "{of:?}");
         }
-        assert!(
-            seen.len() > 60 && FIGURES.iter().all(|n| figure(*n, &Axes::unchanged()).is_some())
-        );
+        assert!(seen.len() > 60 && FIGURES.iter().all(|n| figure(*n, &Axes::unchanged()).is_ok()));
     }
 }

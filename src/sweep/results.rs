@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::SweepOptions;
+use super::engine::{Measured, SweepOptions};
 use super::measure::Measurement;
+use super::notes::notes;
 use super::paper::{Figure, published, recognise};
 use super::setting::{Score, Setting, Sweep};
+use super::unreadable::Unreadable;
 use crate::data::Dataset;
 use crate::detect::Evaluated;
 use crate::metrics::Metrics;
 
 /// The results of a sweep.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// A short name, as in `table-8`.
     pub name: String,
@@ -29,10 +31,21 @@ pub struct Results {
     pub comparable: bool,
     /// Columns that matter most, see [`Row::value`].
     pub columns: Vec<String>,
-    /// The rows.
+    /// The rows; where the sweep was stopped, those that show something.
     pub rows: Vec<Row>,
     /// Whether to draw the scores of good and defective images.
     pub histograms: bool,
+    /// Measurements that are there, and how many the sweep has: fewer where it was stopped. (0, 0) where it was stopped
+    /// before they were known.
+    #[serde(default)]
+    pub measured: (usize, usize),
+    /// Images that are left out.
+    #[serde(default)]
+    pub unreadable: Vec<Unreadable>,
+    /// What the reader should know of these results: that they are not all, what is left out, and which means are not of
+    /// all categories.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A row of the results.
@@ -106,13 +119,15 @@ impl Row {
 }
 
 impl Results {
-    /// Those of a sweep: setting → what was measured.
+    /// Those of a sweep.
     pub(super) fn new(
         sweep: &Sweep,
         dataset: &Dataset,
         options: &SweepOptions,
-        all: &BTreeMap<Setting, Measurement>,
+        measured: &Measured,
     ) -> Self {
+        let all: BTreeMap<_, _> =
+            measured.all.iter().map(|(of, parts)| (of, Measurement::joined(parts))).collect();
         let of = recognise(dataset);
         let figures = figures(&sweep.name, of);
         let rows = sweep.rows.iter().map(|row| {
@@ -138,6 +153,9 @@ impl Results {
                 scores: part.scores,
             }
         });
+        // Those that were not reached say nothing.
+        let whole = measured.done == measured.total;
+        let rows = rows.filter(|row| whole || row.setting.is_some() || !row.published.is_empty());
         let tests = dataset.categories().iter().map(|category| category.test().len());
         let facts = [
             ("Data", dataset.root().display().to_string()),
@@ -149,7 +167,10 @@ impl Results {
             ("Seed", options.seed.to_string()),
         ];
         let published_of = figures.first().map(|figure| figure.data_set.clone());
-        Self {
+        let mut unreadable: Vec<_> = all.values().flat_map(|of| of.unreadable.clone()).collect();
+        unreadable.sort_unstable();
+        unreadable.dedup();
+        let mut results = Self {
             name: sweep.name.clone(),
             title: sweep.title.clone(),
             about: sweep.about.clone(),
@@ -159,7 +180,13 @@ impl Results {
             columns: sweep.columns.clone(),
             rows: rows.collect(),
             histograms: sweep.histograms,
-        }
+            measured: (measured.done, measured.total),
+            unreadable,
+            notes: Vec::new(),
+        };
+        let categories = dataset.categories().iter().map(|category| category.name.as_str());
+        results.notes = notes(&results, &categories.collect::<Vec<_>>(), &measured.missing);
+        results
     }
 }
 
@@ -186,7 +213,7 @@ struct Part {
 
 impl Part {
     fn of(measurement: &Measurement, score: Score) -> Self {
-        let Measurement { images_per_second, parameters, categories } = measurement;
+        let Measurement { images_per_second, parameters, categories, .. } = measurement;
         let evaluated = |of: &dyn Fn(&super::CategoryMeasured) -> Option<Metrics>| {
             let all = categories.iter().map(|(name, category)| Some((name.clone(), of(category)?)));
             all.collect::<Option<_>>().map(Evaluated::new)

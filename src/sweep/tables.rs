@@ -3,6 +3,7 @@
 use super::axes::{Axes, noise_steps};
 use super::setting::{Method, Row, Score, Setting, Sweep};
 use crate::backbones::VitConfig;
+use crate::error::{Error, Result};
 
 /// The numbers of the tables that [`table`] has.
 pub const TABLES: [u32; 8] = [2, 3, 4, 5, 6, 7, 8, 9];
@@ -17,20 +18,34 @@ const NOISE: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
 const REFERENCE: (usize, usize) = (10, 8);
 
 /// What an experiment goes through, after changes.
-struct Experiment<'a> {
-    changes: &'a Axes,
+struct Experiment {
+    /// As in `table-8`.
+    name: &'static str,
+    changes: Axes,
+    /// The lists of them that it uses.
+    used: Vec<&'static str>,
     rows: Vec<Row>,
 }
 
-impl Experiment<'_> {
+impl Experiment {
+    fn new(name: &'static str, changes: &Axes) -> Self {
+        Self { name, changes: changes.distinct(), used: Vec::new(), rows: Vec::new() }
+    }
+
+    fn uses(&mut self, lists: &[&'static str]) {
+        let new = lists.iter().filter(|list| !self.used.contains(list)).copied();
+        self.used.extend(new.collect::<Vec<_>>());
+    }
+
     /// All that are changed, or the paper's model with these backbones and denoisers.
-    fn settings(&self, backbones: &[&str], denoisers: &[&str]) -> Vec<Setting> {
+    fn settings(&mut self, backbones: &[&str], denoisers: &[&str]) -> Vec<Setting> {
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect();
         let or = |changed: &Vec<String>, names: &[&str]| match changed.is_empty() {
             true => own(names),
             false => changed.clone(),
         };
-        let Axes { backbones: b, denoisers: d, recipes: r, per_category, .. } = self.changes;
+        self.uses(&["backbones", "denoisers", "recipes", "per_category"]);
+        let Axes { backbones: b, denoisers: d, recipes: r, per_category, .. } = &self.changes;
         let per_category = match per_category.is_empty() {
             true => vec![false],
             false => per_category.clone(),
@@ -47,11 +62,12 @@ impl Experiment<'_> {
     }
 
     /// The paper's model, or what it was changed to.
-    fn paper(&self) -> Vec<Setting> {
+    fn paper(&mut self) -> Vec<Setting> {
         self.settings(&["efficientnet-b4"], &["gigant"])
     }
 
-    fn evaluations(&self) -> Vec<usize> {
+    fn evaluations(&mut self) -> Vec<usize> {
+        self.uses(&["evaluations"]);
         match self.changes.evaluations.is_empty() {
             true => EVALUATIONS.into(),
             false => self.changes.evaluations.clone(),
@@ -88,19 +104,38 @@ impl Experiment<'_> {
         let steps = noise_steps(evaluations, noise).into_iter();
         let settings: Vec<_> = steps.map(|step| reconstruction(of, evaluations, step)).collect();
         if !settings.is_empty() {
+            self.uses(&["noise"]);
             self.rows.push(Row { name, settings, score: Score::Error });
         }
     }
 
-    fn sweep(self, name: &str, title: &str, about: &str, columns: &[&str]) -> Sweep {
-        Sweep {
-            name: name.into(),
+    /// # Errors
+    /// [`Error::Argument`] of a list that it has no use for.
+    fn sweep(self, title: &str, about: &str, columns: &[&str]) -> Result<Sweep> {
+        let Axes { backbones, denoisers, recipes, evaluations, noise, per_category, scores } =
+            &self.changes;
+        let lists = [
+            ("backbones", format!("{backbones:?}"), backbones.is_empty()),
+            ("denoisers", format!("{denoisers:?}"), denoisers.is_empty()),
+            ("recipes", format!("{recipes:?}"), recipes.is_empty()),
+            ("evaluations", format!("{evaluations:?}"), evaluations.is_empty()),
+            ("noise", format!("{noise:?}"), noise.is_empty()),
+            ("per_category", format!("{per_category:?}"), per_category.is_empty()),
+            ("scores", format!("{scores:?}"), scores.is_empty()),
+        ];
+        let used = |list| self.used.contains(&list);
+        if let Some((list, got, _)) = lists.into_iter().find(|(of, _, no)| !no && !used(*of)) {
+            let expected = format!("left out: this experiment uses {}", self.used.join(", "));
+            return Err(Error::argument(self.name, list, expected, got));
+        }
+        Ok(Sweep {
+            name: self.name.into(),
             title: title.into(),
             about: about.into(),
             columns: columns.iter().map(|column| (*column).into()).collect(),
             rows: self.rows,
-            histograms: name == "figure-4",
-        }
+            histograms: self.name == "figure-4",
+        })
     }
 }
 
@@ -112,23 +147,34 @@ const DETECTION: [&str; 4] = ["image AUROC", "pixel AUROC", "AU-PRO", "images/s"
 
 /// The experiment of a table of the paper, 2 to 9, with what `changes` has in place of the paper's: a smaller denoiser,
 /// another backbone, other S ([`Axes::unchanged`]: nothing). Rows that show this crate's default stay as they are.
-pub fn table(number: u32, changes: &Axes) -> Option<Sweep> {
-    let mut all = Experiment { changes, rows: Vec::new() };
-    Some(match number {
+///
+/// # Errors
+/// [`Error::Argument`] if there is no experiment of the number, or it has no use for a list of `changes`.
+pub fn table(number: u32, changes: &Axes) -> Result<Sweep> {
+    const NAMES: [&str; 8] =
+        ["table-2", "table-3", "table-4", "table-5", "table-6", "table-7", "table-8", "table-9"];
+    let at = TABLES.iter().position(|of| *of == number);
+    let mut all = Experiment::new(at.map_or("table", |i| NAMES[i]), changes);
+    match number {
         2 => {
             all.paper().into_iter().for_each(|of| all.add("inversion", of, Score::Sum));
             all.add("own default", Setting::own(), Score::Own);
             let columns = ["image AUROC", "pixel AUROC", "AU-PRO", "mAD", "AUPIMO", "images/s"];
             let about = "The paper's model on a data set, and this crate's default.";
-            all.sweep("table-2", "Table 2: one detector of all categories", about, &columns)
+            all.sweep("Table 2: one detector of all categories", about, &columns)
         }
         3 => {
             let alone = |of: Setting| Setting { per_category: true, ..of };
+            if all.changes.per_category.contains(&false) {
+                let expected =
+                    "true or left out: this experiment has one detector of each category";
+                return Err(Error::argument(all.name, "per_category", expected, "false"));
+            }
             all.paper().into_iter().for_each(|of| all.add("inversion", alone(of), Score::Sum));
             all.add("own default", alone(Setting::own()), Score::Own);
             let columns = ["image AUROC", "pixel AUROC", "mean AUROC", "AU-PRO", "images/s"];
             let about = "The paper's data set is BMAD, of which half has no masks; its mean is of all image and pixel AUROCs.";
-            all.sweep("table-3", "Table 3: one detector of each category", about, &columns)
+            all.sweep("Table 3: one detector of each category", about, &columns)
         }
         4 => {
             all.inversions(&[Score::Sum], |_| "inversion");
@@ -139,7 +185,7 @@ pub fn table(number: u32, changes: &Axes) -> Option<Sweep> {
             }
             let about = "Of the reconstructions from several parts of the noise the best counts, chosen on the test images as the \
                          paper's is.";
-            all.sweep("table-4", "Table 4: inversion and reconstruction", about, &DETECTION)
+            all.sweep("Table 4: inversion and reconstruction", about, &DETECTION)
         }
         5 => {
             for model in ["DiAD", "DiAD, inversion", "MDM", "MDM, inversion"] {
@@ -152,7 +198,7 @@ pub fn table(number: u32, changes: &Axes) -> Option<Sweep> {
             }
             let about = "A denoiser's own reconstruction, and an inversion with the same network. DiAD and MDM are not part of this \
                          crate; examples/custom_denoiser.rs shows how a model from elsewhere takes part.";
-            all.sweep("table-5", "Table 5: inversion in place of sampling", about, &DETECTION)
+            all.sweep("Table 5: inversion in place of sampling", about, &DETECTION)
         }
         6 => {
             let settings = all.paper();
@@ -168,7 +214,7 @@ pub fn table(number: u32, changes: &Axes) -> Option<Sweep> {
             let columns = ["image AUROC", "pixel AUROC", "mAD", "images/s"];
             let about = "What stands in for an inversion in the paper's first row is not known; here it is a reconstruction in as \
                          many steps. Diffusion of pixels is not part of this crate.";
-            all.sweep("table-6", "Table 6: parts of the method", about, &columns)
+            all.sweep("Table 6: parts of the method", about, &columns)
         }
         7 => {
             let names = ["efficientnet-b4", "efficientnet-lite0"].into_iter();
@@ -177,39 +223,43 @@ pub fn table(number: u32, changes: &Axes) -> Option<Sweep> {
                 all.add(of.backbone.clone(), of, Score::Sum);
             }
             let about = "The paper has EfficientNet-B4, ViT-B and DINO; the rest are this crate's.";
-            all.sweep("table-7", "Table 7: backbones", about, &DETECTION)
+            all.sweep("Table 7: backbones", about, &DETECTION)
         }
         8 => {
             for of in all.settings(&["efficientnet-b4"], &["mlp", "unet", "base", "gigant"]) {
                 all.add(of.denoiser.clone(), of, Score::Sum);
             }
             let about = "The same training and the same inversion with other networks.";
-            all.sweep("table-8", "Table 8: denoisers", about, &DETECTION)
+            all.sweep("Table 8: denoisers", about, &DETECTION)
         }
         9 => {
             all.inversions(&[Score::Nll, Score::Abs, Score::Sum], Score::name);
             let about = "One network, inverted in more and more steps.";
-            all.sweep("table-9", "Table 9: scores of an image", about, &["image AUROC", "images/s"])
+            all.sweep("Table 9: scores of an image", about, &["image AUROC", "images/s"])
         }
-        _ => return None,
-    })
+        _ => Err(Error::argument("table", "number", "in 2..=9", number)),
+    }
 }
 
 /// The experiment of a figure of the paper, 3 or 4, with changes as of [`table`].
-pub fn figure(number: u32, changes: &Axes) -> Option<Sweep> {
-    let mut all = Experiment { changes, rows: Vec::new() };
-    Some(match number {
+///
+/// # Errors
+/// As [`table`].
+pub fn figure(number: u32, changes: &Axes) -> Result<Sweep> {
+    match number {
         3 => {
+            let mut all = Experiment::new("figure-3", changes);
             all.inversions(&[Score::Sum], Score::name);
             let about = "What the paper's figure shows is not known; this one has the accuracy against the number of evaluations, \
                          and against images a second.";
-            all.sweep("figure-3", "Figure 3: accuracy, evaluations and speed", about, &DETECTION)
+            all.sweep("Figure 3: accuracy, evaluations and speed", about, &DETECTION)
         }
         4 => {
+            let mut all = Experiment::new("figure-4", changes);
             all.inversions(&[Score::Nll, Score::Sum], Score::name);
             let about = "The negative log-likelihood alone, and with the difference of norms. The paper shows hazelnut.";
-            all.sweep("figure-4", "Figure 4: how scores are distributed", about, &["image AUROC"])
+            all.sweep("Figure 4: how scores are distributed", about, &["image AUROC"])
         }
-        _ => return None,
-    })
+        _ => Err(Error::argument("figure", "number", "3 or 4", number)),
+    }
 }

@@ -39,7 +39,7 @@ impl Results {
         for (name, value) in &self.facts {
             writeln!(text, "- {name}: {value}").expect("a string grows");
         }
-        for note in self.notes() {
+        for note in self.paragraphs() {
             writeln!(text, "\n{note}").expect("a string grows");
         }
         let varying = self.varying();
@@ -67,8 +67,8 @@ impl Results {
         text
     }
 
-    /// How the tables are to be read.
-    pub(crate) fn notes(&self) -> Vec<String> {
+    /// What stands above the tables: what they lack, and how they are to be read.
+    pub(crate) fn paragraphs(&self) -> Vec<String> {
         let own = "In percent, but for images a second; the mean over categories. A dash stands where nothing was measured.";
         let theirs = self.published_of.as_deref().map(|of| match self.comparable {
             true => {
@@ -78,7 +78,7 @@ impl Results {
                 "In brackets: the paper's figure, which is of {of} and so of other images than these."
             ),
         });
-        std::iter::once(own.into()).chain(theirs).collect()
+        self.notes.iter().cloned().chain([own.into()]).chain(theirs).collect()
     }
 
     /// The rows that have something to show under a protocol.

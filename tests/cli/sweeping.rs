@@ -40,7 +40,23 @@ fn a_table_goes_on_after_ctrl_c_and_says_what_train_and_evaluate_do() {
     assert_eq!(ran.stdout, "stopped; the same command goes on\n");
     assert!(!out.join("table-9.json").exists());
 
+    // Between two measurements.
+    let mut child = table(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("1/2: ")));
+    interrupt(&child);
+    lines.for_each(drop);
+    let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
+    let page = out.join("table-9.html");
+    let says = "stopped: 1 of 2 measurements are there, see ";
+    let says = format!("{says}{}; the same command goes on\n", page.display());
+    assert_eq!(ran.stdout, says);
+    let note = "Stopped: 1 of 2 measurements are there; the same command goes on.";
+    assert!(fs::read_to_string(&page).unwrap().contains(note));
+    assert_eq!(json(out.join("table-9.json"))["notes"][0], note);
+
     let ran = table(&out).run().expect(0);
+    assert!(!fs::read_to_string(&page).unwrap().contains("Stopped"));
     assert!(ran.stdout.contains("| abs + nll, S = 3 | "), "{}", ran.stdout);
     for extension in ["html", "md", "csv", "json"] {
         assert!(out.join(format!("table-9.{extension}")).is_file(), "{extension}");
@@ -64,6 +80,89 @@ fn a_table_goes_on_after_ctrl_c_and_says_what_train_and_evaluate_do() {
     let row = rows.iter().find(|row| row["name"] == "abs + nll, S = 3").unwrap();
     assert_eq!(row["paper"], metrics["paper"]);
     assert_eq!(row["published"]["image AUROC"], 99.0);
+}
+
+/// A sweep of small parts.
+fn sweep(data: &Path, out: &Path) -> Command {
+    let mut command = program("evaluate");
+    command.arg("--sweep").arg("--data").arg(data).arg("--out").arg(out);
+    command.args(["--denoisers", "small-mlp", "--recipes", "whitened", "--steps", "3"]);
+    command
+}
+
+#[test]
+fn images_that_cannot_be_read_are_said_again() {
+    let root = TempDir::new().unwrap();
+    let [data, out] = ["data", "out"].map(|name| root.path().join(name));
+    write_data(&data);
+    fs::write(data.join("nut/test/dent/1.png"), "this is no image").unwrap();
+    let run = || sweep(&data, &out).args(["--evaluations", "2"]).run().expect(4);
+    let says = "1 image could not be read and is left out: nut/test/dent/1.png.";
+    let ran = [run(), run()];
+    for ran in &ran {
+        let warnings = ran.stderr.lines().filter(|line| line.contains("dent/1.png"));
+        assert_eq!(warnings.count(), 1, "{}", ran.stderr);
+        assert!(ran.stdout.contains(says), "{}", ran.stdout);
+    }
+    assert_eq!(ran[0].stdout, ran[1].stdout);
+    assert!(ran[0].stderr.contains("training: ") && !ran[1].stderr.contains("training: "));
+    for name in ["sweep.html", "sweep.md", "sweep.json"] {
+        assert!(fs::read_to_string(out.join(name)).unwrap().contains(says), "{name}");
+    }
+    assert_eq!(json(out.join("sweep.json"))["unreadable"][0]["path"], "nut/test/dent/1.png");
+
+    // A detector that is damaged does not end it.
+    let folders = fs::read_dir(out.join("detectors")).unwrap();
+    let detector = folders.into_iter().next().unwrap().unwrap().path().join("detector.safetensors");
+    fs::write(&detector, "").unwrap();
+    let ran = sweep(&data, &out).args(["--evaluations", "3"]).run().expect(4);
+    let warning = format!("warning: {}: it is damaged", detector.display());
+    assert!(
+        ran.stderr.contains(&warning) && ran.stderr.contains("it is made again"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn backbones_that_are_not_there() {
+    let root = TempDir::new().unwrap();
+    let (data, out) = (&shared().data, root.path().join("out"));
+    let run = |backbones: [&str; 2]| {
+        let mut command = sweep(data, &out);
+        command.args(["--category", "nut", "--evaluations", "2", "--backbones"]).args(backbones);
+        command.env("INVAD_WEIGHTS", root.path()).env("HF_HOME", root.path());
+        command.env("XDG_DATA_HOME", root.path()).run()
+    };
+    let ran = run(["efficientnet-lite0", "efficientnet-lite9"]).expect(2);
+    assert!(ran.stderr.contains("efficientnet-lite1") && !out.exists(), "{}", ran.stderr);
+    let ran = run(["efficientnet-lite0", "efficientnet-lite1"]).expect(1);
+    let last = "the rows of efficientnet-lite1 are empty: its weights cannot be had";
+    assert_eq!(ran.stderr.lines().last(), Some(last));
+    let results = json(out.join("sweep.json"));
+    let note = results["notes"][0].as_str().unwrap();
+    assert!(note.starts_with("The rows of efficientnet-lite1 are empty, since"), "{note}");
+    let rows = results["rows"].as_array().unwrap();
+    let there = rows.iter().map(|row| !row["setting"].is_null()).collect::<Vec<_>>();
+    assert_eq!(there, [[true; 5], [false; 5]].concat());
+}
+
+#[test]
+fn lists_that_an_experiment_has_no_use_for() {
+    let root = TempDir::new().unwrap();
+    let out = root.path().join("out");
+    let run = |arguments: &[&str]| {
+        let mut command = program("evaluate");
+        command.arg("--data").arg(&shared().data).arg("--out").arg(&out).args(arguments);
+        command.run()
+    };
+    let says = ["table-5", "`noise` should be left out", "uses backbones, denoisers, recipes"];
+    run(&["--table", "5", "--noise", "0.5"]).refused(&says);
+    let says = ["figure-4", "`noise` should be left out", "evaluations", "[0.25, 1.0]"];
+    run(&["--figure", "4", "--noise", "0.25", "1"]).refused(&says);
+    let says = ["`--noise` should be left out, or beside --evaluations of 2 or more"];
+    run(&["--sweep", "--evaluations", "1", "--noise", "0.5"]).refused(&says);
+    assert!(!out.exists());
 }
 
 #[test]

@@ -114,10 +114,98 @@ fn stopped_and_resumed_is_the_same_detector() {
     let (done, seen) = run(&dataset, &resume, u64::MAX);
     assert!(seen.steps.is_empty());
     assert!(file(done.unwrap()) == whole);
+}
 
-    // To stop after the last step is to finish.
-    let (finished, _) = run(&dataset, &options(None), 6);
-    assert!(file(finished.unwrap()) == whole);
+/// What an event is, where there are several kinds.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Warning(_) => "warning",
+        Event::Features { .. } => "features",
+        Event::Unreadable(_) => "unreadable",
+        Event::Plan { .. } => "plan",
+        Event::Step { .. } => "step",
+        Event::Calibration { done, total } if done == total => "calibrated",
+        Event::Calibration { .. } => "calibration",
+        Event::Comparison { .. } => "comparison",
+        Event::Compared(_) => "compared",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stop_at_any_event_goes_on_to_the_same_detector() {
+    let folder = data();
+    for i in &hold_out(18, 0, 3).train[..2] {
+        let path = folder.path().join(format!("dots/train/good/{i:02}.png"));
+        fs::write(path, "this is no image").unwrap();
+    }
+    let dataset = open(&folder);
+    let whole = file(run(&dataset, &options(None), u64::MAX).0.unwrap());
+    let path = folder.path().join("state");
+    let stop_at = |at: &str, resume: bool| {
+        let mut after = 0;
+        let fitted = fit(&dataset, &options(Some(&path)).resume(resume), |event| {
+            after += usize::from(after > 0);
+            if kind(&event) == at {
+                after += usize::from(after == 0);
+                return Control::Stop;
+            }
+            Control::Continue
+        });
+        // Those of a batch come one after the other, but nothing after the one that stops.
+        assert_eq!(after, 1, "{at}");
+        fitted.unwrap()
+    };
+    let stops = [
+        ("warning", 0),
+        ("features", 0),
+        ("unreadable", 0),
+        ("plan", 0),
+        ("step", 1),
+        ("warning", 1),
+        ("plan", 1),
+        ("calibration", 6),
+        ("calibrated", 6),
+        ("comparison", 6),
+    ];
+    let mut done = 0;
+    for (at, steps) in stops {
+        let fitted = stop_at(at, done > 0);
+        assert!(matches!(fitted, Fitted::Stopped(n) if n == steps), "{at}: {fitted:?}");
+        assert_eq!(path.exists(), steps > 0, "{at}");
+        done = steps;
+    }
+    // Then it is done, and to stop is to finish.
+    let mut seen = Vec::new();
+    let fitted = fit(&dataset, &options(Some(&path)).resume(true), |event| {
+        seen.push(kind(&event));
+        if seen.contains(&"compared") { Control::Stop } else { Control::Continue }
+    });
+    assert!(!seen.contains(&"step") && seen.contains(&"compared"));
+    assert!(file(fitted.unwrap()) == whole);
+}
+
+#[test]
+fn a_calibration_that_is_stopped_is_done_again() {
+    let folder = data();
+    let dataset = open(&folder);
+    let calibrated = |stops: &[usize]| {
+        let (fitted, _) = run(&dataset, &options(None).compare(false), u64::MAX);
+        let Fitted::Detector(mut detector) = fitted.unwrap() else { panic!("stopped") };
+        detector.set_evaluations(2).unwrap();
+        for &stop in stops {
+            let mut seen = 0;
+            let control = invad::calibrate(&mut detector, &dataset, |_| {
+                seen += 1;
+                if seen == stop { Control::Stop } else { Control::Continue }
+            });
+            assert_eq!((control.unwrap(), seen), (Control::Stop, stop));
+        }
+        let control = invad::calibrate(&mut detector, &dataset, |_| Control::Continue);
+        assert_eq!(control.unwrap(), Control::Continue);
+        file(Fitted::Detector(detector))
+    };
+    assert!(calibrated(&[]) == calibrated(&[1, 19, 24]));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::{Dataset, load_image};
 use invad::detect::{self, Evaluation, ScoreOptions};
 use invad::diffusion::{Inverter, Reconstructor, reconstruction_errors};
+use invad::files::FolderLock;
 use invad::ops::{self, Random, Stream};
 use invad::sweep::{
     self, Axes, Event, Method, ResultRow, Results, Score, Setting, Sweep, SweepOptions, Swept,
@@ -69,6 +70,9 @@ struct Seen {
     reused: usize,
     measured: usize,
     images: usize,
+    unreadable: Vec<String>,
+    discarded: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// Runs a sweep until `stop` says so.
@@ -89,6 +93,11 @@ fn run(
             Event::Reused(_) => seen.reused += 1,
             Event::Measuring { .. } => seen.images += 1,
             Event::Measured { .. } => seen.measured += 1,
+            Event::Unreadable(error) | Event::Fit(invad::Event::Unreadable(error)) => {
+                seen.unreadable.push(error.to_string());
+            }
+            Event::Discarded { reason, .. } => seen.discarded.push(reason.into()),
+            Event::Warning(warning) => seen.warnings.push(warning.into()),
             _ => {}
         }
         if stop(&seen) { Control::Stop } else { Control::Continue }
@@ -99,7 +108,7 @@ fn run(
 fn done((swept, seen): (invad::Result<Swept>, Seen)) -> (Results, Seen) {
     match swept.unwrap() {
         Swept::Done(results) => (*results, seen),
-        Swept::Stopped => panic!("stopped: {seen:?}"),
+        Swept::Stopped(_) => panic!("stopped: {seen:?}"),
     }
 }
 
@@ -186,6 +195,7 @@ fn what_is_there_is_used() {
     files.iter().for_each(|file| fs::write(file, "{").unwrap());
     let (again, seen) = whole(&sweep, data.path(), out.path());
     assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 4));
+    assert_eq!(seen.discarded.len(), 4);
     assert_eq!(settled(again), settled(first));
 
     // Whatever decides a training makes another of it.
@@ -213,7 +223,14 @@ fn what_was_stopped_goes_on() {
     let out = tempdir().unwrap();
     let stopped = |stop: &dyn Fn(&Seen) -> bool| {
         let (swept, seen) = run(&sweep, data.path(), &options(out.path()), stop);
-        assert!(matches!(swept.unwrap(), Swept::Stopped), "{seen:?}");
+        let Swept::Stopped(so_far) = swept.unwrap() else { panic!("{seen:?}") };
+        let done = so_far.rows.iter().filter(|row| row.setting.is_some()).count();
+        // Four scores of each inversion, one of a reconstruction.
+        assert_eq!((so_far.measured.1, done), (4, 4 * so_far.measured.0));
+        if seen.measured > 0 {
+            let note = format!("Stopped: {} of 4 measurements are there", seen.measured);
+            assert!(so_far.notes[0].contains(&note) && so_far.markdown().contains(&note));
+        }
         seen
     };
     assert_eq!(stopped(&|seen| seen.steps == 1).measured, 0);
@@ -297,31 +314,397 @@ fn reconstruction_errors_are_the_librarys() {
 fn settings_that_there_are_not() {
     let (data, out) = (data(), tempdir().unwrap());
     let refused = |axes: Axes, says: &str| {
-        let (swept, _) = run(&axes.sweep(), data.path(), &options(out.path()), |_| false);
+        let (swept, seen) = run(&axes.sweep(), data.path(), &options(out.path()), |_| false);
         let error = swept.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+        assert_eq!(seen, Seen::default());
     };
     refused(axes().denoisers(vec!["tiny".into()]), "small-mlp");
     refused(axes().recipes(vec!["good".into()]), "whitened or paper");
     refused(axes().backbones(vec!["resnet".into()]), "efficientnet-lite0");
+    // Beside one that there is as well.
+    let beside = vec!["efficientnet-lite0".into(), "resnet".into()];
+    refused(axes().backbones(beside), "efficientnet-b4");
     refused(axes().evaluations(vec![0]), "1..=1000");
     assert!(
         !out.path().join("detectors").exists()
             || fs::read_dir(out.path().join("detectors")).unwrap().count() == 0
     );
 
-    // Where other backbones are there, the rows of one that is not stay empty.
-    let axes = axes().backbones(vec!["resnet".into(), "efficientnet-lite0".into()]);
-    let axes = axes.evaluations(vec![2]).noise(vec![]).scores(vec![Score::Own]);
-    let (results, _) = whole(&axes.sweep(), data.path(), out.path());
-    assert_eq!(
-        results.rows.iter().map(|row| row.setting.is_some()).collect::<Vec<_>>(),
-        [false, true]
-    );
-
+    let refused = |says: [&str; 2]| {
+        let (swept, seen) = run(&axes().sweep(), data.path(), &options(out.path()), |_| false);
+        let error = swept.unwrap_err();
+        assert!(matches!(error, Error::Dataset { .. }), "{error}");
+        assert!(says.into_iter().all(|part| error.to_string().contains(part)), "{error}");
+        assert_eq!(seen, Seen::default(), "before any work");
+    };
+    for test in ["good", "square"] {
+        for file in fs::read_dir(data.path().join("dots/test").join(test)).unwrap() {
+            fs::write(file.unwrap().path(), "this is no image").unwrap();
+        }
+    }
+    refused(["`dots`", "no readable test images"]);
     fs::remove_dir_all(data.path().join("dots/test")).unwrap();
-    let (swept, _) = run(&self::axes().sweep(), data.path(), &options(out.path()), |_| false);
-    assert!(matches!(swept, Err(Error::Dataset { .. })));
+    refused(["`dots`", "no test images"]);
+}
+
+/// Of good or of defective images alone, all but what tells them apart is measured, and that of the other categories.
+#[test]
+fn test_images_of_one_kind() {
+    for (removed, lacking) in [("square", "defective"), ("good", "good")] {
+        let (data, out) = (data(), tempdir().unwrap());
+        fs::remove_dir_all(data.path().join("dots/test").join(removed)).unwrap();
+        let axes = axes().evaluations(vec![2]).scores(vec![Score::Sum]);
+        let (results, seen) = whole(&axes.sweep(), data.path(), out.path());
+        let [warning] = &seen.warnings[..] else { panic!("{:?}", seen.warnings) };
+        assert!(warning.contains(&format!("`dots` has no {lacking} test images")), "{warning}");
+        for row in &results.rows {
+            let categories = &row.calibrated.as_ref().unwrap().categories;
+            assert_eq!(categories["dots"].image_auroc, None);
+            assert!(categories["dots"].recall.is_some() == (removed == "good"));
+            assert_eq!(row.value("image AUROC", true), categories["stripes"].image_auroc);
+            assert!(row.value("image AUROC", true).is_some());
+        }
+        let note = "image AUROC is the mean of 1 of 2 categories, without dots.";
+        assert!(results.notes.iter().any(|of| of == note), "{:?}", results.notes);
+        assert!(results.markdown().contains(note));
+    }
+}
+
+/// Damages a file, in a way that neither its size nor its time of change tells; what is returned mends it so.
+fn damage(path: PathBuf) -> impl Fn() {
+    let whole = fs::read(&path).unwrap();
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    let write = move |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    };
+    write(&vec![b'x'; whole.len()]);
+    move || write(&whole)
+}
+
+#[test]
+fn images_that_cannot_be_read_are_named_whenever_results_are() {
+    let (data, out) = (data(), tempdir().unwrap());
+    let names = [
+        "dots/ground_truth/square/0_mask.png",
+        "dots/test/good/1.png",
+        "stripes/train/good/2.png",
+        "stripes/train/good/3.png",
+    ];
+    let mend = names.map(|name| damage(data.path().join(name)));
+    let sweep = axes().evaluations(vec![2]).scores(vec![Score::Own, Score::Sum]).sweep();
+    let said = |seen: &Seen, names: &[&str]| {
+        let mut said = seen.unreadable.clone();
+        said.sort_unstable();
+        let all: Vec<_> = names.iter().map(|name| data.path().join(name)).collect();
+        assert_eq!(said.len(), all.len(), "{said:?}");
+        for (said, path) in said.iter().zip(all) {
+            assert!(said.starts_with(path.to_str().unwrap()), "{said}");
+        }
+    };
+    let (first, seen) = whole(&sweep, data.path(), out.path());
+    said(&seen, &names);
+    assert_eq!(first.unreadable.iter().map(|of| &of.path[..]).collect::<Vec<_>>(), names);
+    let note = "4 images could not be read and are left out: dots/ground_truth/square/0_mask.png, dots/test/good/1.png, \
+                stripes/train/good/2.png, and 1 more.";
+    assert_eq!(first.notes[0], note);
+    assert!(first.markdown().contains(note));
+    first.write(out.path()).unwrap();
+    let json = fs::read_to_string(out.path().join("sweep.json")).unwrap();
+    assert!(json.contains(note));
+    #[cfg(feature = "report")]
+    {
+        invad::report::write_sweep(&first, out.path()).unwrap();
+        assert!(fs::read_to_string(out.path().join("sweep.html")).unwrap().contains(note));
+    }
+
+    let (again, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.images), (0, 0));
+    said(&seen, &names);
+    assert_eq!(again, first);
+
+    // What can be read by then is measured, and trained on.
+    (mend[0])();
+    (mend[1])();
+    let (_, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.reused, seen.discarded.len()), (0, 1, 2));
+    assert!(seen.discarded[0].contains("which could not be read then, can be now"));
+    said(&seen, &names[2..]);
+    (mend[2])();
+    (mend[3])();
+    let (mended, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.reused, seen.discarded.len()), (1, 0, 3));
+    said(&seen, &[]);
+    let fresh = tempdir().unwrap();
+    assert_eq!(settled(mended), settled(whole(&sweep, data.path(), fresh.path()).0));
+}
+
+/// The only folder in a folder.
+fn only(folder: PathBuf) -> PathBuf {
+    let mut all = fs::read_dir(folder).unwrap();
+    let (first, more) = (all.next().unwrap().unwrap().path(), all.next());
+    assert!(more.is_none());
+    first
+}
+
+#[test]
+fn what_is_damaged_is_made_again() {
+    let (data, out) = (data(), tempdir().unwrap());
+    let axes = axes().evaluations(vec![3]).noise(vec![]).scores(vec![Score::Own]);
+    let sweep = axes.sweep();
+    let (first, _) = whole(&sweep, data.path(), out.path());
+    let folder = only(out.path().join("detectors"));
+    let [detector, settings] = ["detector.safetensors", "settings.json"].map(|n| folder.join(n));
+    let measurement = only(out.path().join("measurements"));
+    let (whole_detector, said) = (fs::read(&detector).unwrap(), fs::read(&settings).unwrap());
+    let other = String::from_utf8(said).unwrap().replace("\"seed\": 5", "\"seed\": 6");
+    let mut flipped = whole_detector.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let damages: [(&Path, Option<&[u8]>, &str); 6] = [
+        (&detector, Some(b""), "damaged"),
+        (&detector, Some(&whole_detector[..whole_detector.len() / 2]), "damaged"),
+        (&detector, Some(&flipped), "damaged"),
+        (&settings, Some(b"{"), "settings.json beside it"),
+        (&settings, Some(other.as_bytes()), "of another detector"),
+        (&settings, None, "is missing"),
+    ];
+    for (path, bytes, says) in damages {
+        match bytes {
+            Some(bytes) => fs::write(path, bytes).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+        fs::remove_file(&measurement).unwrap();
+        let (again, seen) = whole(&sweep, data.path(), out.path());
+        assert_eq!((seen.trained.len(), seen.reused, seen.measured), (1, 0, 1), "{says}");
+        assert!(seen.discarded.len() == 1 && seen.discarded[0].contains(says), "{seen:?}");
+        assert!(fs::read(&detector).unwrap() == whole_detector, "{says}");
+        assert_eq!(settled(again), settled(first.clone()));
+    }
+
+    // The state of a training.
+    fs::remove_file(&measurement).unwrap();
+    fs::remove_file(&detector).unwrap();
+    let state = folder.join("training.safetensors");
+    for cut in [0, 10_000] {
+        let (swept, _) = run(&sweep, data.path(), &options(out.path()), |seen| seen.steps == 2);
+        assert!(matches!(swept.unwrap(), Swept::Stopped(_)));
+        let bytes = fs::read(&state).unwrap();
+        fs::write(&state, &bytes[..cut]).unwrap();
+        let (_, seen) = run(&sweep, data.path(), &options(out.path()), |seen| seen.steps == 1);
+        assert_eq!((seen.discarded.len(), seen.steps), (1, 1), "{seen:?}");
+        fs::remove_file(&state).unwrap();
+    }
+    let (again, _) = whole(&sweep, data.path(), out.path());
+    assert!(fs::read(&detector).unwrap() == whole_detector);
+    assert_eq!(settled(again), settled(first));
+
+    // A folder in the place of a file is refused before work.
+    fs::remove_file(&detector).unwrap();
+    for file in [&measurement, &detector, &state] {
+        fs::remove_file(file).ok();
+        fs::create_dir(file).unwrap();
+        let (swept, seen) = run(&sweep, data.path(), &options(out.path()), |_| false);
+        let error = swept.unwrap_err();
+        assert!(matches!(&error, Error::File { path, .. } if path == file), "{error}");
+        assert!(error.to_string().contains("move it away") && seen == Seen::default(), "{error}");
+        fs::remove_dir(file).unwrap();
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_is_removed() {
+    let (data, out) = (data(), tempdir().unwrap());
+    let sweep = axes().evaluations(vec![3]).noise(vec![]).sweep();
+    whole(&sweep, data.path(), out.path());
+    let folder = only(out.path().join("detectors"));
+    let measurements = out.path().join("measurements");
+    let left = [
+        folder.join(".detector.safetensors.Xx01Yz.tmp"),
+        measurements.join(".small-mlp-1.json.Xx01Yz.tmp"),
+        out.path().join(".sweep.md.Xx01Yz.tmp"),
+        out.path().join(".sweep-steps-1.svg.Xx01Yz.tmp"),
+    ];
+    let others = [out.path().join(".other.md.Xx01Yz.tmp"), out.path().join("sweep.tmp")];
+    left.iter().chain(&others).for_each(|file| fs::write(file, "half").unwrap());
+    sweep.remove_leftovers(&FolderLock::acquire(out.path()).unwrap());
+    assert!(left.iter().all(|file| !file.exists()) && others.iter().all(|file| file.exists()));
+    let (_, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!(seen, Seen { measured: 1, ..Seen::default() });
+}
+
+#[test]
+fn what_stands_twice_is_a_row_once() {
+    fn twice<T: Clone>(list: &[T]) -> Vec<T> {
+        [list, list].concat()
+    }
+    let axes = axes().noise(vec![0.5, 1.0]);
+    let doubled = axes
+        .clone()
+        .backbones(twice(&axes.backbones))
+        .denoisers(twice(&axes.denoisers))
+        .recipes(twice(&axes.recipes))
+        .evaluations(vec![2, 3, 2])
+        .noise(vec![0.5, 1.0, 0.5])
+        .per_category(vec![false, false])
+        .scores(twice(&axes.scores));
+    assert_eq!(doubled.sweep(), axes.sweep());
+    let changed = |s: Vec<usize>, noise: Vec<f64>, denoisers: [&str; 3]| {
+        let denoisers = denoisers.map(String::from).into();
+        let changes = Axes::unchanged().evaluations(s).noise(noise).denoisers(denoisers);
+        sweep::table(4, &changes).unwrap()
+    };
+    let once = changed(vec![5, 3], vec![0.5, 1.0], ["mlp", "small", "mlp"]);
+    assert_eq!(changed(vec![5, 3, 5], vec![0.5, 1.0, 0.5], ["mlp", "mlp", "small"]), once);
+    assert_eq!(once.rows.len(), 2 * (2 + 2));
+}
+
+#[test]
+fn lists_that_an_experiment_has_no_use_for() {
+    let none = Axes::unchanged;
+    let s = || none().evaluations(vec![3]);
+    let noise = || none().noise(vec![0.5]);
+    let both = || none().per_category(vec![false, true]);
+    let refused = |of: invad::Result<Sweep>, name: &str, list: &str| {
+        let Err(Error::Argument { op, arg, expected, .. }) = of else { panic!("{name}, {list}") };
+        assert_eq!((op, arg), (name, list));
+        assert!(expected.contains("left out") && !expected.contains(&format!("{list},")));
+    };
+    let names = ["table-2", "table-3", "table-5", "table-7", "table-8"];
+    for (number, name) in [2, 3, 5, 7, 8].into_iter().zip(names) {
+        refused(sweep::table(number, &s()), name, "evaluations");
+        refused(sweep::table(number, &noise()), name, "noise");
+    }
+    refused(sweep::table(6, &s()), "table-6", "evaluations");
+    refused(sweep::table(9, &noise()), "table-9", "noise");
+    refused(sweep::figure(3, &noise()), "figure-3", "noise");
+    refused(sweep::figure(4, &none().scores(vec![Score::Own])), "figure-4", "scores");
+    refused(sweep::table(3, &both()), "table-3", "per_category");
+    // A single evaluation has no reconstruction.
+    refused(sweep::table(4, &noise().evaluations(vec![1])), "table-4", "noise");
+    for used in [
+        sweep::table(4, &s().noise(vec![0.5])),
+        sweep::table(6, &noise()),
+        sweep::table(9, &s().recipes(vec!["whitened".into()])),
+        sweep::figure(3, &s()),
+        sweep::table(2, &both().backbones(vec!["efficientnet-lite0".into()])),
+        sweep::table(3, &none().per_category(vec![true])),
+    ] {
+        assert!(!used.unwrap().rows.is_empty());
+    }
+    assert!(sweep::table(10, &none()).is_err() && sweep::figure(5, &none()).is_err());
+}
+
+/// What an event is, where there are several kinds.
+fn kind(event: &Event) -> &'static str {
+    use invad::Event as Fit;
+    match event {
+        Event::Training { .. } => "training",
+        Event::Fit(Fit::Warning(_)) => "few images",
+        Event::Fit(Fit::Features { .. }) => "features",
+        Event::Fit(Fit::Unreadable(_)) => "unreadable to train on",
+        Event::Fit(Fit::Plan { .. }) => "plan",
+        Event::Fit(Fit::Step { .. }) => "step",
+        Event::Fit(Fit::Calibration { done, total }) if done == total => "calibrated",
+        Event::Fit(Fit::Calibration { .. }) => "calibration",
+        Event::Reused(_) => "reused",
+        Event::Measuring { .. } => "measuring",
+        Event::Timing { .. } => "timing",
+        Event::Measured { .. } => "measured",
+        Event::Unreadable(_) => "unreadable",
+        Event::Discarded { .. } => "discarded",
+        Event::Warning(_) => "warning",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_stop_at_any_event_goes_on_to_the_same_results() {
+    let (data, out) = (data(), tempdir().unwrap());
+    fs::remove_dir_all(data.path().join("stripes/test/good")).unwrap();
+    for name in ["dots/test/good/1.png", "dots/train/good/2.png", "dots/train/good/3.png"] {
+        fs::write(data.path().join(name), "this is no image").unwrap();
+    }
+    let sweep = axes().evaluations(vec![2]).scores(vec![Score::Own, Score::Sum]).sweep();
+    let dataset = Dataset::open(data.path(), &[]).unwrap();
+    // A detector that is trained around three evaluations, an inversion by two, and a reconstruction.
+    let stops = [
+        ("warning", 0),
+        ("training", 0),
+        ("features", 0),
+        ("step", 0),
+        ("calibrated", 0),
+        ("measuring", 0),
+        ("reused", 0),
+        // By two.
+        ("calibration", 0),
+        ("unreadable", 0),
+        ("timing", 0),
+        ("measured", 1),
+        // Of the reconstruction.
+        ("measuring", 1),
+        ("timing", 1),
+    ];
+    for (at, done) in stops {
+        let mut after = 0;
+        let swept = sweep::run(&sweep, &dataset, &options(out.path()), |event| {
+            after += usize::from(after > 0);
+            if kind(&event) == at && after == 0 {
+                after = 1;
+                return Control::Stop;
+            }
+            Control::Continue
+        });
+        assert_eq!(after, 1, "{at}");
+        let Swept::Stopped(so_far) = swept.unwrap() else { panic!("{at}") };
+        assert_eq!(so_far.measured.0, done, "{at}");
+    }
+    // And where what is there is damaged.
+    let measurement = only(out.path().join("measurements"));
+    let bytes = fs::read(&measurement).unwrap();
+    fs::write(&measurement, "").unwrap();
+    let swept = sweep::run(&sweep, &dataset, &options(out.path()), |event| {
+        if kind(&event) == "discarded" { Control::Stop } else { Control::Continue }
+    });
+    assert!(matches!(swept.unwrap(), Swept::Stopped(_)));
+    fs::write(&measurement, bytes).unwrap();
+    let (results, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 2));
+    // To stop at the last is to finish.
+    let (again, _) =
+        done(run(&sweep, data.path(), &options(out.path()), |seen| seen.measured == 2));
+    assert_eq!(again, results);
+
+    let straight = tempdir().unwrap();
+    let (expected, _) = whole(&sweep, data.path(), straight.path());
+    assert_eq!(settled(results), settled(expected));
+    let detector = |out: &TempDir| {
+        fs::read(only(out.path().join("detectors")).join("detector.safetensors")).unwrap()
+    };
+    assert!(detector(&out) == detector(&straight));
+}
+
+/// A row that has some categories says so.
+#[test]
+fn rows_of_some_categories() {
+    let (data, out) = (data(), tempdir().unwrap());
+    let axes = axes().evaluations(vec![3]).noise(vec![]).scores(vec![Score::Own]);
+    let axes = axes.per_category(vec![false, true]);
+    let (swept, seen) =
+        run(&axes.sweep(), data.path(), &options(out.path()), |seen| seen.measured == 2);
+    let Swept::Stopped(results) = swept.unwrap() else { panic!("{seen:?}") };
+    let said = results.notes.iter().find(|note| note.contains("1 of 2 categories")).unwrap();
+    assert!(said.starts_with(
+        "image AUROC (of small-mlp, whitened, efficientnet-lite0, S = 3, one detector per category"
+    ));
+    assert!(said.ends_with("is the mean of 1 of 2 categories, without stripes."), "{said}");
+    let (results, _) = whole(&axes.sweep(), data.path(), out.path());
+    // Stripes have no masks.
+    let [note] = &results.notes[..] else { panic!("{:?}", results.notes) };
+    assert!(
+        note.contains("AU-PRO")
+            && note.ends_with("the mean of 1 of 2 categories, without stripes.")
+    );
 }
 
 /// Made-up results: what is measured and known, what is known alone, what is measured alone.
@@ -355,6 +738,7 @@ fn made_up(comparable: bool) -> Results {
             row("ours", Some(100.0), None),
         ],
         histograms: true,
+        ..Results::default()
     }
 }
 

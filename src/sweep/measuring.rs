@@ -1,0 +1,135 @@
+//! A detector in one setting after another.
+
+use std::collections::BTreeMap;
+
+use super::engine::Event;
+use super::measure::{self, Measurement};
+use super::reconstruct::Reconstruction;
+use super::setting::{Method, Setting};
+use super::unreadable::Unreadable;
+use crate::backbones::{Loaded, Remembered};
+use crate::data::Dataset;
+use crate::denoisers;
+use crate::detect::Detector;
+use crate::error::Result;
+use crate::fit::{self, Control, calibrate};
+
+/// A detector that is measured in one way after another.
+pub(super) struct Measuring<'a> {
+    pub detector: Detector,
+    /// On the CPU.
+    pub backbone: &'a Loaded,
+    pub remembered: &'a Remembered,
+    pub dataset: &'a Dataset,
+    pub batch: usize,
+    /// Images that the training left out.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl Measuring<'_> {
+    pub fn measure(
+        &mut self,
+        setting: &Setting,
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Measurement> {
+        match setting.method {
+            Method::Inversion => {
+                if self.detector.config().recipe.inversion_steps != setting.evaluations {
+                    self.detector.set_evaluations(setting.evaluations)?;
+                    let observe = |event: fit::Event| observe(Event::Fit(event));
+                    calibrate(&mut self.detector, self.dataset, observe)?.go_on()?;
+                }
+                self.inversion(setting, observe)
+            }
+            Method::Reconstruction { noise_step } => {
+                self.reconstruction(setting, noise_step, observe)
+            }
+        }
+    }
+
+    fn inversion(
+        &self,
+        setting: &Setting,
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Measurement> {
+        let tests = self.dataset.categories().iter().map(|category| category.test().len());
+        let mut unreadable = self.unreadable.clone();
+        let mut each = self.counted(setting, tests.sum(), &mut unreadable, observe);
+        let mut categories = BTreeMap::new();
+        for category in self.dataset.categories() {
+            let measured = measure::category(&self.detector, self.dataset, category, &mut each)?;
+            categories.insert(category.name.clone(), measured);
+        }
+        drop(each);
+        let images = measure::images(self.dataset, self.batch);
+        let images_per_second = self.remembered.without(|| {
+            measure::images_per_second(&images, |images| {
+                self.detector.score(images)?;
+                observe(Event::Timing { setting }).go_on()
+            })
+        })?;
+        let parameters = self.parameters()?;
+        Ok(Measurement { images_per_second, parameters, categories, unreadable })
+    }
+
+    fn reconstruction(
+        &self,
+        setting: &Setting,
+        noise_step: usize,
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<Measurement> {
+        let steps = (setting.evaluations, noise_step);
+        let device = self.detector.device();
+        let checkpoint = self.detector.checkpoint();
+        let mut of = Reconstruction::new(checkpoint, self.backbone, steps, device, self.batch)?;
+        let total = self
+            .dataset
+            .categories()
+            .iter()
+            .enumerate()
+            .map(|(i, category)| category.test().len() + of.held_out(category, i).len());
+        let mut unreadable = self.unreadable.clone();
+        let mut each = self.counted(setting, total.sum(), &mut unreadable, observe);
+        let mut categories = BTreeMap::new();
+        for (i, category) in self.dataset.categories().iter().enumerate() {
+            let measured = of.category(self.dataset, i, &mut each)?;
+            categories.insert(category.name.clone(), measured);
+        }
+        drop(each);
+        let (images, noise) = (measure::images(self.dataset, self.batch), of.noise(0)?);
+        let images_per_second = self.remembered.without(|| {
+            measure::images_per_second(&images, |images| {
+                of.errors(images, &noise)?;
+                observe(Event::Timing { setting }).go_on()
+            })
+        })?;
+        let parameters = self.parameters()?;
+        Ok(Measurement { images_per_second, parameters, categories, unreadable })
+    }
+
+    fn parameters(&self) -> Result<usize> {
+        Ok(denoisers::read(&self.detector.config().denoiser)?.len())
+    }
+
+    /// Counts images for `observe`, which may stop, and gathers those that cannot be read.
+    fn counted<'c>(
+        &'c self,
+        setting: &'c Setting,
+        total: usize,
+        unreadable: &'c mut Vec<Unreadable>,
+        observe: &'c mut dyn FnMut(Event) -> Control,
+    ) -> impl FnMut(Result<()>) -> Result<()> + 'c {
+        let mut done = 0;
+        move |read| {
+            if let Err(error) = read {
+                let of = Unreadable::of(&error, self.dataset);
+                if !unreadable.contains(&of) {
+                    unreadable.push(of);
+                }
+                observe(Event::Unreadable(&error)).go_on()?;
+            }
+            done += 1;
+            observe(Event::Measuring { setting, done, total }).go_on()
+        }
+    }
+}
