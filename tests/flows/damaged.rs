@@ -107,7 +107,7 @@ fn mutated_bytes_do_not_panic() {
                     _ => bytes[at] = b"0123456789"[numbers.below(10)],
                 }
             }
-            if bytes != whole {
+            if bytes != *whole {
                 let path = files.put(&bytes);
                 let loaded = match is_state {
                     true => TrainingState::load(&path).map(drop),
@@ -154,7 +154,8 @@ fn changes_that_leave_all_in_order_are_noticed() {
             text.split("checksum\\\":\\\"").nth(1).expect("a checksum").split('\\').next().unwrap();
         for (old, new) in [(sum, &"0".repeat(64)[..]), ("\\\"seed\\\":7", "\\\"seed\\\":8")] {
             assert!(text.contains(old), "{text}");
-            let changed = [&bytes[..8], text.replacen(old, new, 1).as_bytes(), &bytes[start..]];
+            let text = text.replacen(old, new, 1);
+            let changed = [&bytes[..8], text.as_bytes(), &bytes[start..]];
             refused(&files, &changed.concat(), SAYS);
         }
         // From version 4 on it cannot be left out, as by an older program.
