@@ -5,6 +5,7 @@ mod common;
 use std::process::ExitCode;
 
 use clap::Parser;
+use common::options::at_least_one;
 use common::say;
 use half::f16;
 use invad::cuda::interop::Queue;
@@ -18,17 +19,22 @@ use invad::{Error, Result, ops};
 #[derive(Parser)]
 struct Options {
     /// Images
-    #[arg(long, value_name = "B", default_value_t = 2)]
+    #[arg(long, value_name = "B", default_value = "2", value_parser = at_least_one())]
     images: usize,
     /// Tokens of an image
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one())]
     tokens: usize,
     /// Heads
-    #[arg(long, value_name = "H", default_value_t = 2)]
+    #[arg(long, value_name = "H", default_value = "2", value_parser = at_least_one())]
     heads: usize,
     /// Size of a head: a multiple of 8 up to 256
-    #[arg(long, value_name = "D", default_value_t = 64)]
+    #[arg(long, value_name = "D", default_value_t = 64, value_parser = head_size)]
     size: usize,
+}
+
+fn head_size(text: &str) -> std::result::Result<usize, &'static str> {
+    let size = text.parse().ok().filter(|size: &usize| (8..=256).contains(size) && size % 8 == 0);
+    size.ok_or("not a multiple of 8 in 8..=256")
 }
 
 fn main() -> ExitCode {

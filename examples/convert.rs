@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use common::options::{Computing, backbone};
+use common::options::{Computing, at_least_one, backbone};
 use common::progress::{Progress, fetched};
-use common::{create_folder, note, say, unless_interrupted};
+use common::{in_folder, note, say, unless_interrupted};
 use invad::backbones;
 use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::Dataset;
@@ -63,10 +63,10 @@ struct Options {
     #[arg(long, value_name = "CATEGORY", num_args = 1.., requires = "data")]
     category: Vec<String>,
     /// Attention heads of a DiT, which its file does not tell
-    #[arg(long, value_name = "N", default_value_t = Untold::default().heads)]
+    #[arg(long, value_name = "N", default_value_t = Untold::default().heads, value_parser = at_least_one())]
     heads: usize,
     /// Channels of an attention head of a UNet
-    #[arg(long, value_name = "N", default_value_t = Untold::default().head_size)]
+    #[arg(long, value_name = "N", default_value_t = Untold::default().head_size, value_parser = at_least_one())]
     head_size: usize,
     /// How often the denoiser is evaluated for an image
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -97,8 +97,13 @@ struct From {
 fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| match (&options.from, &options.data) {
-        (From { weights: Some(file), .. }, _) => weights(file, &options),
-        (From { denoiser: Some(file), .. }, Some(data)) => detector(file, data, &options),
+        (From { weights: Some(file), .. }, _) => {
+            in_folder(&options.out, || weights(file, &options))
+        }
+        (From { denoiser: Some(file), .. }, Some(data)) => {
+            options.computing.require()?;
+            in_folder(&options.out, || detector(file, data, &options))
+        }
         _ => unreachable!("one of both is required, and data with the second"),
     })
 }
@@ -113,7 +118,6 @@ fn open(file: &Path, options: &Options) -> Result<Weights> {
 }
 
 fn weights(file: &Path, options: &Options) -> Result<ExitCode> {
-    create_folder(&options.out)?;
     let to = options.out.join(format!("{}.safetensors", options.backbone));
     let left = backbones::convert(&options.backbone, open(file, options)?, &to)?;
     left_out(&left, "are not needed");
@@ -122,9 +126,7 @@ fn weights(file: &Path, options: &Options) -> Result<ExitCode> {
 }
 
 fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
-    options.computing.require()?;
     let dataset = Dataset::open(data, &options.category)?;
-    create_folder(&options.out)?;
     common::catch_interrupts()?;
     let backbone = fetched(&options.backbone)?;
     let spec = backbone.spec();

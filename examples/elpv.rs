@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use common::{create_folder, say};
+use common::options::at_least_one;
+use common::{create_folder, require_folder, say};
 use invad::{Error, Result};
 
 /// Lays out the ELPV data set, 2,624 photographs of solar cells under electric current
@@ -37,10 +38,10 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Good cells of each kind to train with
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value = "300", value_parser = at_least_one())]
     train: usize,
     /// Good cells and defective cells of each kind to test with
-    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(long, value_name = "N", default_value = "100", value_parser = at_least_one())]
     test: usize,
 }
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn lay_out(options: &Options) -> Result<ExitCode> {
+    require_folder(&options.out)?;
     let labels = options.from.join("labels.csv");
     let text = fs::read_to_string(&labels).map_err(|e| Error::io(&labels, e))?;
     let cells = text.lines().enumerate().map(|(i, line)| {

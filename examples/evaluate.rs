@@ -19,7 +19,7 @@ use common::progress::Progress;
 use common::records::{Jsonl, Judged};
 use common::results::{unfamiliar_images, warn_of_thresholds, write_metrics};
 use common::table::tables;
-use common::{create_folder, note, say, unless_interrupted};
+use common::{create_folder, note, require_folder, say, unless_interrupted};
 use invad::Result;
 use invad::baselines::{self, Baselines};
 use invad::data::Dataset;
@@ -110,6 +110,7 @@ fn main() -> ExitCode {
 
 fn evaluate(options: Options) -> Result<ExitCode> {
     options.computing.require()?;
+    require_folder(&options.out)?;
     let dataset = Dataset::open(&options.data, &options.category)?;
     let out = &options.out;
     let Some(path) = &options.detector else {

@@ -11,11 +11,12 @@ use std::time::Instant;
 use clap::Parser;
 use common::background::{in_background, lock};
 use common::names::with_suffix;
+use common::options::steps;
 use common::pictures::Pictures;
 use common::progress::{FitProgress, Progress};
 use common::results::write_metrics;
 use common::table::tables;
-use common::{create_folder, say};
+use common::{create_folder, require_folder, say};
 use image::RgbImage;
 use invad::checkpoint::Recipe;
 use invad::data::{Category, Dataset, Mask, Sample, load_sample, write_png};
@@ -49,7 +50,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Optimiser steps [default: 2000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = steps())]
     steps: Option<u64>,
     /// Seed of all random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
 
 fn quickstart(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
+    require_folder(&options.out)?;
     let data = options.data.map_or_else(bundled, Ok)?;
     let dataset = Dataset::open(&data, &[])?;
     for category in dataset.categories() {

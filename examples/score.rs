@@ -14,7 +14,7 @@ use common::pictures::Pictures;
 use common::progress::Progress;
 use common::records::{Judged, Records};
 use common::results::{unfamiliar_images, warn_of_thresholds};
-use common::{create_folder, note, say, unless_interrupted};
+use common::{create_folder, note, require_folder, say, unless_interrupted};
 use invad::data::collect_inputs;
 use invad::detect::Scored;
 use invad::{Error, Result};
@@ -80,6 +80,7 @@ fn main() -> ExitCode {
 
 fn score(options: Options) -> Result<ExitCode> {
     options.computing.require()?;
+    require_folder(&options.out)?;
     let (images, unusable) = inputs(&options)?;
     let detector = options.computing.detector(&options.detector)?;
     let scoring = options.judging.options(options.category.clone());

@@ -11,8 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Parser;
-use clap::builder::RangedU64ValueParser;
-use common::options::Judging;
+use common::options::{Judging, at_least_one};
 use common::{note, say};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -75,7 +74,7 @@ struct Options {
     #[arg(long, value_name = "N", default_value = "16000000", value_parser = at_least_one())]
     max_bytes: usize,
     /// Largest image, in pixels
-    #[arg(long, value_name = "N", default_value_t = 25_000_000)]
+    #[arg(long, value_name = "N", default_value_t = 25_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_pixels: u64,
     /// Images that may be received or wait at a time; more are refused
     #[arg(long, value_name = "N", default_value = "32", value_parser = at_least_one())]
@@ -86,10 +85,6 @@ struct Options {
     /// Where to compute: cpu, cuda, cuda:N or best
     #[arg(long, default_value = "best")]
     device: Device,
-}
-
-fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=1 << 30)
 }
 
 /// Connections at a time.

@@ -8,11 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use common::options::backbone;
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use common::options::{at_least_one, backbone, steps};
 use common::progress::{FitProgress, fetched, mebibytes};
-use common::{create_folder, interrupted, note, say};
+use common::{create_folder, interrupted, note, require_folder, say};
 use invad::backbones::Loaded;
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
@@ -85,7 +86,7 @@ struct Options {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
     /// Optimiser steps [default: the recipe's]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = steps())]
     steps: Option<u64>,
     /// Seed of all random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -94,25 +95,25 @@ struct Options {
     #[arg(long, default_value = "best")]
     device: Device,
     /// Images computed at once, a divisor of the recipe's batch [default: all of it]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     micro_batch: Option<usize>,
     /// What the backward pass computes again, to need less memory [default: as little as fits]
     #[arg(long, value_parser = recompute(), conflicts_with = "memory_limit")]
     recompute: Option<Recompute>,
     /// Bytes of the device's memory that may be used
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     memory_limit: Option<usize>,
     /// The type of the optimiser's moments; bf16 on a GPU only
     #[arg(long, default_value = "f32", value_parser = moments())]
     moments: DType,
     /// Keep the average of the parameters on the host, brought up to date every so many steps
-    #[arg(long, value_name = "STEPS")]
+    #[arg(long, value_name = "STEPS", value_parser = steps())]
     average_every: Option<u64>,
     /// Print the memory that the training would take, and stop
     #[arg(long)]
     plan: bool,
     /// Steps after which the state is saved again
-    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = steps())]
     save_every: u64,
     /// Go on with the interrupted training in OUT, with the same data and options
     #[arg(long)]
@@ -137,7 +138,19 @@ fn moments() -> impl TypedValueParser<Value = DType> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(wrong) = disagreement(&options) {
+        Options::command().error(ErrorKind::ValueValidation, wrong).exit();
+    }
     common::run(|| train(options))
+}
+
+/// What is wrong with options that are right each by itself.
+fn disagreement(options: &Options) -> Option<String> {
+    let (batch, name) = (options.recipe.batch, &options.recipe.name);
+    let wrong = options.micro_batch.filter(|images| !batch.is_multiple_of(*images));
+    wrong.map(|images| {
+        format!("--micro-batch {images} does not divide {batch}, the batch of the recipe {name}")
+    })
 }
 
 /// Where to train and how it fits there.
@@ -186,6 +199,7 @@ fn train(options: Options) -> Result<ExitCode> {
     let (Some(data), Some(out)) = (&options.data, &options.out) else {
         unreachable!("both are required without --plan")
     };
+    require_folder(out)?;
     let dataset = Dataset::open(data, &options.category)?;
     common::catch_interrupts()?;
     if !options.per_category {

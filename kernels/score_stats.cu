@@ -1,8 +1,8 @@
-// stats[b] = (max, min, max − min, mean of the 5 largest, ½·Σ map² + ½·C·N·ln 2π) of map[b]
+// stats[b] = (max, min, max − min, mean of the 5 largest, ½·Σ map²) of map[b]
 //
 // map:    f32 (B, N), the norm of each token of a latent; not negative
 // stats:  f32 (B, 5); all NaN where the image's map has a NaN. Where N < 5 the mean is over N
-// Sizes: tokens = N, channels = C.
+// Sizes: tokens = N.
 //
 // Launch: grid B; block 32
 // A warp per image.
@@ -13,7 +13,6 @@
 #include "include/device.cuh"
 
 const int TOP = 5;
-const float HALF_LN_2PI = 0.918938533f;
 
 // Inserts into numbers that descend and drops the last.
 DEVICE void insert(float (&top)[TOP], float value) {
@@ -25,7 +24,7 @@ DEVICE void insert(float (&top)[TOP], float value) {
     }
 }
 
-KERNEL void LAUNCH_BOUNDS(32, 16) score_stats(const float* map, float* stats, int tokens, int channels) {
+KERNEL void LAUNCH_BOUNDS(32, 16) score_stats(const float* map, float* stats, int tokens) {
     map += (int64_t)blockIdx.x * tokens;
     stats += (int64_t)blockIdx.x * 5;
     // Norms are not negative: −1 is below them all.
@@ -58,6 +57,6 @@ KERNEL void LAUNCH_BOUNDS(32, 16) score_stats(const float* map, float* stats, in
     stats[1] = lowest + nan;
     stats[2] = top[0] - lowest + nan;
     stats[3] = sum / count + nan;
-    stats[4] = 0.5f * squares + HALF_LN_2PI * ((float)channels * tokens);
+    stats[4] = 0.5f * squares;
 }
 REGISTER_KERNEL(score_stats)

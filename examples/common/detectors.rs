@@ -79,16 +79,17 @@ impl Own {
         mut each: impl FnMut(&Detector, &'d Sample, Result<ImageResult<'d>>) -> Result<()>,
     ) -> Result<Evaluation> {
         let (mut calibrated, mut paper) = (BTreeMap::new(), BTreeMap::new());
-        let mut thresholds = BTreeMap::new();
+        let (mut thresholds, mut tied) = (BTreeMap::new(), Vec::new());
         for Own { detector, dataset } in all {
             let each = |test, result| each(detector, test, result);
             let evaluation = detect::evaluate(detector, dataset, options, each)?;
             calibrated.extend(evaluation.calibrated.categories);
             paper.extend(evaluation.paper.categories);
             thresholds.extend(evaluation.thresholds);
+            tied.extend(evaluation.tied);
         }
         let [calibrated, paper] = [calibrated, paper].map(Evaluated::new);
-        Ok(Evaluation { calibrated, paper, thresholds })
+        Ok(Evaluation { calibrated, paper, thresholds, tied })
     }
 
     /// The report of all of them.

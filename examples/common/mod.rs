@@ -13,6 +13,7 @@ pub mod results;
 pub mod table;
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -111,7 +112,33 @@ fn is_interruption(e: &Error) -> bool {
         && matches!(e, Error::Io { source, .. } if source.kind() == ErrorKind::Interrupted)
 }
 
+/// An error if a folder cannot be there or created since a file is in its place: for before the work whose results are
+/// to be in it.
+pub fn require_folder(path: &Path) -> Result<()> {
+    match path.ancestors().find(|part| part.exists()) {
+        Some(file) if !file.is_dir() => {
+            let what = if file == path { "this".into() } else { file.display().to_string() };
+            let reason = format!("{what} is a file, and --out takes a folder; name another");
+            Err(Error::file(path, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Creates a folder and those above it.
 pub fn create_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))
+    require_folder(path)?;
+    fs::create_dir_all(path).map_err(|e| Error::io(path, e))
+}
+
+/// Runs `work` with a folder, which is created; where it fails, what was created is gone, unless there is something in it.
+pub fn in_folder<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let missing = |part: &&Path| !part.as_os_str().is_empty() && !part.exists();
+    let created: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    let result = create_folder(path).and_then(|()| work());
+    if result.is_err() {
+        // The lowest first; none that is not empty can be removed.
+        created.iter().for_each(|part| drop(fs::remove_dir(part)));
+    }
+    result
 }

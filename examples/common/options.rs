@@ -2,10 +2,21 @@
 
 use std::path::Path;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use invad::backbones;
 use invad::detect::{ScoreKind, ScoreOptions, Threshold};
 use invad::{Detector, Device, Result};
+
+/// A number of things of which there is one or more; more than 2³⁰ are none that a program could have.
+pub fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 30)
+}
+
+/// A number of optimiser steps, which are counted in 31 bits.
+pub fn steps() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..=i32::MAX as u64)
+}
 
 /// Where images are scored.
 #[derive(Args)]

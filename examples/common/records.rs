@@ -24,7 +24,7 @@ pub struct Judged {
     /// Largest less smallest norm of the latent.
     pub abs: f32,
     /// Negative log-likelihood.
-    pub nll: f32,
+    pub nll: f64,
     /// Largest mean of 2 × 2 neighbouring values of the map.
     pub block: f32,
     /// Mean of the 5 largest values of the map.

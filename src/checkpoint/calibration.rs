@@ -15,8 +15,8 @@ pub struct ImageStats {
     pub block: f32,
     /// The mean of the 5 largest cells of the map.
     pub top5: f32,
-    /// The negative log-likelihood under the prior, in nats.
-    pub nll: f32,
+    /// The negative log-likelihood under the prior, in nats ([`negative_log_likelihood`](crate::ops::negative_log_likelihood)).
+    pub nll: f64,
 }
 
 /// The statistics of normal images, by category.

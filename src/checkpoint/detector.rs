@@ -15,8 +15,12 @@ use crate::ops::expect_shape;
 use crate::tensor::{DType, Device, Tensor, TensorView};
 
 const FORMAT: &str = "invad-detector";
-/// Up to version 2 there was one kind of denoiser, which files did not name.
-const VERSION: u32 = 3;
+/// Up to version 2 there was one kind of denoiser, which files did not name. From 4 on files have a checksum, and the NLL
+/// of images in f64.
+const VERSION: u32 = 4;
+/// Columns of the statistics of images, the last three the NLL ([`parts`]). Up to version 3 there were five, with it in f32.
+const COLUMNS: usize = 7;
+const COLUMNS_OF_OLD: usize = 5;
 /// The tensors of [`Levels`]: both or none.
 const LEVELS: [&str; 2] = ["levels.mean", "levels.std"];
 
@@ -159,9 +163,10 @@ impl Checkpoint {
         let Calibration { categories, trained } = &self.calibration;
         for (prefix, categories) in [("calibration", categories), ("trained", trained)] {
             for (category, images) in categories {
-                let rows: Vec<f32> =
-                    images.iter().flat_map(|i| [i.max, i.abs, i.block, i.top5, i.nll]).collect();
-                let rows = Tensor::from_f32(rows, &[images.len(), 5], Device::Cpu)?;
+                let row =
+                    |i: &ImageStats| [&[i.max, i.abs, i.block, i.top5][..], &parts(i.nll)].concat();
+                let rows = images.iter().flat_map(row).collect();
+                let rows = Tensor::from_f32(rows, &[images.len(), COLUMNS], Device::Cpu)?;
                 calibration.push((format!("{prefix}.{category}"), rows));
             }
         }
@@ -237,20 +242,23 @@ impl Checkpoint {
         for (prefix, categories) in prefixed {
             for category in &config.categories {
                 let name = format!("{prefix}.{category}");
-                let rows = match file.shape(&name) {
+                let (rows, columns) = match file.shape(&name) {
                     None => continue,
-                    Some(&[n, 5]) if n > 0 => file.take(&name, &[n, 5])?.to_vec_f32(),
+                    Some(&[n, columns @ (COLUMNS | COLUMNS_OF_OLD)]) if n > 0 => {
+                        (file.take(&name, &[n, columns])?.to_vec_f32(), columns)
+                    }
                     Some(got) => {
-                        let reason = format!("tensor `{name}` should be (n ≥ 1, 5), got {got:?}");
+                        let reason =
+                            format!("tensor `{name}` should be (n ≥ 1, {COLUMNS}), got {got:?}");
                         return Err(file.fail(reason));
                     }
                 };
-                let images = rows.chunks_exact(5).map(|r| ImageStats {
+                let images = rows.chunks_exact(columns).map(|r| ImageStats {
                     max: r[0],
                     abs: r[1],
                     block: r[2],
                     top5: r[3],
-                    nll: r[4],
+                    nll: r[4..].iter().map(|&part| f64::from(part)).sum(),
                 });
                 categories.insert(category.clone(), images.collect());
             }
@@ -258,4 +266,14 @@ impl Checkpoint {
         file.finish()?;
         Ok(Self { config, denoiser, ema, whitening, levels, prior, calibration })
     }
+}
+
+/// A number as the sum of three, each the nearest to what those before it leave: exact, as 3 · 24 bits hold 53.
+fn parts(number: f64) -> [f32; 3] {
+    let mut left = number;
+    [(); 3].map(|()| {
+        let part = left as f32;
+        left -= f64::from(part);
+        part
+    })
 }

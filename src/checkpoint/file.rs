@@ -1,7 +1,9 @@
 //! The container of both kinds of file: safetensors with one JSON object as metadata. Tensors are
 //! written and read one after the other: those of a large denoiser fit into memory once.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -11,9 +13,10 @@ use safetensors::{Dtype, SafeTensorError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::checksum::{Checksum, PIECE, UNKNOWN};
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor, TensorView};
-use crate::weights::{self, read_metadata};
+use crate::weights::{read_head, write_amended};
 
 /// The metadata's only key: one, so that equal contents are equal bytes.
 const KEY: &str = "invad";
@@ -23,8 +26,16 @@ const KEY: &str = "invad";
 struct Header<T> {
     format: String,
     version: u32,
+    /// Before all else whose text is not known ([`Checksum`]).
+    #[serde(default)]
+    checksum: Option<String>,
     config: T,
 }
+
+/// From this version on files of both kinds have a checksum.
+const FIRST_WITH_CHECKSUM: u32 = 4;
+/// What to do about a damaged file.
+const MEND: &str = "copy it again from where it is whole, or train again";
 
 /// What a reader needs to know before it can understand the rest.
 #[derive(serde::Deserialize)]
@@ -34,7 +45,7 @@ struct Preamble {
 }
 
 /// Numbers brought from a GPU at once.
-const PART: usize = 1 << 18;
+const PART: usize = 8 * PIECE;
 
 pub(super) fn write<T: Serialize>(
     path: &Path,
@@ -43,14 +54,20 @@ pub(super) fn write<T: Serialize>(
     config: &T,
     tensors: Vec<(String, TensorView)>,
 ) -> Result<()> {
-    let header = Header { format: format.into(), version, config };
+    let checksum = Some(UNKNOWN.into());
+    let header = Header { format: format.into(), version, checksum, config };
     let json = serde_json::to_string(&header)
         .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
     let (names, views): (Vec<_>, Vec<_>) =
         tensors.into_iter().map(|(name, view)| ((name, view.shape().to_vec()), view)).unzip();
+    let checksum = RefCell::new(Checksum::default());
     let mut part = Vec::new();
-    weights::write(path, Some((KEY, json)), &names, |i, put| {
-        let view = views[i];
+    let each = |i: usize, put: &mut dyn FnMut(&[f32]) -> Result<()>| {
+        let view: TensorView = views[i];
+        let mut put = |numbers: &[f32]| {
+            checksum.borrow_mut().add(numbers);
+            put(numbers)
+        };
         if let Ok(numbers) = view.f32s("save", "tensor") {
             return put(numbers);
         }
@@ -61,7 +78,8 @@ pub(super) fn write<T: Serialize>(
             put(&part)?;
         }
         Ok(())
-    })
+    };
+    write_amended(path, Some((KEY, json)), &names, each, |head| checksum.take().seal(head))
 }
 
 /// The parsed file: its configuration, and its tensors by name.
@@ -77,21 +95,20 @@ pub(super) fn read<T: DeserializeOwned>(
     version: u32,
 ) -> Result<Contents<T>> {
     let fail = |reason: String| Error::file(path, reason);
-    let what = format!("not a whole {format} file");
+    let not_whole = |e: &dyn Display| fail(format!("not a whole {format} file: {e}; {MEND}"));
     let mut file = File::open(path).map_err(|e| Error::io(path, e))?;
     let len = file.metadata().map_err(|e| Error::io(path, e))?.len();
-    let metadata = match read_metadata(&mut file, len) {
-        Ok(metadata) => metadata,
+    let (head, metadata) = match read_head(&mut file, len) {
+        Ok(read) => read,
         Err(SafeTensorError::IoError(e)) => return Err(Error::io(path, e)),
-        Err(e) => return Err(fail(format!("{what}: {e}"))),
+        Err(e) => return Err(not_whole(&e)),
     };
     let json = metadata
         .metadata()
         .as_ref()
         .and_then(|m| m.get(KEY))
         .ok_or_else(|| fail(format!("not an {format} file: it lacks the metadata `{KEY}`")))?;
-    let preamble: Preamble =
-        serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
+    let preamble: Preamble = serde_json::from_str(json).map_err(|e| not_whole(&e))?;
     if preamble.format != format {
         return Err(fail(format!("its format is {}; {format} is needed", preamble.format)));
     }
@@ -102,7 +119,11 @@ pub(super) fn read<T: DeserializeOwned>(
             preamble.version
         )));
     }
-    let header: Header<T> = serde_json::from_str(json).map_err(|e| fail(format!("{what}: {e}")))?;
+    let header: Header<T> = serde_json::from_str(json).map_err(|e| not_whole(&e))?;
+    if header.version >= FIRST_WITH_CHECKSUM && header.checksum.is_none() {
+        return Err(not_whole(&"it lacks its checksum"));
+    }
+    let mut checksum = Checksum::default();
     let mut tensors = HashMap::new();
     for name in metadata.offset_keys() {
         let TensorInfo { dtype, shape, .. } = metadata.info(&name).expect("a key has its tensor");
@@ -115,9 +136,17 @@ pub(super) fn read<T: DeserializeOwned>(
         let mut data = vec![0.0f32; shape.iter().product()];
         file.read_exact(bytemuck::cast_slice_mut(&mut data)).map_err(|e| Error::io(path, e))?;
         if let Some(bad) = data.iter().find(|v| !v.is_finite()) {
-            return Err(fail(format!("tensor `{name}` holds {bad}: the file is damaged")));
+            return Err(fail(format!("tensor `{name}` holds {bad}: the file is damaged; {MEND}")));
+        }
+        if header.checksum.is_some() {
+            checksum.add(&data);
         }
         tensors.insert(name, Tensor::from_f32(data, shape, Device::Cpu)?);
+    }
+    if header.checksum.is_some_and(|sum| !checksum.is(&sum, head)) {
+        let reason =
+            format!("its checksum is not that of what it holds: the file is damaged; {MEND}");
+        return Err(fail(reason));
     }
     Ok(Contents { config: header.config, tensors, path: path.to_path_buf() })
 }

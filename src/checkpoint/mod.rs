@@ -1,6 +1,7 @@
 //! What is kept in files: the detector and the state of its training.
 
 mod calibration;
+mod checksum;
 mod detector;
 mod file;
 mod levels;

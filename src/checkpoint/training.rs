@@ -12,7 +12,8 @@ use crate::gaussian::Whitening;
 use crate::tensor::Tensor;
 
 const FORMAT: &str = "invad-training";
-const VERSION: u32 = 3;
+/// From 4 on files have a checksum.
+const VERSION: u32 = 4;
 
 /// Everything that decides a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

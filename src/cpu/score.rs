@@ -34,9 +34,7 @@ pub(crate) fn score(
             }
             let count = TOP.min(tokens);
             let mean = top[..count].iter().map(|&t| f64::from(t)).sum::<f64>() / count as f64;
-            let log_2pi = (2.0 * std::f64::consts::PI).ln();
-            let nll = 0.5 * total + 0.5 * (tokens * channels) as f64 * log_2pi;
-            let row = [top[0], min, top[0] - min, mean as f32, nll as f32];
+            let row = [top[0], min, top[0] - min, mean as f32, (0.5 * total) as f32];
             let row = if total.is_nan() { [f32::NAN; 5] } else { row };
             stats.copy_from_slice(&row);
         });

@@ -10,8 +10,8 @@ pub(crate) const ENOUGH: usize = 8;
 impl ImageStats {
     /// What tells the image from others, and copies from none: that which is of the latent alone, whatever it was
     /// held against.
-    pub(crate) fn latent(&self) -> [u32; 2] {
-        [self.abs, self.nll].map(f32::to_bits)
+    pub(crate) fn latent(&self) -> (u32, u64) {
+        (self.abs.to_bits(), self.nll.to_bits())
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 
-use super::measure::{Measured, Measurer, standing_out};
+use super::measure::{Measured, Measurer, OfLatent, standing_out};
 use super::scale::Scales;
 use super::{AnomalyMap, ScoreOptions, drift};
 use crate::backbones::{self, Backbone, BackboneSpec, Loaded};
@@ -331,10 +331,10 @@ impl Detector {
         let measured = numbers.into_iter().zip(maps).map(|(stats, maps)| {
             let maps = maps.to_vec_f32();
             let mut maps = maps.chunks_exact(side * side);
-            let image = |row: Option<Vec<f32>>| -> Result<_> {
-                let Some(row) = row else { return Ok(None) };
+            let image = |latent: Option<OfLatent>| -> Result<_> {
+                let Some(latent) = latent else { return Ok(None) };
                 let map = maps.next().expect("a map of each image");
-                Ok(Some(standing_out(side, map, &row, 0)?.stats))
+                Ok(Some(standing_out(side, map, latent, 0)?.stats))
             };
             stats.into_iter().map(image).collect()
         });

@@ -47,6 +47,9 @@ pub struct Evaluation {
     /// Category → the threshold that would have been best.
     #[serde(default)]
     pub thresholds: BTreeMap<String, BestThreshold>,
+    /// The categories of which all images have one score, good and defective ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tied: Vec<String>,
 }
 
 /// False alarms that [`BestThreshold`] allows, in percent.
@@ -91,7 +94,8 @@ impl BestThreshold {
 }
 
 impl Evaluation {
-    /// What the user should know: each category whose defects another threshold would tell much better.
+    /// What the user should know: each category of which all images have one score, and each whose defects another
+    /// threshold would tell much better.
     pub fn advice(&self) -> Vec<String> {
         let advice = |(name, best): (&String, &BestThreshold)| {
             let own = &self.calibrated.categories[name];
@@ -110,7 +114,13 @@ impl Evaluation {
                 )
             })
         };
-        self.thresholds.iter().filter_map(advice).collect()
+        let tied = self.tied.iter().map(|name| {
+            format!(
+                "category `{name}`: all scores are equal, good images and defective ones alike, so that its figures of \
+                 images (AUROC 50 %) say nothing; train with more steps, or try another --score"
+            )
+        });
+        tied.chain(self.thresholds.iter().filter_map(advice)).collect()
     }
 }
 
@@ -159,6 +169,7 @@ pub fn evaluate<'d>(
     let mut calibrated = BTreeMap::new();
     let mut paper = BTreeMap::new();
     let mut thresholds = BTreeMap::new();
+    let mut tied = Vec::new();
     for category in dataset.categories() {
         let tested = test(detector, dataset, category, options, &mut each)?;
         let name = &category.name;
@@ -167,9 +178,12 @@ pub fn evaluate<'d>(
         if let Some(best) = BestThreshold::of(&tested.scores, &tested.cubic.labels)? {
             thresholds.insert(name.clone(), best);
         }
+        if tested.is_tied() {
+            tied.push(name.clone());
+        }
     }
     let [calibrated, paper] = [calibrated, paper].map(Evaluated::new);
-    Ok(Evaluation { calibrated, paper, thresholds })
+    Ok(Evaluation { calibrated, paper, thresholds, tied })
 }
 
 /// Scores the test images of a category as [`evaluate`] does.
@@ -244,15 +258,24 @@ impl Tested {
         self.bilinear.add(defective, mask, || map.resize_bilinear(PIXELS, PIXELS))
     }
 
+    /// Whether good and defective images have one score.
+    fn is_tied(&self) -> bool {
+        let labels = &self.cubic.labels;
+        labels.contains(&true)
+            && labels.contains(&false)
+            && self.scores.iter().all(|score| *score == self.scores[0])
+    }
+
     fn calibrated(&self) -> Result<Metrics> {
         self.cubic.metrics(&self.scores, Some(self.threshold))
     }
 
     fn paper(&self) -> Result<Metrics> {
-        let of = |number: fn(&ImageStats) -> f32| -> Vec<f64> {
-            self.stats.iter().map(|stats| f64::from(number(stats))).collect()
+        let of = |number: fn(&ImageStats) -> f64| -> Vec<f64> {
+            self.stats.iter().map(number).collect()
         };
-        self.bilinear.metrics(&metrics::paper_scores(&of(|s| s.abs), &of(|s| s.nll))?, None)
+        let scores = metrics::paper_scores(&of(|s| s.abs.into()), &of(|s| s.nll))?;
+        self.bilinear.metrics(&scores, None)
     }
 }
 

@@ -39,7 +39,7 @@ impl AnomalyMap {
     }
 
     /// The norm of order `order` of the means of 2 × 2 neighbouring cells, (Σ max(0, m)^order)^(1/order), and
-    /// of infinite order the largest of them; of a map of one cell, that cell.
+    /// of infinite order the largest of them; of a map of one cell, that cell. NaN where a cell is.
     pub fn block(&self, order: f64) -> f32 {
         if let [cell] = self.values[..] {
             return cell;
@@ -51,15 +51,17 @@ impl AnomalyMap {
             .flat_map(|(above, below)| above.windows(2).zip(below.windows(2)))
             .map(|(above, below)| 0.25 * (above[0] + above[1] + below[0] + below[1]));
         if order.is_infinite() {
-            return blocks.fold(f32::NEG_INFINITY, f32::max);
+            return blocks.fold(f32::NEG_INFINITY, maximum);
         }
-        let powers = blocks.map(|m| f64::from(m.max(0.0)).powf(order));
+        let powers = blocks.map(|m| f64::from(maximum(m, 0.0)).powf(order));
         powers.sum::<f64>().powf(order.recip()) as f32
     }
 
-    /// The mean of the `count` largest cells, or of all where there are fewer.
+    /// The mean of the `count` largest cells, or of all where there are fewer. NaN where a cell is.
     pub(super) fn top(&self, count: usize) -> f32 {
         let mut values = self.values.clone();
+        // A NaN without a sign is above all others.
+        values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = v.abs());
         values.sort_unstable_by(|a, b| b.total_cmp(a));
         values.truncate(count.max(1));
         (values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64) as f32
@@ -87,10 +89,38 @@ impl AnomalyMap {
     }
 }
 
+/// The larger of two numbers, which is NaN where one is: [`f32::max`] would pass it over.
+fn maximum(a: f32, b: f32) -> f32 {
+    if a > b || a.is_nan() { a } else { b }
+}
+
 fn pixels(width: usize, height: usize) -> Result<Vec<f32>> {
     if width == 0 || height == 0 {
         let got = format!("{width}×{height}");
         return Err(Error::argument("AnomalyMap::resize", "size", "at least 1×1", got));
     }
     Ok(vec![0.0; width * height])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of either sign, at any cell.
+    #[test]
+    fn a_nan_is_not_passed_over() {
+        for (at, nan) in (0..9).flat_map(|at| [(at, f32::NAN), (at, -f32::NAN)]) {
+            let mut values = vec![-1.0, 2.0, 0.5, 3.0, -4.0, 1.0, 0.0, 2.5, -0.5];
+            let whole = AnomalyMap::new(3, values.clone()).unwrap();
+            values[at] = nan;
+            let map = AnomalyMap::new(3, values).unwrap();
+            let numbers =
+                |m: &AnomalyMap| [m.block(4.0), m.block(f64::INFINITY), m.top(1), m.top(5)];
+            assert!(numbers(&map).iter().all(|v| v.is_nan()), "{nan} at {at}");
+            assert!(numbers(&whole).iter().all(|v| v.is_finite()));
+        }
+        // Blocks below 0 count as none, or are the largest where all are.
+        let low = AnomalyMap::new(2, vec![-1.0; 4]).unwrap();
+        assert_eq!([low.block(4.0), low.block(f64::INFINITY)], [0.0, -1.0]);
+    }
 }

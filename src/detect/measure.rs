@@ -101,10 +101,27 @@ struct Held {
     maps: Tensor,
 }
 
-/// An image's latent (G², C), and its [`ops::score`].
+/// An image's latent (G², C), and what it amounts to.
 pub(super) struct Latent {
     pub z: Vec<f32>,
-    pub stats: Vec<f32>,
+    pub stats: OfLatent,
+}
+
+/// What is of a latent alone, whatever it is held against.
+#[derive(Clone, Copy)]
+pub(super) struct OfLatent {
+    abs: f32,
+    nll: f64,
+}
+
+impl OfLatent {
+    /// From the statistics of [`ops::score`] of a latent of so many numbers.
+    fn new(stats: &[f32], numbers: usize) -> Self {
+        let &[_, _, abs, _, half_squares] = stats else {
+            unreachable!("there are five statistics")
+        };
+        Self { abs, nll: ops::negative_log_likelihood(half_squares, numbers) }
+    }
 }
 
 /// What an image amounts to.
@@ -398,7 +415,8 @@ impl Measurer {
             let (z, stats) = (z.to_vec_f32(), stats.to_vec_f32());
             let rows = z.chunks_exact(cells * channels).zip(stats.chunks_exact(ops::SCORE_STATS));
             for ((item, loaded), (z, stats)) in items.iter().zip(loaded).zip(rows) {
-                let latent = loaded.map(|_| Latent { z: z.to_vec(), stats: stats.to_vec() });
+                let stats = OfLatent::new(stats, cells * channels);
+                let latent = loaded.map(|_| Latent { z: z.to_vec(), stats });
                 let (latent, wrong) = match latent {
                     Ok(latent) => (Some(latent), Ok(())),
                     Err(e) => (None, Err(e)),
@@ -428,14 +446,15 @@ impl Measurer {
         let (stats, maps) = slot.results.wait()?.split_at(images * ops::SCORE_STATS);
         let results = items.iter().zip(loaded).enumerate().map(|(i, (item, loaded))| {
             let row = &stats[i * ops::SCORE_STATS..][..ops::SCORE_STATS];
+            let latent = OfLatent::new(row, cells * self.backbone.spec().channels);
             let map = |category: usize| &maps[(category * images + i) * cells..][..cells];
             let measured = || match &self.prior {
                 Some(prior) => {
                     let maps: Vec<_> = (0..categories.len()).map(map).collect();
                     let category = prior.likeliest(categories, &maps);
-                    standing_out(side, maps[category], row, category)
+                    standing_out(side, maps[category], latent, category)
                 }
-                None => plain(side, map(0), row, self.levels.as_ref()),
+                None => plain(side, map(0), latent, self.levels.as_ref()),
             };
             let result = match loaded {
                 Ok(loaded) => Ok((loaded, measured()?)),
@@ -462,12 +481,12 @@ fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
 }
 
 /// What a latent amounts to without a prior: its map is of its norms.
-fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Result<Measured> {
+fn plain(side: usize, map: &[f32], latent: OfLatent, levels: Option<&Levels>) -> Result<Measured> {
     let mut map = map.to_vec();
     if let Some(levels) = levels {
         levels.apply(&mut map)?;
     }
-    measured(AnomalyMap::new(side, map)?, f64::INFINITY, row, 0)
+    measured(AnomalyMap::new(side, map)?, f64::INFINITY, latent, 0)
 }
 
 /// What a latent amounts to by its distances to the latents of other images: the map is what stands out
@@ -475,19 +494,19 @@ fn plain(side: usize, map: &[f32], row: &[f32], levels: Option<&Levels>) -> Resu
 pub(super) fn standing_out(
     side: usize,
     map: &[f32],
-    row: &[f32],
+    latent: OfLatent,
     category: usize,
 ) -> Result<Measured> {
     let mean = map.iter().map(|&m| f64::from(m)).sum::<f64>() / map.len() as f64;
     let map = AnomalyMap::new(side, map.iter().map(|m| m - mean as f32).collect())?;
-    measured(map, ORDER, row, category)
+    measured(map, ORDER, latent, category)
 }
 
-fn measured(map: AnomalyMap, order: f64, row: &[f32], category: usize) -> Result<Measured> {
-    let &[_, _, abs, _, nll] = row else { unreachable!("there are five statistics") };
+fn measured(map: AnomalyMap, order: f64, latent: OfLatent, category: usize) -> Result<Measured> {
+    let OfLatent { abs, nll } = latent;
     let [max, block, top5] = [map.top(1), map.block(order), map.top(5)];
     let stats = ImageStats { max, abs, block, top5, nll };
-    if !map.values().iter().chain(&[stats.abs, stats.nll]).all(|v| v.is_finite()) {
+    if !(map.values().iter().all(|v| v.is_finite()) && abs.is_finite() && nll.is_finite()) {
         let expected = "one whose features and latents are finite: train again, or mend the backbone if it is one of your own";
         return Err(Error::argument("score", "detector", expected, format!("{stats:?}")));
     }

@@ -163,17 +163,16 @@ impl Scale {
         };
         let spread = |f: &dyn Fn(&ImageStats) -> f64| spread_or(standing_out, f);
         let moments = |f: fn(&ImageStats) -> f32| spread(&|s| f64::from(f(s)));
-        let of_latents = |f: fn(&ImageStats) -> f32| spread_or(LONE_SPREAD, &|s| f64::from(f(s)));
         let kind = options.kind;
         // In units of the map's cells, as a norm is not.
         let cell: fn(&ImageStats) -> f32 = if prior { |s| s.top5 } else { |s| s.block };
         let cells = moments(cell);
         let mut scale = Self {
             kind,
-            abs: of_latents(|s| s.abs),
+            abs: spread_or(LONE_SPREAD, &|s| s.abs.into()),
             block: moments(|s| s.block),
             top5: moments(|s| s.top5),
-            nll: of_latents(|s| s.nll),
+            nll: spread_or(LONE_SPREAD, &|s| s.nll),
             threshold: f64::NAN,
             unfamiliar: f64::INFINITY,
             map_threshold: f32::NAN,
@@ -236,7 +235,7 @@ impl Scale {
             score,
             threshold: self.threshold,
             is_anomalous: score >= self.threshold,
-            is_unfamiliar: f64::from(stats.nll) > self.unfamiliar,
+            is_unfamiliar: stats.nll > self.unfamiliar,
             category,
             stats,
             map,
@@ -250,10 +249,8 @@ impl Scale {
             ScoreKind::Block => self.block.standardise(f64::from(s.block)),
             ScoreKind::Top5 => self.top5.standardise(f64::from(s.top5)),
             ScoreKind::Abs => self.abs.standardise(f64::from(s.abs)),
-            ScoreKind::Nll => self.nll.standardise(f64::from(s.nll)),
-            ScoreKind::Both => {
-                self.abs.standardise(f64::from(s.abs)) + self.nll.standardise(f64::from(s.nll))
-            }
+            ScoreKind::Nll => self.nll.standardise(s.nll),
+            ScoreKind::Both => self.abs.standardise(f64::from(s.abs)) + self.nll.standardise(s.nll),
         }
     }
 }

@@ -92,7 +92,7 @@ pub use random::{Random, Stream, normal};
 pub use resize_antialias::resize_antialias;
 pub use resize_bilinear::resize_bilinear;
 pub use rgb_to_luma::rgb_to_luma;
-pub use score::{SCORE_STATS, score, score_step};
+pub use score::{SCORE_STATS, negative_log_likelihood, score, score_step};
 pub use silu::{silu, silu_backward};
 pub use timestep_embedding::timestep_embedding;
 

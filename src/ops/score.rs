@@ -11,7 +11,8 @@ const OP: &str = "score";
 pub const SCORE_STATS: usize = 5;
 
 /// map(p) = ‖z_p‖₂ over channels, and for each image the five numbers
-/// (max map, min map, Abs = max − min, mean of the 5 largest, NLL = ½·Σz² + ½·C·N·ln 2π).
+/// (max map, min map, Abs = max − min, mean of the 5 largest, ½·Σz²). The last is the part of NLL that differs between
+/// latents: [`negative_log_likelihood`].
 ///
 /// `latent` (z): (B, N, C); `map`: (B, N); `stats`: (B, 5). Where N < 5 the mean is over N.
 /// A NaN anywhere in a latent makes all of its image's stats NaN.
@@ -29,6 +30,13 @@ pub fn score<'a>(
     let (map, stats) = (map.into_f32s(OP, "map")?, stats.into_f32s(OP, "stats")?);
     cpu::score(latent.f32s(OP, "latent")?, map, stats, sizes);
     Ok(())
+}
+
+/// NLL = ½·Σz² + ½·C·N·ln 2π in nats, of a latent under the Gaussian of variance 1: `half_squares`, ½·Σz² as [`score`] gives it,
+/// of `numbers`, C·N. In f64, since the second term is the larger and the same for all: in f32 it would swallow the
+/// difference between two latents where they are small, as those of a network that has hardly been trained.
+pub fn negative_log_likelihood(half_squares: f32, numbers: usize) -> f64 {
+    f64::from(half_squares) + 0.5 * numbers as f64 * std::f64::consts::TAU.ln()
 }
 
 /// The last step of an inversion and the [`score`] of the latent it leads to, z = a·x + b·output: on a

@@ -70,7 +70,7 @@ pub(super) fn category(
         detect::test(detector, dataset, category, &options, |_, result| each(result.map(drop)))?;
     let (cubic, bilinear) = (tested.cubic.pixels()?, tested.bilinear.pixels()?);
     let abs: Vec<f64> = tested.stats.iter().map(|stats| f64::from(stats.abs)).collect();
-    let nll: Vec<f64> = tested.stats.iter().map(|stats| f64::from(stats.nll)).collect();
+    let nll: Vec<f64> = tested.stats.iter().map(|stats| stats.nll).collect();
     let sum = paper_scores(&abs, &nll)?;
     let mut measured =
         CategoryMeasured { defective: tested.cubic.labels().into(), ..Default::default() };

@@ -41,8 +41,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 pub use find::{Fetched, Places, SOURCES, Source, find, find_with};
-pub(crate) use safe::read_metadata;
 pub use safe::write;
+pub(crate) use safe::{read_head, write_amended};
 
 /// What the elements of a stored tensor are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -488,7 +488,8 @@ fn some(names: &[String]) -> String {
     }
 }
 
-fn hexadecimal(digest: Sha256) -> String {
+/// What is digested, in hexadecimal.
+pub(crate) fn hexadecimal(digest: Sha256) -> String {
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Files of safetensors.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -16,11 +16,12 @@ const LENGTH: u64 = 8;
 /// The longest head that safetensors allows, in bytes.
 const LONGEST_HEAD: u64 = 100_000_000;
 
-/// What stands before the tensors of a file of `len` bytes, which begin where `file` is then.
-pub(crate) fn read_metadata(
+/// What stands before the tensors of a file of `len` bytes, which begin where `file` is then: the head's bytes, and what
+/// they say.
+pub(crate) fn read_head(
     file: &mut impl Read,
     len: u64,
-) -> std::result::Result<Metadata, SafeTensorError> {
+) -> std::result::Result<(Vec<u8>, Metadata), SafeTensorError> {
     let after = len.checked_sub(LENGTH).ok_or(SafeTensorError::HeaderTooSmall)?;
     let mut length = [0; LENGTH as usize];
     file.read_exact(&mut length)?;
@@ -31,11 +32,11 @@ pub(crate) fn read_metadata(
     let data = after.checked_sub(length).ok_or(SafeTensorError::InvalidHeaderLength)?;
     let mut head = vec![0; length as usize];
     file.read_exact(&mut head)?;
-    let head = std::str::from_utf8(&head).map_err(SafeTensorError::InvalidHeader)?;
+    let text = std::str::from_utf8(&head).map_err(SafeTensorError::InvalidHeader)?;
     let metadata: Metadata =
-        serde_json::from_str(head).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
+        serde_json::from_str(text).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
     match metadata.data_len() as u64 == data {
-        true => Ok(metadata),
+        true => Ok((head, metadata)),
         false => Err(SafeTensorError::MetadataIncompleteBuffer),
     }
 }
@@ -49,7 +50,7 @@ pub(super) fn tensors(source: &Stored) -> std::result::Result<Contents, Unreadab
         Unreadable::Damaged(format!("no whole file of safetensors, and none of PyTorch: {reason}"))
     };
     let len = source.len();
-    let metadata = read_metadata(&mut source.reader(0), len).map_err(|e| match e {
+    let (_, metadata) = read_head(&mut source.reader(0), len).map_err(|e| match e {
         SafeTensorError::IoError(e) => Unreadable::Io(e),
         other => damaged(other.to_string()),
     })?;
@@ -92,9 +93,19 @@ pub fn write(
     path: impl AsRef<Path>,
     text: Option<(&str, String)>,
     tensors: &[(String, Vec<usize>)],
-    mut each: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
+    each: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
 ) -> Result<()> {
-    let path = path.as_ref();
+    write_amended(path.as_ref(), text, tensors, each, |_| {})
+}
+
+/// [`write`], with a head that is known in full when all tensors are written: `amend` then changes its bytes.
+pub(crate) fn write_amended(
+    path: &Path,
+    text: Option<(&str, String)>,
+    tensors: &[(String, Vec<usize>)],
+    mut each: impl FnMut(usize, &mut dyn FnMut(&[f32]) -> Result<()>) -> Result<()>,
+    amend: impl FnOnce(&mut [u8]),
+) -> Result<()> {
     let fail = |reason: String| Error::file(path, format!("cannot be written: {reason}"));
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by(|&a, &b| tensors[a].0.cmp(&tensors[b].0));
@@ -113,7 +124,8 @@ pub fn write(
     head.resize(head.len().next_multiple_of(LENGTH as usize), b' ');
 
     let mut file = AtomicFile::create(path)?;
-    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(|e| Error::io(path, e));
+    let io = |e| Error::io(path, e);
+    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(io);
     put(&(head.len() as u64).to_le_bytes())?;
     put(&head)?;
     for i in order {
@@ -126,6 +138,11 @@ pub fn write(
         if got != shape.iter().product::<usize>() {
             return Err(fail(format!("`{name}` of shape {shape:?} was given {got} numbers")));
         }
+    }
+    let written = head.clone();
+    amend(&mut head);
+    if head != written {
+        file.seek(SeekFrom::Start(LENGTH)).and_then(|_| file.write_all(&head)).map_err(io)?;
     }
     file.commit()
 }

@@ -49,6 +49,11 @@ fn weights_of_a_backbone() {
     refused(NAME, &["--below", "teacher"], &file, &["nothing below `teacher`", "`_blocks`"]);
     refused(NAME, &[], &root.path().join("none"), &["none"]);
     refused(NAME, &[], Path::new(file!()), &["no whole file of safetensors, and none of PyTorch"]);
+    // What fails leaves nothing, and what was there before stays.
+    let below = root.path().join("new/below");
+    let ran = convert(&below, NAME).arg("--weights").arg(root.path().join("none")).run();
+    ran.refused(&["none"]);
+    assert!(!root.path().join("new").exists() && made.exists());
 }
 
 /// A denoiser of the reference implementation, of random numbers, becomes a detector that scores.
@@ -108,5 +113,5 @@ fn a_denoiser() {
         narrow.parameters().iter().map(|p| named(p.name.clone(), p.shape.clone(), 3)).collect();
     fs::write(&file, safetensors(&narrow)).unwrap();
     refused(&["192 channels on a grid of 16", "8 on 16"]);
-    assert!(!path("x/detector.safetensors").exists());
+    assert!(!path("x").exists());
 }

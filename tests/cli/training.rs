@@ -66,12 +66,21 @@ fn where_nothing_can_be_written() {
     fs::write(&file, b"").unwrap();
     let Shared { data, detector, .. } = shared();
     for out in [file.clone(), file.join("below")] {
-        let says = [out.to_str().unwrap()];
+        let says = [out.to_str().unwrap(), "is a file, and --out takes a folder; name another"];
         train(data, &out, 5).run().refused(&says);
+        train(data, &out, 5).arg("--per-category").run().refused(&says);
         score(detector, &out).arg(data).run().refused(&says);
         evaluate(detector, data, &out).run().refused(&says);
         program("quickstart").arg("--out").arg(&out).run().refused(&says);
+        let mut experiment = program("evaluate");
+        experiment.args(["--sweep", "--data"]).arg(data).arg("--out").arg(&out);
+        experiment.run().refused(&says);
+        let mut convert = program("convert");
+        convert.args(["--backbone", "vit-b16", "--weights"]).arg(&file).arg("--out").arg(&out);
+        convert.run().refused(&says);
     }
+    // Before any work, so that nothing else matters.
+    evaluate(&root.path().join("none"), data, &file).run().refused(&["this is a file"]);
     // The results cannot appear where a folder is.
     let out = root.path().join("out");
     fs::create_dir_all(out.join("scores.csv")).unwrap();

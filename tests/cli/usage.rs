@@ -35,7 +35,7 @@ fn help_shows_what_works() {
 fn wrong_usage_is_code_2() {
     let all = ["--detector", "x", "--out", "y", "z"];
     let experiment = ["--data", "x", "--out", "y"];
-    let cases: [(&str, Vec<&str>, &str); 26] = [
+    let cases: [(&str, Vec<&str>, &str); 36] = [
         ("train", vec![], "--data <DIR>"),
         ("train", vec!["--data", "x"], "--out <DIR>"),
         ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
@@ -66,6 +66,16 @@ fn wrong_usage_is_code_2() {
         ("evaluate", [&experiment[..], &["--sweep", "--noise", "0"]].concat(), "not above 0"),
         ("evaluate", [&experiment[..], &["--sweep", "--denoisers", "a"]].concat(), "small-mlp"),
         ("quickstart", vec!["data"], "unexpected argument 'data'"),
+        ("quickstart", vec!["--steps", "2147483648"], "1..=2147483647"),
+        ("train", [&experiment[..], &["--steps", "2147483648"]].concat(), "1..=2147483647"),
+        ("train", [&experiment[..], &["--micro-batch", "0"]].concat(), "'--micro-batch <N>'"),
+        ("train", [&experiment[..], &["--micro-batch", "7"]].concat(), "7 does not divide 8"),
+        ("train", [&experiment[..], &["--memory-limit", "0"]].concat(), "'--memory-limit <BYTES>'"),
+        ("train", [&experiment[..], &["--average-every", "0"]].concat(), "1..=2147483647"),
+        ("train", [&experiment[..], &["--save-every", "0"]].concat(), "1..=2147483647"),
+        ("convert", [&all[2..4], &["--heads", "0"]].concat(), "'--heads <N>'"),
+        ("convert", [&all[2..4], &["--head-size", "0"]].concat(), "'--head-size <N>'"),
+        ("service", [&all[..2], &["--max-pixels", "0"]].concat(), "'--max-pixels <N>'"),
     ];
     for (name, args, says) in cases {
         let ran = program(name).args(args).run().expect(2);

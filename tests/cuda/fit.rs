@@ -36,7 +36,7 @@ fn trains_learns_a_prior_and_calibrates() {
     let split = hold_out(category.train().len(), 0, options.seed);
     // What stands out, by Gaussians of few images, moves more than the latents do.
     let numbers = |of: &[ImageStats]| -> Vec<(f64, f64)> {
-        let exact = |s: &ImageStats| [s.abs, s.nll].map(|number| (number.into(), 1e-2));
+        let exact = |s: &ImageStats| [s.abs.into(), s.nll].map(|number| (number, 1e-2));
         let rough = |s: &ImageStats| [s.max, s.block, s.top5].map(|number| (number.into(), 4e-2));
         of.iter().flat_map(|s| exact(s).into_iter().chain(rough(s))).collect()
     };

@@ -81,7 +81,7 @@ fn truncated_anywhere() {
     }
 }
 
-/// A changed byte gives another file or an error.
+/// A changed byte is noticed, and where the file is sealed anew with a right checksum, gives another file or an error.
 #[test]
 fn mutated_bytes_do_not_panic() {
     let files = Files::new();
@@ -92,10 +92,10 @@ fn mutated_bytes_do_not_panic() {
         Err(Error::File { .. } | Error::Argument { .. } | Error::Shape { .. }) => errors += 1,
         Err(other) => panic!("{other}"),
     };
-    for (bytes, is_state) in [(&files.detector, false), (&files.state, true)] {
-        let header = bytes.len() - Parts::of(bytes).data.len();
+    for (whole, is_state) in [(&files.detector, false), (&files.state, true)] {
+        let header = whole.len() - Parts::of(whole).data.len();
         for i in 0..3000 {
-            let mut bytes = bytes.clone();
+            let mut bytes = whole.clone();
             // Most of what can go wrong is in the header; some bytes become digits, so that it
             // stays JSON.
             for _ in 0..1 + i % 3 {
@@ -107,7 +107,15 @@ fn mutated_bytes_do_not_panic() {
                     _ => bytes[at] = b"0123456789"[numbers.below(10)],
                 }
             }
-            let path = files.put(&bytes);
+            if bytes != *whole {
+                let path = files.put(&bytes);
+                let loaded = match is_state {
+                    true => TrainingState::load(&path).map(drop),
+                    false => Checkpoint::load(&path).map(drop),
+                };
+                assert!(matches!(loaded, Err(Error::File { .. })), "{loaded:?}");
+            }
+            let path = files.put(&Parts::parse(&bytes).map_or(bytes, |parts| parts.bytes()));
             if is_state {
                 count(TrainingState::load(&path).map(|_| ()));
             } else {
@@ -121,6 +129,73 @@ fn mutated_bytes_do_not_panic() {
          refused | 0 | 0 |",
         loaded + errors
     );
+}
+
+/// A bit anywhere among the numbers, of the kind that leaves them finite, and digits of the settings.
+#[test]
+fn changes_that_leave_all_in_order_are_noticed() {
+    const SAYS: &str =
+        "its checksum is not that of what it holds: the file is damaged; copy it again";
+    let files = Files::new();
+    for (bytes, refused) in [
+        (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
+        (&files.state, Files::state_refused),
+    ] {
+        assert!(Parts::checksum_holds(bytes));
+        let start = bytes.len() - Parts::of(bytes).data.len();
+        let last = bytes.len() - 4;
+        for at in (start..last).step_by(bytes.len() / 64 / 4 * 4 + 4).chain([last]) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 1;
+            refused(&files, &bytes, SAYS);
+        }
+        let text = String::from_utf8_lossy(&bytes[8..start]).into_owned();
+        let sum =
+            text.split("checksum\\\":\\\"").nth(1).expect("a checksum").split('\\').next().unwrap();
+        for (old, new) in [(sum, &"0".repeat(64)[..]), ("\\\"seed\\\":7", "\\\"seed\\\":8")] {
+            assert!(text.contains(old), "{text}");
+            let text = text.replacen(old, new, 1);
+            let changed = [&bytes[..8], text.as_bytes(), &bytes[start..]];
+            refused(&files, &changed.concat(), SAYS);
+        }
+        // From version 4 on it cannot be left out, as by an older program.
+        let without =
+            with_config(bytes, |config| drop(config.as_object_mut().unwrap().remove("checksum")));
+        refused(&files, &without, "it lacks its checksum; copy it again");
+    }
+}
+
+/// Files of before have no checksum, and statistics in five columns.
+#[test]
+fn version_3() {
+    let files = Files::new();
+    let old = |bytes: &[u8]| {
+        with_config(bytes, |config| {
+            config["version"] = 3.into();
+            config.as_object_mut().unwrap().remove("checksum").unwrap();
+        })
+    };
+    // As many numbers as 5 images have in 7 columns.
+    let detector = with_header(&old(&files.detector), |header| {
+        assert_eq!(header["trained.dots"]["shape"], json!([5, 7]));
+        header["trained.dots"]["shape"] = json!([7, 5]);
+    });
+    let parts = Parts::of(&detector);
+    let [start, end] =
+        serde_json::from_value::<[usize; 2]>(parts.header["trained.dots"]["data_offsets"].clone())
+            .unwrap();
+    let numbers: Vec<f32> = parts.data[start..end]
+        .chunks_exact(4)
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+        .collect();
+    let checkpoint = Checkpoint::load(files.put(&detector)).unwrap();
+    let trained = &checkpoint.calibration.trained["dots"];
+    assert_eq!(trained.len(), 7);
+    for (stats, row) in trained.iter().zip(numbers.chunks_exact(5)) {
+        assert_eq!([stats.max, stats.abs, stats.block, stats.top5], row[..4]);
+        assert_eq!(stats.nll, f64::from(row[4]));
+    }
+    assert_eq!(TrainingState::load(files.put(&old(&files.state))).unwrap().step, 5);
 }
 
 /// Makes of a checkpoint what scoring needs.
@@ -150,11 +225,11 @@ fn another_format_or_version() {
         (&files.detector, Files::refused as fn(&Files, &[u8], &str)),
         (&files.state, Files::state_refused),
     ] {
-        let other = with_setting(bytes, "/version", 4.into());
-        refused(&files, &other, "its version is 4; this invad reads versions 1 to 3");
+        let other = with_setting(bytes, "/version", 5.into());
+        refused(&files, &other, "its version is 5; this invad reads versions 1 to 4");
         // What a newer version may have added does not hide which version it is.
         let newer = with_config(&other, |config| config["config"] = json!({"nothing": "alike"}));
-        refused(&files, &newer, "its version is 4");
+        refused(&files, &newer, "its version is 5");
         refused(&files, &with_setting(bytes, "/version", 0.into()), "its version is 0");
         refused(&files, &with_setting(bytes, "/version", (-1).into()), "not a whole");
         refused(&files, &with_setting(bytes, "/format", "bread".into()), "its format is bread;");
@@ -342,15 +417,15 @@ fn tensors_that_do_not_fit() {
     let renamed = with_header(&files.detector, rename);
     files.refused(&renamed, "tensor `calibration.nuts` does not belong here");
     let reshaped = with_header(&files.detector, |header| {
-        header["calibration.dots"]["shape"] = json!([2, 10]);
+        header["calibration.dots"]["shape"] = json!([2, 14]);
     });
-    files.refused(&reshaped, "tensor `calibration.dots` should be (n ≥ 1, 5), got [2, 10]");
+    files.refused(&reshaped, "tensor `calibration.dots` should be (n ≥ 1, 7), got [2, 14]");
     let mut parts = Parts::of(&files.detector);
     let rows = parts.header["calibration.dots"].take();
     parts.header["calibration.dots"] =
-        json!({"dtype": "F32", "shape": [0, 5], "data_offsets": [0, 0]});
+        json!({"dtype": "F32", "shape": [0, 7], "data_offsets": [0, 0]});
     parts.header["spare"] = rows;
-    files.refused(&parts.bytes(), "tensor `calibration.dots` should be (n ≥ 1, 5), got [0, 5]");
+    files.refused(&parts.bytes(), "tensor `calibration.dots` should be (n ≥ 1, 7), got [0, 7]");
 }
 
 #[test]

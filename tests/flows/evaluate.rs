@@ -201,7 +201,8 @@ fn advice_where_the_threshold_is_bad() {
             defective: 30,
         };
         let thresholds = [("nut".to_string(), best)].into();
-        Evaluation { calibrated: evaluated.clone(), paper: evaluated, thresholds }.advice()
+        let (paper, tied) = (evaluated.clone(), Vec::new());
+        Evaluation { calibrated: evaluated, paper, thresholds, tied }.advice()
     };
     assert!(with(8, 0.0, 57.0).is_empty() && with(8, 43.0, 100.0).is_empty());
     assert!(with(7, 0.0, 55.0).is_empty(), "too few images to tell");
@@ -286,7 +287,7 @@ fn the_paper_protocol() {
         let r = result.unwrap();
         if r.category == "dots" {
             abs.push(f64::from(r.scored.stats.abs));
-            nll.push(f64::from(r.scored.stats.nll));
+            nll.push(r.scored.stats.nll);
             labels.push(r.test.defect.is_some());
         }
         Ok(())
@@ -304,4 +305,31 @@ fn the_paper_protocol() {
         (got.image_auroc, got.image_ap, got.image_f1_max),
         (want.image_auroc, want.image_ap, want.image_f1_max)
     );
+}
+
+/// A network that returns zeros finds no image more anomalous than another: figures of images say nothing, and it is said.
+#[test]
+fn equal_scores_are_told() {
+    let folder = tempdir().unwrap();
+    data(folder.path());
+    let dataset = Dataset::open(folder.path(), &["dots".into()]).unwrap();
+    let [_, paper] = recipes();
+    let evaluated = |fill: Option<f32>| {
+        let mut checkpoint = checkpoint(paper.clone(), 3);
+        if let Some(value) = fill {
+            checkpoint.ema.view_mut().fill(value).unwrap();
+        }
+        let mut detector = invad::Detector::new(checkpoint).unwrap();
+        detector.calibrate("dots", &pictures(Kind::Dots, 0..3), &[]).unwrap();
+        detect::evaluate(&detector, &dataset, &ScoreOptions::default(), |_, _| Ok(())).unwrap()
+    };
+    let tied = evaluated(Some(0.0));
+    assert_eq!(tied.calibrated.categories["dots"].image_auroc, Some(50.0));
+    assert_eq!(tied.tied, ["dots"]);
+    let [advice] = &tied.advice()[..] else { panic!("one: {:?}", tied.advice()) };
+    for part in ["category `dots`: all scores are equal", "train with more steps", "--score"] {
+        assert!(advice.contains(part), "{advice}");
+    }
+    let told = evaluated(None);
+    assert!(told.tied.is_empty() && told.advice().iter().all(|a| !a.contains("equal")));
 }

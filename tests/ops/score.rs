@@ -17,8 +17,7 @@ fn oracle(z: &[f64], channels: usize) -> (Vec<f64>, [f64; SCORE_STATS]) {
     let (max, min) = (sorted[0], sorted[sorted.len() - 1]);
     sorted.truncate(5);
     let top = sorted.iter().sum::<f64>() / sorted.len() as f64;
-    let nll = z.iter().map(|z| 0.5 * z * z + 0.5 * std::f64::consts::TAU.ln()).sum();
-    (map, [max, min, max - min, top, nll])
+    (map, [max, min, max - min, top, 0.5 * dot(z, z)])
 }
 
 fn check(case: &str, latent: &Tensor) {
@@ -30,7 +29,7 @@ fn check(case: &str, latent: &Tensor) {
         assert_close(&format!("{case}: map {b}"), &map[b * n..][..n], &want_map, 3e-7);
         let got = &stats[b * SCORE_STATS..][..SCORE_STATS];
         assert_close(&format!("{case}: norms {b}"), &got[..4], &want[..4], 3e-7);
-        assert_close(&format!("{case}: NLL {b}"), &got[4..], &want[4..], 3e-7);
+        assert_close(&format!("{case}: ½Σz² {b}"), &got[4..], &want[4..], 3e-7);
     }
 }
 
@@ -41,6 +40,28 @@ fn forward() {
     {
         check(&format!("{shape:?}"), &tensor(1, &shape, 1.7));
     }
+}
+
+/// Of latents as small as those of a network that has hardly been trained: the log density of each number, summed in
+/// f64, whose constant part is a billion times what differs.
+#[test]
+fn likelihoods_of_small_latents_differ() {
+    let shape @ [b, n, c] = [6, 256, 192];
+    let latent = tensor(3, &shape, 6e-5);
+    let stats = run(&latent)[1].to_vec_f32();
+    let density = |z: &f64| 0.5 * z * z + 0.5 * std::f64::consts::TAU.ln();
+    let z = f64s(&latent);
+    let nll = |b: usize| ops::negative_log_likelihood(stats[b * SCORE_STATS + 4], n * c);
+    for (image, z) in z.chunks_exact(n * c).enumerate() {
+        let squares = 0.5 * dot(z, z);
+        let want: f64 = z.iter().map(density).sum();
+        assert!(squares < 1e-4 && (nll(image) / want - 1.0).abs() < 1e-12, "{image}");
+        // What is above that of a latent of zeros.
+        let above = nll(image) - ops::negative_log_likelihood(0.0, n * c);
+        assert!((above / squares - 1.0).abs() < 1e-6, "{image}: {above} {squares}");
+    }
+    let all: std::collections::BTreeSet<u64> = (0..b).map(|b| nll(b).to_bits()).collect();
+    assert_eq!(all.len(), b);
 }
 
 /// Map and stats of each image of the latent a·x + b·output.
@@ -166,7 +187,7 @@ mod on_gpu {
                 assert_close(&format!("{case}: map"), &map[b * n..][..n], &want_map, 1e-6);
                 let got = &stats[b * SCORE_STATS..][..SCORE_STATS];
                 assert_close(&format!("{case}: norms"), &got[..4], &want[..4], 1e-6);
-                assert_close(&format!("{case}: NLL"), &got[4..], &want[4..], 1e-6);
+                assert_close(&format!("{case}: ½Σz²"), &got[4..], &want[4..], 1e-6);
             }
         }
     }

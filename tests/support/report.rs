@@ -53,7 +53,7 @@ pub fn scored(score: f64, threshold: f64) -> Scored {
         is_anomalous: score >= threshold,
         is_unfamiliar: false,
         category: None,
-        stats: ImageStats { max: block, abs: block, block, top5: block, nll: block },
+        stats: ImageStats { max: block, abs: block, block, top5: block, nll: block.into() },
         map,
         map_threshold: threshold as f32,
         map_range: (0.0, 3.0 * threshold as f32),
@@ -106,6 +106,7 @@ pub fn report() -> Report {
             calibrated: evaluated.clone(),
             paper: evaluated.clone(),
             thresholds: Default::default(),
+            tied: Vec::new(),
         },
         baselines: Some(invad::baselines::Baselines {
             padim: evaluated.clone(),

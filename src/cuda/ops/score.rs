@@ -31,5 +31,5 @@ pub(crate) fn score(
     unsafe { op.launch("score", &[], launch, &args)? };
     let launch = Launch { grid: [images, 1, 1], block: 32, shared: 0 };
     // SAFETY: map has n numbers for each image, stats five.
-    unsafe { op.launch("score_stats", &[], launch, &args![map, stats, n, channels]) }
+    unsafe { op.launch("score_stats", &[], launch, &args![map, stats, n]) }
 }

@@ -21,7 +21,7 @@ fn standardised(held_out: &[ImageStats], kind: ScoreKind, stats: &ImageStats) ->
     };
     type Number = fn(&ImageStats) -> f64;
     let [block, top5, abs, nll]: [Number; 4] =
-        [|s| s.block.into(), |s| s.top5.into(), |s| s.abs.into(), |s| s.nll.into()];
+        [|s| s.block.into(), |s| s.top5.into(), |s| s.abs.into(), |s| s.nll];
     match kind {
         ScoreKind::Block => z(block),
         ScoreKind::Top5 => z(top5),
@@ -166,7 +166,7 @@ fn thresholds_that_cannot_be_relied_on() {
 fn unfamiliar_images() {
     let detector = with_prior();
     let held_out = &detector.calibration().categories["dots"];
-    let nll: Vec<f64> = held_out.iter().map(|s| f64::from(s.nll)).collect();
+    let nll: Vec<f64> = held_out.iter().map(|s| s.nll).collect();
     let mean = nll.iter().sum::<f64>() / nll.len() as f64;
     let squares: f64 = nll.iter().map(|v| (v - mean).powi(2)).sum();
     let std = (squares / (nll.len() - 1) as f64).sqrt();
@@ -177,14 +177,14 @@ fn unfamiliar_images() {
     let scored = detector.score_with(&images, &options).unwrap();
     for (i, of) in scored.iter().enumerate() {
         let limit = mean + 5.0 * std.max(0.03 * mean.abs());
-        assert_eq!(of.is_unfamiliar, f64::from(of.stats.nll) > limit, "{i}: {}", of.stats.nll);
+        assert_eq!(of.is_unfamiliar, of.stats.nll > limit, "{i}: {}", of.stats.nll);
         assert_eq!(of.is_unfamiliar, i >= 6, "{i}: {} {limit}", of.stats.nll);
     }
 
     // A single one says how much latents vary: a twentieth.
     let mut lone = with_prior();
     lone.calibrate("dots", &pictures(Kind::Dots, 200..201), &[]).unwrap();
-    let nll = |of: &Scored| f64::from(of.stats.nll);
+    let nll = |of: &Scored| of.stats.nll;
     let scored = lone.score_with(&images, &options).unwrap();
     for of in &scored {
         assert_eq!(of.is_unfamiliar, nll(of) > 1.25 * nll(&scored[0]), "{}", nll(of));

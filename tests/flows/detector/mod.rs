@@ -61,17 +61,18 @@ fn with_prior() -> Detector {
     detector
 }
 
-fn stat_bits(s: &ImageStats) -> [u32; 5] {
-    [s.max, s.abs, s.block, s.top5, s.nll].map(f32::to_bits)
+fn stat_bits(s: &ImageStats) -> [u64; 5] {
+    let [max, abs, block, top5] = [s.max, s.abs, s.block, s.top5].map(f64::from);
+    [max, abs, block, top5, s.nll].map(f64::to_bits)
 }
 
 /// All bits of what was said of an image.
-fn scored_bits(s: &Scored) -> (u64, [u32; 5], Vec<u32>) {
+fn scored_bits(s: &Scored) -> (u64, [u64; 5], Vec<u32>) {
     let map = s.map.values().iter().map(|v| v.to_bits()).collect();
     (s.score.to_bits(), stat_bits(&s.stats), map)
 }
 
-fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u32; 5], Vec<u32>)> {
+fn score(detector: &Detector, images: &[RgbImage]) -> Vec<(u64, [u64; 5], Vec<u32>)> {
     detector.score(images).unwrap().iter().map(scored_bits).collect()
 }
 

@@ -117,10 +117,10 @@ pub fn detected(
     detector.save(&path).map_err(text)?;
     let detector = Detector::load(&path).map_err(text)?;
     let scored = detector.score(&images(&|_| true)).map_err(text)?;
-    let stats = |of: fn(&invad::checkpoint::ImageStats) -> f32| -> Vec<f64> {
-        scored.iter().map(|scored| of(&scored.stats).into()).collect()
+    let stats = |of: fn(&invad::checkpoint::ImageStats) -> f64| -> Vec<f64> {
+        scored.iter().map(|scored| of(&scored.stats)).collect()
     };
-    let (abs, nll) = (stats(|s| s.abs), stats(|s| s.nll));
+    let (abs, nll) = (stats(|s| s.abs.into()), stats(|s| s.nll));
     Ok(Detected {
         maps: scored.iter().flat_map(|scored| scored.map.values().to_vec()).collect(),
         paper: metrics::paper_scores(&abs, &nll).map_err(text)?,

@@ -138,7 +138,9 @@ pub fn scores(z: &[f32], [b, c, h, w]: [usize; 4], device: Device) -> Result<Sco
     ops::score(&latent, &mut map, &mut stats).map_err(text)?;
     let stats = stats.to_vec_f32();
     let column = |i: usize| stats.chunks(ops::SCORE_STATS).map(|row| f64::from(row[i])).collect();
-    Ok(Scores { l2: map.to_vec_f32(), abs: column(2), nll: column(4) })
+    let halves = stats.chunks(ops::SCORE_STATS).map(|row| row[4]);
+    let nll = halves.map(|half| ops::negative_log_likelihood(half, c * h * w)).collect();
+    Ok(Scores { l2: map.to_vec_f32(), abs: column(2), nll })
 }
 
 pub fn paper_scores(abs: &[f64], nll: &[f64]) -> Result<Vec<f64>> {
