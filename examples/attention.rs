@@ -33,7 +33,8 @@ struct Options {
 }
 
 fn head_size(text: &str) -> std::result::Result<usize, &'static str> {
-    let size = text.parse().ok().filter(|size: &usize| (8..=256).contains(size) && size % 8 == 0);
+    let size =
+        text.parse().ok().filter(|size: &usize| (8..=256).contains(size) && size.is_multiple_of(8));
     size.ok_or("not a multiple of 8 in 8..=256")
 }
 
