@@ -14,7 +14,7 @@ use invad::sweep::{self, Axes, Event, Method, Setting, Sweep, SweepOptions, Swep
 use invad::train::Resources;
 use invad::{Control, Device, Error, Event as FitEvent, Result, denoisers};
 
-use crate::common::options::backbone;
+use crate::common::options::{backbone, steps};
 use crate::common::progress::{FitProgress, Progress};
 use crate::common::{
     INTERRUPTED, UNREADABLE, catch_interrupts, create_folder, interrupted, note, say,
@@ -71,7 +71,7 @@ pub struct Experiment {
     pub per_category: bool,
     /// Optimiser steps of each training [default: the recipe's]
     #[arg(long, value_name = "N", requires = "experiment", help_heading = "Experiments",
-          value_parser = clap::value_parser!(u64).range(1..))]
+          value_parser = steps())]
     steps: Option<u64>,
     /// Seed of all random numbers [default: 0]
     #[arg(long, value_name = "N", requires = "experiment", help_heading = "Experiments")]

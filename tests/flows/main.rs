@@ -5,7 +5,6 @@ mod checkpoint;
 mod damaged;
 mod denoisers;
 mod detector;
-mod documents;
 mod evaluate;
 mod fit;
 mod inversion;

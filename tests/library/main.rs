@@ -1,6 +1,7 @@
 //! What works on files, pictures and figures, below detectors.
 
 mod data;
+mod documents;
 mod features;
 mod layers;
 mod metrics;
