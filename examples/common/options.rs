@@ -6,7 +6,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use invad::backbones;
 use invad::detect::{ScoreKind, ScoreOptions, Threshold};
-use invad::{Detector, Device, Result};
+use invad::{Detector, Device, Error, Result};
 
 /// A number of things of which there is one or more; more than 2³⁰ are none that a program could have.
 pub fn at_least_one() -> RangedU64ValueParser<usize> {
@@ -43,6 +43,10 @@ impl Computing {
 
     /// The detector of a file.
     pub fn detector(&self, path: &Path) -> Result<Detector> {
+        if path.is_dir() {
+            let reason = "is a folder; name a file in it, as CATEGORY/detector.safetensors";
+            return Err(Error::file(path, reason));
+        }
         self.ready(Detector::load(path)?)
     }
 

@@ -1,6 +1,7 @@
 //! `score`: records and pictures of new images.
 
 use super::*;
+use crate::support::files::Parts;
 use crate::support::png::crc;
 
 #[test]
@@ -259,7 +260,7 @@ fn files_that_are_no_detector() {
     };
     refused(&root.path().join("none"), &["No such file"]);
     let folder = root.path();
-    score(folder, &out).arg(data).run().refused(&[folder.to_str().unwrap(), "Is a directory"]);
+    score(folder, &out).arg(data).run().refused(&[folder.to_str().unwrap(), "is a folder"]);
     // For which it may be a folder of detectors.
     evaluate(folder, data, &out).run().refused(&["there is no detector of category `bolt`"]);
     refused(&data.join("bolt/train/good/0.png"), &["not a whole invad-detector file"]);
@@ -290,18 +291,20 @@ fn files_that_are_no_detector() {
         bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
         bytes
     };
-    let version = replaced(r#"\"version\":3"#, r#"\"version\":9"#);
-    refused(&with("version", &version), &["its version is 9; this invad reads versions 1 to 3"]);
+    let version = replaced(r#"\"version\":4"#, r#"\"version\":9"#);
+    refused(&with("version", &version), &["its version is 9; this invad reads versions 1 to 4"]);
     let width = replaced(r#"\"width\":128"#, r#"\"width\":256"#);
-    refused(&with("width", &width), &["should be ", ", got "]);
+    refused(&with("changed", &width), &["its checksum is not that of what it holds"]);
+    let sealed = |name: &str, bytes: &[u8]| with(name, &Parts::of(bytes).bytes());
+    refused(&sealed("width", &width), &["should be ", ", got "]);
     let heads = replaced(r#"\"heads\":2"#, r#"\"heads\":3"#);
-    refused(&with("heads", &heads), &["a divisor of the width 128, got 3"]);
+    refused(&sealed("heads", &heads), &["a divisor of the width 128, got 3"]);
     let depth = replaced(r#"\"depth\":2"#, r#"\"depth\":1"#);
-    refused(&with("depth", &depth), &["does not belong here"]);
+    refused(&sealed("depth", &depth), &["does not belong here"]);
     let mut nan = whole.clone();
     let at = nan.len() - 4;
     nan[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-    refused(&with("nan", &nan), &["holds NaN: the file is damaged"]);
+    refused(&sealed("nan", &nan), &["holds NaN: the file is damaged"]);
     assert!(!out.join("scores.jsonl").exists());
 }
 
