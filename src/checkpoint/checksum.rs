@@ -29,7 +29,7 @@ impl Checksum {
     pub fn seal(mut self, head: &mut [u8]) {
         self.0.update(&*head);
         let place = place(head, UNKNOWN).expect("a head is written with a place for the sum");
-        place.copy_from_slice(hexadecimal(self.0).as_bytes());
+        place.copy_from_slice(hexadecimal(self.0.finalize()).as_bytes());
     }
 
     /// Whether this is the sum that a head has.
@@ -37,7 +37,7 @@ impl Checksum {
         let Some(place) = place(&mut head, sum) else { return false };
         place.copy_from_slice(UNKNOWN.as_bytes());
         self.0.update(&head);
-        hexadecimal(self.0) == sum
+        hexadecimal(self.0.finalize()) == sum
     }
 }
 

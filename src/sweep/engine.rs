@@ -299,7 +299,7 @@ fn kept<'s>(
     dataset: &Dataset,
     measured: &mut Measured,
     observe: &mut dyn FnMut(Event) -> Control,
-) -> Result<Vec<plan::Measuring<'s>>> {
+) -> Result<Vec<plan::Needed<'s>>> {
     let mut lacking = Vec::new();
     for (setting, key, file) in std::mem::take(&mut of.measurements) {
         match read_measurement(&file, &key, dataset) {

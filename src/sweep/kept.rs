@@ -18,6 +18,7 @@ use crate::data::Dataset;
 use crate::denoisers::DenoiserId;
 use crate::error::{Error, Result};
 use crate::files::{FolderLock, write_atomic};
+use crate::weights::hexadecimal;
 
 /// Grows when the same settings come to mean something else.
 const VERSION: u32 = 1;
@@ -96,7 +97,7 @@ impl TrainingKey {
 /// A folder or file of a name that can be read, and told from those of other keys.
 fn place(name: &str, key: &impl Serialize) -> Result<String> {
     let json = serde_json::to_vec(key).map_err(|e| Error::io(name, e.into()))?;
-    let hash = hex(Sha256::digest(json));
+    let hash = hexadecimal(Sha256::digest(json));
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
     let name: String = name.chars().map(plain).take(80).collect();
     Ok(format!("{}-{}", name.trim_matches('.'), &hash[..12]))
@@ -109,14 +110,10 @@ pub(super) fn sha256(path: &Path) -> Result<String> {
     let (mut hash, mut part) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut part).map_err(fail)? {
-            0 => return Ok(hex(hash.finalize())),
+            0 => return Ok(hexadecimal(hash.finalize())),
             bytes => hash.update(&part[..bytes]),
         }
     }
-}
-
-fn hex(bytes: impl AsRef<[u8]>) -> String {
-    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Tells a data set from others: by the names, sizes, times of the last change and labels of all images. Those that it
@@ -142,7 +139,7 @@ fn fingerprint(dataset: &Dataset) -> String {
             add(&format!("{:?} {:?}", sample.split, sample.defect));
         }
     }
-    hex(hash.finalize())
+    hexadecimal(hash.finalize())
 }
 
 /// Where a detector is kept.

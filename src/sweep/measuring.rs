@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use image::RgbImage;
+
 use super::engine::Event;
 use super::measure::{self, Measurement};
 use super::reconstruct::Reconstruction;
@@ -61,13 +63,8 @@ impl Measuring<'_> {
             categories.insert(category.name.clone(), measured);
         }
         drop(each);
-        let images = measure::images(self.dataset, self.batch);
-        let images_per_second = self.remembered.without(|| {
-            measure::images_per_second(&images, |images| {
-                self.detector.score(images)?;
-                observe(Event::Timing { setting }).go_on()
-            })
-        })?;
+        let score = |images: &[RgbImage]| self.detector.score(images).map(drop);
+        let images_per_second = self.images_per_second(setting, score, observe)?;
         let parameters = self.parameters()?;
         Ok(Measurement { images_per_second, parameters, categories, unreadable })
     }
@@ -96,15 +93,27 @@ impl Measuring<'_> {
             categories.insert(category.name.clone(), measured);
         }
         drop(each);
-        let (images, noise) = (measure::images(self.dataset, self.batch), of.noise(0)?);
-        let images_per_second = self.remembered.without(|| {
-            measure::images_per_second(&images, |images| {
-                of.errors(images, &noise)?;
-                observe(Event::Timing { setting }).go_on()
-            })
-        })?;
+        let noise = of.noise(0)?;
+        let score = |images: &[RgbImage]| of.errors(images, &noise).map(drop);
+        let images_per_second = self.images_per_second(setting, score, observe)?;
         let parameters = self.parameters()?;
         Ok(Measurement { images_per_second, parameters, categories, unreadable })
+    }
+
+    /// Of the first images, with all their features computed.
+    fn images_per_second(
+        &self,
+        setting: &Setting,
+        mut score: impl FnMut(&[RgbImage]) -> Result<()>,
+        observe: &mut dyn FnMut(Event) -> Control,
+    ) -> Result<f64> {
+        let images = measure::images(self.dataset, self.batch);
+        self.remembered.without(|| {
+            measure::images_per_second(&images, |images| {
+                score(images)?;
+                observe(Event::Timing { setting }).go_on()
+            })
+        })
     }
 
     fn parameters(&self) -> Result<usize> {

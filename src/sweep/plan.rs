@@ -21,11 +21,11 @@ pub(super) struct Detecting<'s> {
     /// All categories, or the one that has it.
     pub dataset: Dataset,
     pub category: Option<String>,
-    pub measurements: Vec<Measuring<'s>>,
+    pub measurements: Vec<Needed<'s>>,
 }
 
 /// What is measured, and where that is kept.
-pub(super) type Measuring<'s> = (&'s Setting, MeasurementKey, PathBuf);
+pub(super) type Needed<'s> = (&'s Setting, MeasurementKey, PathBuf);
 
 impl Detecting<'_> {
     /// The files of the detector, of the state of its training, and of what is said beside them.

@@ -19,6 +19,7 @@ use crate::gaussian::Whitening;
 use crate::ops::{self, AdamW, Random, Stream, Target};
 use crate::tensor::{DType, Device, Tensor, TensorView};
 use crate::types::Precision;
+use crate::weights::hexadecimal;
 
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -528,5 +529,5 @@ fn difference(was: &TrainingConfig, is: &TrainingConfig) -> Option<(&'static str
 fn hash(features: &Tensor) -> Result<String> {
     let view: TensorView = features.into();
     let bytes: &[u8] = bytemuck::cast_slice(view.f32s("Trainer", "features")?);
-    Ok(Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hexadecimal(Sha256::digest(bytes)))
 }

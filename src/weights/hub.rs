@@ -153,7 +153,7 @@ fn copy(
         bytes += read as u64;
         progress(Fetched { bytes, of });
     }
-    Ok(super::hexadecimal(digest))
+    Ok(super::hexadecimal(digest.finalize()))
 }
 
 fn create(folder: Option<&Path>) -> Result<()> {

@@ -281,7 +281,7 @@ impl Weights {
             digest.update(part);
             file.consume(read);
         }
-        Ok(hexadecimal(digest))
+        Ok(hexadecimal(digest.finalize()))
     }
 
     /// The same with other names: what `rename` returns for each, and without those for which it returns nothing.
@@ -488,9 +488,9 @@ fn some(names: &[String]) -> String {
     }
 }
 
-/// What is digested, in hexadecimal.
-pub(crate) fn hexadecimal(digest: Sha256) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+/// A hash in hexadecimal.
+pub(crate) fn hexadecimal(hash: impl AsRef<[u8]>) -> String {
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn convert<const N: usize>(bytes: &[u8], each: impl Fn([u8; N]) -> f32) -> Vec<f32> {

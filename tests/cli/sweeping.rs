@@ -30,23 +30,21 @@ fn table(out: &Path) -> Command {
 fn a_table_goes_on_after_ctrl_c_and_says_what_train_and_evaluate_do() {
     let root = TempDir::new().unwrap();
     let out = root.path().join("table");
-    let mut child = table(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let stopped = |at: &str| {
+        let mut child = table(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().starts_with(at)), "{at}");
+        interrupt(&child);
+        lines.for_each(drop);
+        Ran::new(child.wait_with_output().unwrap()).expect(130)
+    };
     // When the training has its memory.
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("memory: ")));
-    interrupt(&child);
-    lines.for_each(drop);
-    let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
+    let ran = stopped("memory: ");
     assert_eq!(ran.stdout, "stopped; the same command goes on\n");
     assert!(!out.join("table-9.json").exists());
 
     // Between two measurements.
-    let mut child = table(&out).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("1/2: ")));
-    interrupt(&child);
-    lines.for_each(drop);
-    let ran = Ran::new(child.wait_with_output().unwrap()).expect(130);
+    let ran = stopped("1/2: ");
     let page = out.join("table-9.html");
     let says = "stopped: 1 of 2 measurements are there, see ";
     let says = format!("{says}{}; the same command goes on\n", page.display());

@@ -20,7 +20,7 @@ use super::{Backbone, BackboneSpec, Packed};
 use crate::error::Result;
 use crate::tensor::Device;
 use crate::types::Precision;
-use crate::weights::Weights;
+use crate::weights::{Weights, hexadecimal};
 use read::Reader;
 
 pub use config::VitConfig;
@@ -47,7 +47,7 @@ pub fn vit(
     let reader = Reader::new(weights, &config)?;
     let VitConfig { resampling, ref blocks, norm, mean, std, .. } = config;
     let made = format!("{} {resampling:?} {blocks:?} {norm} {:?}", reader.hash()?, reader.eps()?);
-    let hash = Sha256::digest(made).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = hexadecimal(Sha256::digest(made));
     let spec = BackboneSpec::new(name, hash, size, config.channels(), grid);
     Ok(Arc::new(Frozen { spec: spec.with_normalisation(mean, std), reader, config }))
 }
