@@ -9,6 +9,8 @@ use rayon::prelude::*;
 use super::gemm::{Epilogue, Mat, Packed, Threads, gemm};
 use super::math::{dot, exp, reduce};
 
+/// Numbers that are summed side by side.
+const LANES: usize = 16;
 /// Queries of one task.
 const TASK: usize = 256;
 /// Queries whose scores are held at a time, in the second-level cache.
@@ -46,6 +48,11 @@ thread_local! {
     static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
+/// How far apart rows of scores are: whole vectors.
+fn stride(tokens: usize) -> usize {
+    tokens.next_multiple_of(LANES)
+}
+
 fn with_scratch(tokens: usize, f: impl FnOnce(&mut Scratch)) {
     let mut scratch = SCRATCH.take().unwrap_or_else(|| {
         Box::new(Scratch {
@@ -54,7 +61,7 @@ fn with_scratch(tokens: usize, f: impl FnOnce(&mut Scratch)) {
         })
     });
     for scores in &mut scratch.scores {
-        scores.resize(QUERIES * tokens, 0.0);
+        scores.resize(QUERIES * stride(tokens), 0.0);
     }
     f(&mut scratch);
     SCRATCH.set(Some(scratch));
@@ -81,19 +88,21 @@ pub(crate) fn attention(qkv: &[f32], out: &mut [f32], lse: Option<&mut [f32]>, h
                 v.set(h.part(qkv, 2, head, 0, tokens), Threads::One);
                 for start in (0..rows).step_by(QUERIES) {
                     let count = QUERIES.min(rows - start);
-                    let scores = &mut scores[..count * tokens];
+                    let stride = stride(tokens);
+                    let scores = &mut scores[..count * stride];
                     let q = h.part(qkv, 0, head, from + start, count);
-                    gemm(q, &*k, scores, tokens, Epilogue::default(), Threads::One);
+                    gemm(q, &*k, scores, stride, Epilogue::default(), Threads::One);
                     let mut totals = [0.0; QUERIES];
-                    for (i, row) in scores.chunks_exact_mut(tokens).enumerate() {
-                        let (total, l) = exponentials(row, scale);
+                    for (i, row) in scores.chunks_exact_mut(stride).enumerate() {
+                        row[tokens..].fill(f32::NEG_INFINITY);
+                        let (total, max) = exponentials(row, scale);
                         totals[i] = total;
                         if let Some(lse) = &mut lse {
-                            lse[head][start + i] = l;
+                            lse[head][start + i] = max + total.ln();
                         }
                     }
                     let out = &mut out[start * width + head * h.size..];
-                    let scores = Mat::new(scores, count, tokens);
+                    let scores = Mat::strided(scores, count, tokens, stride);
                     gemm(scores, &*v, out, width, Epilogue::default(), Threads::One);
                     for (row, total) in out.chunks_mut(width).zip(&totals[..count]) {
                         let inverse = 1.0 / total;
@@ -176,36 +185,31 @@ pub(crate) fn attention_backward(
     });
 }
 
-/// row = exp(scale·row − its largest); returns the row's sum and the log-sum-exp of scale·row.
+/// row = exp(scale·row − its largest), for a row of whole vectors; returns the row's sum and the largest of scale·row.
 #[multiversion(targets("x86_64+avx512f+avx512dq+fma", "x86_64+avx2+fma", "aarch64+neon"))]
 fn exponentials(row: &mut [f32], scale: f32) -> (f32, f32) {
     const FMA: bool = target_cfg_f!(target_feature = "fma");
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let chunks = row.chunks_exact(16);
-    let tail = chunks.remainder();
-    for chunk in chunks {
+    let (chunks, _) = row.as_chunks_mut::<LANES>();
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for chunk in &*chunks {
         for (l, &x) in lanes.iter_mut().zip(chunk) {
             *l = if x > *l { x } else { *l };
         }
     }
-    for (l, &x) in lanes.iter_mut().zip(tail) {
-        *l = if x > *l { x } else { *l };
+    for width in [8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
     }
-    let max = scale * lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let mut sums = [0.0f32; 16];
-    let mut chunks = row.chunks_exact_mut(16);
-    for chunk in &mut chunks {
+    let max = scale * lanes[0];
+    let mut sums = [0.0f32; LANES];
+    for chunk in chunks {
         for (sum, x) in sums.iter_mut().zip(chunk) {
             *x = exp::<FMA>(scale * *x - max);
             *sum += *x;
         }
     }
-    for (sum, x) in sums.iter_mut().zip(chunks.into_remainder()) {
-        *x = exp::<FMA>(scale * *x - max);
-        *sum += *x;
-    }
-    let total = reduce(sums);
-    (total, max + total.ln())
+    (reduce(sums), max)
 }
 
 /// p: scores → probabilities; ds: dP → dS = scale·P∘(dP − delta).

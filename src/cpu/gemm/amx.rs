@@ -11,7 +11,7 @@ use std::array;
 use std::ops::Range;
 
 use super::Mat;
-use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, lanes, transpose};
+use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, lanes, transpose};
 
 /// Rows of a of one panel, and columns of b: two tiles of 16.
 const PANEL: usize = 32;
@@ -85,7 +85,7 @@ unsafe impl Kernel for Tiles {
     }
 
     #[inline]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _cols: usize, place: Place) {
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _: Size, place: Place) {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
         // SAFETY: by this function's contract.
         unsafe { multiply_tiles(a, b, terms.div_ceil(STEP), place.start) };

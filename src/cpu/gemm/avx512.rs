@@ -5,10 +5,12 @@ use std::array;
 use std::ops::Range;
 
 use super::Mat;
-use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Use, lanes, transpose};
+use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, Use, lanes, transpose};
 
 /// Vectors of a panel of b.
 const VECTORS: usize = 3;
+/// Terms between which lines that are wanted next are asked for.
+const SPAN: usize = 4;
 
 /// A panel of a holds 8 numbers for each term, a panel of b as many vectors as its columns need.
 pub(crate) enum Registers {}
@@ -82,67 +84,109 @@ unsafe impl Kernel for Registers {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, place: Place) {
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place) {
         // SAFETY: by this function's contract.
-        unsafe { multiply(a, b, terms, cols, &[place]) };
+        unsafe { multiply(a, b, terms, size, &[place], &[]) };
     }
 }
 
-/// [`Kernel::multiply`] with several places that the product is used for.
+/// [`Kernel::multiply`] with several places that the product is used for, which meanwhile asks for the lines that
+/// are wanted next.
 ///
 /// # Safety
 /// As there.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-pub(super) unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, places: &[Place]) {
+pub(super) unsafe fn multiply(
+    a: Rows,
+    b: &[Line],
+    terms: usize,
+    Size { rows, cols }: Size,
+    places: &[Place],
+    next: &[Line],
+) {
     const ROWS: usize = Registers::ROWS;
     let b = b.as_ptr().cast();
-    // SAFETY: by this function's contract; rows that are not there repeat the last one.
+    let a = match a {
+        Rows::Packed(a) => Left { first: a.as_ptr().cast(), rows: 1, terms: ROWS, last: ROWS - 1 },
+        Rows::InPlace(a) => {
+            Left { first: a.data.as_ptr(), rows: a.row_stride, terms: 1, last: a.rows - 1 }
+        }
+    };
+    // SAFETY: by this function's contract.
     unsafe {
-        let (rows, stride): ([*const f32; ROWS], usize) = match a {
-            Rows::Packed(a) => (array::from_fn(|r| a.as_ptr().cast::<f32>().add(r)), ROWS),
-            Rows::InPlace(a) => {
-                let first = a.data.as_ptr();
-                let row = |r: usize| first.wrapping_add(r.min(a.rows - 1) * a.row_stride);
-                (array::from_fn(row), 1)
-            }
-        };
-        match cols.div_ceil(LANES) {
-            1 => multiply_vectors::<1>(&rows, stride, b, terms, places),
-            2 => multiply_vectors::<2>(&rows, stride, b, terms, places),
-            _ => multiply_vectors::<VECTORS>(&rows, stride, b, terms, places),
+        match (rows, cols.div_ceil(LANES)) {
+            (..=2, 1) => multiply_vectors::<2, 1>(a, b, terms, places, next),
+            (..=2, 2) => multiply_vectors::<2, 2>(a, b, terms, places, next),
+            (..=2, _) => multiply_vectors::<2, VECTORS>(a, b, terms, places, next),
+            (..=4, 1) => multiply_vectors::<4, 1>(a, b, terms, places, next),
+            (..=4, 2) => multiply_vectors::<4, 2>(a, b, terms, places, next),
+            (..=4, _) => multiply_vectors::<4, VECTORS>(a, b, terms, places, next),
+            (_, 1) => multiply_vectors::<ROWS, 1>(a, b, terms, places, next),
+            (_, 2) => multiply_vectors::<ROWS, 2>(a, b, terms, places, next),
+            (_, _) => multiply_vectors::<ROWS, VECTORS>(a, b, terms, places, next),
         }
     }
 }
 
-/// Rows of a, whose terms are `stride` apart · a panel of b of V vectors.
+/// Where the numbers of a are: how far its rows and its terms are apart, and its last row, which stands for those that
+/// are not there.
+#[derive(Clone, Copy)]
+struct Left {
+    first: *const f32,
+    rows: usize,
+    terms: usize,
+    last: usize,
+}
+
+/// Asks for a line, or for nothing if there is none.
+#[inline(always)]
+fn prefetch(line: *const Line) {
+    // SAFETY: a prefetch of any address is harmless.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+}
+
+/// The first rows of a · a panel of b of V vectors.
 ///
 /// # Safety
-/// All must have this many terms, and the places room for all rows and vectors.
+/// Both must have this many terms, and the places room for all rows and vectors.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn multiply_vectors<const V: usize>(
-    a: &[*const f32; Registers::ROWS],
-    stride: usize,
+unsafe fn multiply_vectors<const ROWS: usize, const V: usize>(
+    a: Left,
     mut b: *const f32,
     terms: usize,
     places: &[Place],
+    next: &[Line],
 ) {
-    let a = *a;
-    let mut totals = [[_mm512_setzero_ps(); V]; Registers::ROWS];
-    for term in 0..terms {
+    let rows: [*const f32; ROWS] = array::from_fn(|r| a.first.wrapping_add(r.min(a.last) * a.rows));
+    let mut totals = [[_mm512_setzero_ps(); V]; ROWS];
+    let mut at = 0;
+    let mut step = |_: usize| {
         // SAFETY: there are this many terms in each row, and V vectors of b for each.
         unsafe {
             let columns: [__m512; V] = array::from_fn(|v| _mm512_load_ps(b.add(v * LANES)));
-            for (row, totals) in a.iter().zip(&mut totals) {
-                let x = _mm512_set1_ps(*row.add(term * stride));
+            for (row, totals) in rows.iter().zip(&mut totals) {
+                let x = _mm512_set1_ps(*row.add(at));
                 for (total, column) in totals.iter_mut().zip(columns) {
                     *total = _mm512_fmadd_ps(x, column, *total);
                 }
             }
             b = b.add(V * LANES);
+            at += a.terms;
         }
+    };
+    let spans = terms / SPAN;
+    let each = next.len().div_ceil(spans.max(1));
+    let mut line = next.as_ptr();
+    for span in 0..spans {
+        for _ in 0..each {
+            prefetch(line);
+            line = line.wrapping_add(1);
+        }
+        (span * SPAN..(span + 1) * SPAN).for_each(&mut step);
     }
+    (spans * SPAN..terms).for_each(step);
     for place in places {
         for (row, totals) in totals.iter().enumerate() {
             for (v, &total) in totals.iter().enumerate() {

@@ -62,6 +62,13 @@ pub(crate) struct Place {
     pub usage: Use,
 }
 
+/// How many rows and columns of a product of two panels are needed.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    pub rows: usize,
+    pub cols: usize,
+}
+
 /// The products of panels on some unit of the processor, all of which has AVX-512.
 ///
 /// # Safety
@@ -118,13 +125,13 @@ pub(crate) unsafe trait Kernel: Sized {
     /// The unit must be available.
     unsafe fn leave() {}
 
-    /// A panel of a · a panel of b, of whose columns only the first `cols` are needed.
+    /// A panel of a · a panel of b.
     ///
     /// # Safety
     /// The unit must be available and entered, both panels have this many terms, and the place room
-    /// for `ROWS` rows and as many columns as there are in the vectors that `cols` need; where
+    /// for `ROWS` rows and as many columns as there are in the vectors that are needed; where
     /// `ANYWHERE` is false, for `COLS` columns.
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, cols: usize, place: Place);
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place);
 }
 
 /// The right-hand side of a product, laid out for a kernel.
@@ -418,7 +425,7 @@ unsafe fn block<K: Kernel>(
                 Rows::InPlace(a) => Rows::InPlace(a.part(first..first + height, 0..terms)),
             };
             let area = Area { row: i, step: 1, rows: height, col: j, cols: width };
-            prefetch(&area, target);
+            let size = Size { rows: height, cols: width };
             let whole = height == K::ROWS && width.is_multiple_of(LANES);
             let direct = K::ANYWHERE && whole && !target.changes(ends);
             let place = match direct {
@@ -434,7 +441,7 @@ unsafe fn block<K: Kernel>(
             };
             // SAFETY: both panels have this many terms, the unit was entered, and either the sums
             // have room for all rows and columns, or the area has whole vectors of all rows.
-            unsafe { K::multiply(a, b, terms, width, place) };
+            unsafe { K::multiply(a, b, terms, size, place) };
             if !direct {
                 // SAFETY: by this function's contract.
                 unsafe { store(&sums.0, K::COLS, &area, target, ends) };
@@ -458,22 +465,6 @@ impl Area {
     /// Where row `r` starts in an output of this stride.
     fn start(&self, r: usize, stride: usize) -> usize {
         (self.row + r * self.step) * stride + self.col
-    }
-}
-
-/// Asks for what [`store`] will read and write, so that it arrives while the product is computed.
-#[inline]
-pub(super) fn prefetch(area: &Area, target: &Target) {
-    let &Target { out, before_activation, gelu_input, stride, .. } = target;
-    let gelu_input = gelu_input.map(|x| x.as_ptr().cast_mut());
-    for data in [Some(out), before_activation, gelu_input].into_iter().flatten() {
-        for r in 0..area.rows {
-            for at in (0..area.cols).step_by(LANES) {
-                let line = data.wrapping_add(area.start(r, stride) + at);
-                // SAFETY: a prefetch of any address is harmless.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
-            }
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::avx512::{self, Registers};
-use super::blocked::{self, Area, Ends, Kernel, LANES, Line, Place, Rows, Side, Target, Use};
+use super::blocked::{self, Area, Ends, Kernel, LANES, Line, Place, Rows, Side, Size, Target, Use};
 use super::{Epilogue, Mat, Threads};
 
 /// Terms of each half that are taken at once, at most.
@@ -21,8 +21,8 @@ const TERMS: usize = 704;
 /// next ones: both stay in the third-level cache.
 const CHUNK: usize = 512;
 const PANELS: usize = 6;
-/// Pairs of rows that a task computes at once: their sums stay in the second-level cache.
-const PAIRS: usize = 64;
+/// Pairs of rows that a task computes at once, at most: their sums stay in the second-level cache.
+const PAIRS: usize = 136;
 const ROWS: usize = Registers::ROWS;
 const COLS: usize = Registers::COLS;
 
@@ -202,6 +202,8 @@ pub(super) unsafe fn gemm(
                 let width = (PANELS * COLS).min(n - group);
                 let down = chunk.len().div_ceil(PAIRS);
                 let across = threads.tasks().div_ceil(down).min(width.div_ceil(COLS));
+                let down =
+                    down.max(threads.tasks().div_ceil(across)).min(chunk.len().div_ceil(ROWS));
                 let task = |t: usize| {
                     let cols = blocked::part(width, COLS, t % across, across);
                     let pairs = blocked::part(chunk.len(), ROWS, t / across, down);
@@ -272,11 +274,16 @@ impl Block<'_> {
             for (s, product) in PRODUCTS.iter().enumerate() {
                 let b = &self.b[s * len(n, terms) + j / COLS * panel..][..panel];
                 let a = Mat::strided(&a[s * terms..], pairs.len(), terms, each);
+                // What is wanted next of b, a share for each panel of a.
+                let next = match s + 1 < PRODUCTS.len() {
+                    true => (s + 1) * len(n, terms) + j / COLS * panel,
+                    false => (j / COLS + 1) * panel,
+                };
+                let next = self.b.get(next..next + panel).unwrap_or_default();
+                let mut next = next.chunks(panel.div_ceil(pairs.len().div_ceil(ROWS)));
                 for i in (0..pairs.len()).step_by(ROWS) {
                     let height = ROWS.min(pairs.len() - i);
-                    if let Some(q) = s.checked_sub(3) {
-                        blocked::prefetch(&area(q, i, height), target);
-                    }
+                    let next = next.next().unwrap_or_default();
                     let a = Rows::InPlace(a.part(i..i + height, 0..terms));
                     let place = |(sums, usage): (&mut [f32; PAIRS * COLS], Option<Use>)| {
                         let start = sums[i * COLS..][..ROWS * COLS].as_mut_ptr();
@@ -284,12 +291,13 @@ impl Block<'_> {
                     };
                     let mut places = sums.0.iter_mut().zip(product.out).filter_map(place);
                     let one = places.next().expect("every product is used");
+                    let size = Size { rows: height, cols: width };
                     // SAFETY: AVX-512 is available, both panels have this many terms, and the sums
                     // room for a panel's rows and columns.
                     unsafe {
                         match places.next() {
-                            Some(two) => avx512::multiply(a, b, terms, width, &[one, two]),
-                            None => avx512::multiply(a, b, terms, width, &[one]),
+                            Some(two) => avx512::multiply(a, b, terms, size, &[one, two], next),
+                            None => avx512::multiply(a, b, terms, size, &[one], next),
                         }
                     }
                 }
