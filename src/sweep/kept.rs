@@ -9,19 +9,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::engine::SweepOptions;
 use super::measure::Measurement;
 use super::setting::{Method, Setting, Sweep};
 use super::unreadable::{Unreadable, mended};
 use crate::backbones::BackboneSpec;
 use crate::checkpoint::{BackboneId, Recipe};
-use crate::data::Dataset;
+use crate::data::{Category, Dataset, Sample};
 use crate::denoisers::DenoiserId;
 use crate::error::{Error, Result};
 use crate::files::{FolderLock, write_atomic};
 use crate::weights::hexadecimal;
 
 /// Grows when the same settings come to mean something else.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The folders of what is kept.
 pub(super) const FOLDERS: [&str; 2] = [DETECTORS, MEASUREMENTS];
 const DETECTORS: &str = "detectors";
@@ -37,8 +38,8 @@ pub(super) struct TrainingKey {
     pub seed: u64,
     /// `None`: the recipe's.
     pub steps: Option<u64>,
-    /// The SHA-256 of the names and sizes of all images.
-    data: String,
+    /// The [`fingerprint`] of the good images.
+    good: String,
     pub categories: Vec<String>,
 }
 
@@ -46,6 +47,8 @@ pub(super) struct TrainingKey {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct MeasurementKey {
     pub training: TrainingKey,
+    /// The [`fingerprint`] of the test images.
+    tests: String,
     pub evaluations: usize,
     pub method: Method,
     /// Where it is measured, which decides the images a second and the last digits.
@@ -88,9 +91,27 @@ impl TrainingKey {
             recipe: setting.training()?,
             seed,
             steps,
-            data: fingerprint(dataset),
+            good: fingerprint(dataset, Category::good),
             categories: dataset.categories().iter().map(|of| of.name.clone()).collect(),
         })
+    }
+}
+
+impl MeasurementKey {
+    pub fn new(
+        training: TrainingKey,
+        setting: &Setting,
+        dataset: &Dataset,
+        options: &SweepOptions,
+    ) -> Self {
+        Self {
+            training,
+            tests: fingerprint(dataset, Category::test),
+            evaluations: setting.evaluations,
+            method: setting.method,
+            device: options.resources.device.to_string(),
+            batch: options.batch,
+        }
     }
 }
 
@@ -116,9 +137,9 @@ pub(super) fn sha256(path: &Path) -> Result<String> {
     }
 }
 
-/// Tells a data set from others: by the names, sizes, times of the last change and labels of all images. Those that it
+/// Tells images of a data set from others: by their names, sizes, times of the last change and labels. Those that it
 /// cannot look at, nobody can read.
-fn fingerprint(dataset: &Dataset) -> String {
+fn fingerprint(dataset: &Dataset, images: fn(&Category) -> &[Sample]) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text.len().to_le_bytes());
@@ -126,7 +147,7 @@ fn fingerprint(dataset: &Dataset) -> String {
     };
     for category in dataset.categories() {
         add(&category.name);
-        for sample in category.good().iter().chain(category.test()) {
+        for sample in images(category) {
             let files = [Some(&sample.path), sample.mask.as_ref()].into_iter().flatten();
             for path in files {
                 let file = fs::metadata(path).ok();

@@ -117,13 +117,7 @@ pub(super) fn add<'s>(
             category.as_deref().map_or_else(|| Ok(dataset.clone()), |of| dataset.only(of))?;
         let seed = (options.seed, options.steps);
         let key = TrainingKey::new(spec, denoiser.clone(), setting, &dataset, seed)?;
-        let measurement = MeasurementKey {
-            training: key.clone(),
-            evaluations: setting.evaluations,
-            method: setting.method,
-            device: options.resources.device.to_string(),
-            batch: options.batch,
-        };
+        let measurement = MeasurementKey::new(key.clone(), setting, &dataset, options);
         let file = measurement_file(&options.out, setting, &measurement)?;
         let measurement = (setting, measurement, file);
         match plan.iter_mut().find(|of| of.key == key) {

@@ -212,6 +212,16 @@ fn what_is_there_is_used() {
     fs::File::options().write(true).open(&added).unwrap().set_modified(later).unwrap();
     let (_, seen) = whole(&sweep, data.path(), out.path());
     assert_eq!((seen.trained.len(), seen.reused), (1, 0));
+
+    // Test images decide what is measured, and nothing of the training.
+    let tests = data.path().join("dots/test/good");
+    picture(Kind::Dots, 78, 40, 40).save(tests.join("more.png")).unwrap();
+    let (more, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 4));
+    fs::remove_file(tests.join("more.png")).unwrap();
+    let (before, seen) = whole(&sweep, data.path(), out.path());
+    assert_eq!(seen, Seen { measured: 4, ..Seen::default() });
+    assert_ne!(settled(before), settled(more));
 }
 
 #[test]
