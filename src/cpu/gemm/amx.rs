@@ -85,7 +85,7 @@ unsafe impl Kernel for Tiles {
     }
 
     #[inline]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _: Size, place: Place) {
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _: Size, place: Place, _: &[Line]) {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
         // SAFETY: by this function's contract.
         unsafe { multiply_tiles(a, b, terms.div_ceil(STEP), place.start) };

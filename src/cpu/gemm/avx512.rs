@@ -84,14 +84,13 @@ unsafe impl Kernel for Registers {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place) {
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place, next: &[Line]) {
         // SAFETY: by this function's contract.
-        unsafe { multiply(a, b, terms, size, &[place], &[]) };
+        unsafe { multiply(a, b, terms, size, &[place], next) };
     }
 }
 
-/// [`Kernel::multiply`] with several places that the product is used for, which meanwhile asks for the lines that
-/// are wanted next.
+/// [`Kernel::multiply`] with several places that the product is used for.
 ///
 /// # Safety
 /// As there.

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::cell::Cell;
 use std::mem::transmute;
 use std::ops::Range;
+use std::slice::Chunks;
 
 use rayon::prelude::*;
 
@@ -125,13 +126,13 @@ pub(crate) unsafe trait Kernel: Sized {
     /// The unit must be available.
     unsafe fn leave() {}
 
-    /// A panel of a · a panel of b.
+    /// A panel of a · a panel of b; lines that are wanted next may be asked for meanwhile.
     ///
     /// # Safety
     /// The unit must be available and entered, both panels have this many terms, and the place room
     /// for `ROWS` rows and as many columns as there are in the vectors that are needed; where
     /// `ANYWHERE` is false, for `COLS` columns.
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place);
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place, next: &[Line]);
 }
 
 /// The right-hand side of a product, laid out for a kernel.
@@ -415,7 +416,8 @@ unsafe fn block<K: Kernel>(
     // SAFETY: the unit is available; left below.
     unsafe { K::enter() };
     for j in cols.clone().step_by(K::COLS) {
-        let b = &b[(j - cols.start) / K::COLS * b_panel..][..b_panel];
+        let (b, after) = b[(j - cols.start) / K::COLS * b_panel..].split_at(b_panel);
+        let mut next = shares(after, b_panel, rows.len().div_ceil(K::ROWS));
         let width = K::COLS.min(cols.end - j);
         for i in rows.clone().step_by(K::ROWS) {
             let height = K::ROWS.min(rows.end - i);
@@ -441,7 +443,7 @@ unsafe fn block<K: Kernel>(
             };
             // SAFETY: both panels have this many terms, the unit was entered, and either the sums
             // have room for all rows and columns, or the area has whole vectors of all rows.
-            unsafe { K::multiply(a, b, terms, size, place) };
+            unsafe { K::multiply(a, b, terms, size, place, next.next().unwrap_or_default()) };
             if !direct {
                 // SAFETY: by this function's contract.
                 unsafe { store(&sums.0, K::COLS, &area, target, ends) };
@@ -450,6 +452,11 @@ unsafe fn block<K: Kernel>(
     }
     // SAFETY: the unit was entered.
     unsafe { K::leave() };
+}
+
+/// The first panel of what follows, in as many shares as there are panels of a: what to ask for while each is multiplied.
+pub(super) fn shares(after: &[Line], panel: usize, panels: usize) -> Chunks<'_, Line> {
+    after[..panel.min(after.len())].chunks(panel.div_ceil(panels.max(1)).max(1))
 }
 
 /// Rows of the output, `step` apart, and columns of it.

@@ -48,9 +48,10 @@ const PRODUCTS: [Product; 7] = [
     Product { a: [0, 1, 0, -1], b: [0, 0, 1, 1], out: [ADD, None, None, None] },
 ];
 
-/// Whether it can be done, and is faster, for a right-hand side of this shape.
+/// Whether it can be done, and is faster, for a right-hand side of this shape: what is made of a row is used for all
+/// columns.
 pub(super) fn pays(rows: usize, cols: usize) -> bool {
-    rows.is_multiple_of(2) && cols.is_multiple_of(2) && rows.min(cols) >= 256
+    rows.is_multiple_of(2) && cols.is_multiple_of(2) && rows >= 256 && cols >= 512
 }
 
 /// The right-hand sides of the seven products, one block of terms after the other.
@@ -274,13 +275,11 @@ impl Block<'_> {
             for (s, product) in PRODUCTS.iter().enumerate() {
                 let b = &self.b[s * len(n, terms) + j / COLS * panel..][..panel];
                 let a = Mat::strided(&a[s * terms..], pairs.len(), terms, each);
-                // What is wanted next of b, a share for each panel of a.
-                let next = match s + 1 < PRODUCTS.len() {
+                let after = match s + 1 < PRODUCTS.len() {
                     true => (s + 1) * len(n, terms) + j / COLS * panel,
                     false => (j / COLS + 1) * panel,
                 };
-                let next = self.b.get(next..next + panel).unwrap_or_default();
-                let mut next = next.chunks(panel.div_ceil(pairs.len().div_ceil(ROWS)));
+                let mut next = blocked::shares(&self.b[after..], panel, pairs.len().div_ceil(ROWS));
                 for i in (0..pairs.len()).step_by(ROWS) {
                     let height = ROWS.min(pairs.len() - i);
                     let next = next.next().unwrap_or_default();
