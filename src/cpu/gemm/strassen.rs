@@ -203,6 +203,7 @@ pub(super) unsafe fn gemm(
                 let width = (PANELS * COLS).min(n - group);
                 let down = chunk.len().div_ceil(PAIRS);
                 let across = threads.tasks().div_ceil(down).min(width.div_ceil(COLS));
+                // Where all columns are shared out, rows give further threads work.
                 let down =
                     down.max(threads.tasks().div_ceil(across)).min(chunk.len().div_ceil(ROWS));
                 let task = |t: usize| {
@@ -275,6 +276,7 @@ impl Block<'_> {
             for (s, product) in PRODUCTS.iter().enumerate() {
                 let b = &self.b[s * len(n, terms) + j / COLS * panel..][..panel];
                 let a = Mat::strided(&a[s * terms..], pairs.len(), terms, each);
+                // The panel of the next product, or of the next columns.
                 let after = match s + 1 < PRODUCTS.len() {
                     true => (s + 1) * len(n, terms) + j / COLS * panel,
                     false => (j / COLS + 1) * panel,
