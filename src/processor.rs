@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// The units, from the widest on, by the names that the variable takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Unit {
-    /// Intel's tiles of bf16.
+    /// Intel's tiles of bytes.
     Amx,
     /// 512-bit vectors.
     Avx512,
@@ -82,16 +82,13 @@ fn has_amx() -> bool {
         const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
         const XFEATURE_XTILEDATA: i64 = 18;
         // Asked first: where these are absent, CPUID need not be there either (Miri has none).
-        let avx512 = has_avx512()
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
-        if !(cfg!(target_os = "linux") && avx512) {
+        if !(cfg!(target_os = "linux") && has_avx512()) {
             return false;
         }
         // SAFETY: every processor with AVX-512 has CPUID. Newer versions of Rust know that.
         #[allow(unused_unsafe)]
         let leaf = unsafe { __cpuid_count(7, 0) };
-        if leaf.edx & (1 << 22) == 0 || leaf.edx & (1 << 24) == 0 {
+        if leaf.edx & (1 << 24) == 0 || leaf.edx & (1 << 25) == 0 {
             return false;
         }
         let granted: i64;

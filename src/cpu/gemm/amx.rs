@@ -1,13 +1,18 @@
-//! f32 matrix products on Intel's AMX units, which multiply bf16 and accumulate in f32.
+//! f32 matrix products on Intel's AMX units, which multiply bytes and accumulate in 32-bit integers.
 //!
-//! Each f32 is the exact sum of three bf16 (8 significant bits each): x = x₀ + x₁ + x₂. Of the nine
-//! products of parts the six largest are taken, smallest first; the three left out are below
-//! 2⁻²² of the product, so results are as good as f32's own. AMX has sixteen times the
-//! multiply-accumulate rate of AVX-512 on the same core, which leaves a factor of 16/6.
+//! The numbers of a row of a, or of a column of b, become integers of 24 bits by one power of two,
+//! and those three digits of 8 bits each, −128 to 127: x·2ˢ = 65536·d₀ + 256·d₁ + d₂. Of the nine
+//! products of digits the six largest are taken, and summed exactly for each of the three powers of
+//! 256 that they have. What is left out and what is rounded are about 6·10⁻⁷ of |row|·|column|/√terms
+//! where the largest number is 3 times the root mean square, as f32 arithmetic's own rounding in long
+//! sums; it grows with the largest numbers. AMX has 32 times the multiply-accumulate rate of AVX-512
+//! on the same core, which leaves a factor of 32/6. (The scheme is Ozaki's, on integers as in Ootomo,
+//! Ozaki and Yokota 2024, arXiv:2306.11975.)
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Mat;
@@ -15,12 +20,17 @@ use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, lanes, transp
 
 /// Rows of a of one panel, and columns of b: two tiles of 16.
 const PANEL: usize = 32;
-/// Terms of the sum in one tile: 32 bf16 are 64 bytes.
-const STEP: usize = 32;
+/// Terms of the sum in one tile: 64 bytes.
+const STEP: usize = 64;
 /// Lines of one tile, and the rows it covers.
 const TILE: usize = 16;
-/// Lines of one step of a panel: three parts × two tiles.
-const STEP_LINES: usize = 6 * TILE;
+/// Vectors of numbers whose bytes share the lines of a tile.
+const QUARTERS: usize = STEP / LANES;
+const DIGITS: usize = 3;
+/// Lines of one step of a panel: two tiles for each digit.
+const STEP_LINES: usize = DIGITS * 2 * TILE;
+/// Lines at the start of a panel: what each row's integers are to be multiplied by.
+const SCALE_LINES: usize = PANEL / LANES;
 
 #[repr(C, align(64))]
 struct TileConfig([u8; 64]);
@@ -38,19 +48,18 @@ static TILE_CONFIG: TileConfig = {
     TileConfig(c)
 };
 
-/// A panel consists of steps of 32 terms, a step of two tiles for each of the three parts.
+/// A panel consists of its rows' scales, and steps of 64 terms, of two tiles for each digit.
 pub(crate) enum Tiles {}
 
-// SAFETY: `multiply` reads whole steps, as many as the terms fill.
+// SAFETY: `multiply` reads the scales and whole steps, as many as the terms fill.
 unsafe impl Kernel for Tiles {
     const ROWS: usize = PANEL;
     const COLS: usize = PANEL;
-    const TERMS: usize = 1024;
+    const TERMS: usize = 2048;
     const BLOCK: usize = 128;
-    const ANYWHERE: bool = false;
 
     fn panel_lines(_side: Side, terms: usize) -> usize {
-        terms.div_ceil(STEP) * STEP_LINES
+        SCALE_LINES + terms.div_ceil(STEP) * STEP_LINES
     }
 
     #[target_feature(enable = "avx512f,avx512dq")]
@@ -62,14 +71,17 @@ unsafe impl Kernel for Tiles {
         terms: usize,
         lines: &mut [Line],
     ) {
-        for (s, lines) in lines.chunks_exact_mut(STEP_LINES).enumerate() {
-            let k = k0 + s * STEP;
-            let depth = STEP.min(k0 + terms - k);
-            let lines = lines.first_chunk_mut().expect("a whole step");
-            for half in 0..2 {
-                let row = rows.start + half * TILE;
-                let count = TILE.min(rows.end.saturating_sub(row));
-                pack_tile(x, row, count, k, depth, side, half, lines);
+        let (scale_lines, lines) = lines.split_at_mut(SCALE_LINES);
+        for (half, scale_line) in scale_lines.iter_mut().enumerate() {
+            let start = (rows.start + half * TILE).min(rows.end);
+            let x = x.part(start..rows.end.min(start + TILE), k0..k0 + terms);
+            let (forth, back) = scales(largest(x));
+            // SAFETY: a line is 64 bytes, aligned to 64.
+            unsafe { _mm512_store_ps((&raw mut *scale_line).cast(), back) };
+            for (s, lines) in lines.chunks_exact_mut(STEP_LINES).enumerate() {
+                let terms = s * STEP..terms.min((s + 1) * STEP);
+                let lines = lines.first_chunk_mut().expect("a whole step");
+                pack_tiles(x.part(0..x.rows, terms), forth, side, half, lines);
             }
         }
     }
@@ -85,176 +97,313 @@ unsafe impl Kernel for Tiles {
     }
 
     #[inline]
-    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, _: Size, place: Place, _: &[Line]) {
+    #[target_feature(enable = "avx512f,avx512dq")]
+    unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place, next: &[Line]) {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
-        // SAFETY: by this function's contract.
-        unsafe { multiply_tiles(a, b, terms.div_ceil(STEP), place.start) };
+        let mut sums = MaybeUninit::uninit();
+        let ((a_scales, a), (b_scales, b)) = (a.split_at(SCALE_LINES), b.split_at(SCALE_LINES));
+        // SAFETY: by this function's contract; all sums are written before they are read.
+        unsafe {
+            multiply_tiles(a, b, terms.div_ceil(STEP), &mut sums, next);
+            combine(sums.assume_init_ref(), a_scales, b_scales, size, place);
+        }
     }
 }
 
-/// sums (32 × 32) = a panel of a · a panel of b.
+/// The sums of a product of panels by the power of 256 that they are to be multiplied by: d₀·d₀; then
+/// d₀·d₁ + d₁·d₀; then d₀·d₂ + d₁·d₁ + d₂·d₀, which is to be taken as it is.
+#[repr(C, align(64))]
+struct Sums([[[i32; PANEL]; PANEL]; DIGITS]);
+
+/// Adds the product of one digit of a and one of b to tiles 0 to 3; digits are 2048 bytes apart. Asks for
+/// [`NEXT_LINES`] of what is wanted next.
+macro_rules! multiply_digits {
+    ($a:literal, $b:literal) => {
+        concat!(
+            "tileloadd tmm4, [{a} + {s} + 2048 * ",
+            $a,
+            "]\n",
+            "tileloadd tmm6, [{b} + {s} + 2048 * ",
+            $b,
+            "]\n",
+            "tdpbssd tmm0, tmm4, tmm6\n",
+            "prefetcht1 [{next}]\n",
+            "prefetcht1 [{next} + 64]\n",
+            "tileloadd tmm7, [{b} + {s} + 2048 * ",
+            $b,
+            " + 1024]\n",
+            "tdpbssd tmm1, tmm4, tmm7\n",
+            "tileloadd tmm5, [{a} + {s} + 2048 * ",
+            $a,
+            " + 1024]\n",
+            "tdpbssd tmm2, tmm5, tmm6\n",
+            "prefetcht1 [{next} + 128]\n",
+            "prefetcht1 [{next} + 192]\n",
+            "add {next}, {next_size}\n",
+            "tdpbssd tmm3, tmm5, tmm7\n",
+        )
+    };
+}
+
+/// Lines that are asked for with each product of digits: with the six of a step, and four panels of a to a
+/// task, one panel of b.
+const NEXT_LINES: usize = STEP_LINES / 6 / (Tiles::BLOCK / PANEL);
+
+/// Sums products of digits over all steps, `$forth` bytes from one to the next, and stores them.
+macro_rules! multiply_level {
+    (($a:expr, $b:expr, $steps:expr, $forth:expr), $next:expr, $sums:expr, $($products:expr),+) => {
+        asm!(
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "test {steps}, {steps}",
+            "jz 3f",
+            "2:",
+            $($products,)+
+            "add {a}, {forth}",
+            "add {b}, {forth}",
+            "dec {steps}",
+            "jnz 2b",
+            "3:",
+            "tilestored [{sums} + 2 * {s}], tmm0",
+            "tilestored [{sums} + 2 * {s} + 64], tmm1",
+            "tilestored [{sums} + 2 * {s} + 2048], tmm2",
+            "tilestored [{sums} + 2 * {s} + 2112], tmm3",
+            a = inout(reg) $a => _,
+            b = inout(reg) $b => _,
+            steps = inout(reg) $steps => _,
+            forth = in(reg) $forth,
+            next = inout(reg) $next.0,
+            next_size = in(reg) $next.1,
+            s = in(reg) 64usize,
+            sums = in(reg) $sums,
+            options(nostack)
+        )
+    };
+}
+
+/// The sums of a panel of a · a panel of b.
 ///
 /// # Safety
-/// The tiles must be configured, both panels have `steps` steps, and `sums` room for them.
+/// The tiles must be configured, and both panels have `steps` steps.
 #[inline]
-unsafe fn multiply_tiles(a: &[Line], b: &[Line], steps: usize, sums: *mut f32) {
-    // SAFETY: loads stay within `steps` steps of each panel, and there is room for the stores.
-    unsafe {
-        asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack));
-        if steps > 0 {
-            asm!(
-                "2:",
-                // a₂b₀
-                "tileloadd tmm4, [{a} + {s}]",
-                "tileloadd tmm6, [{b} + {s}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{b} + {s} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {s} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // a₁b₀
-                "tileloadd tmm4, [{a} + {s} + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {s} + 3072]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // a₁b₁
-                "tileloadd tmm6, [{b} + {s} + 2048]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s} + 3072]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // a₀b₁
-                "tileloadd tmm4, [{a} + {s} + 4096]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{a} + {s} + 5120]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // a₀b₂
-                "tileloadd tmm6, [{b} + {s} + 4096]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s} + 5120]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                // a₀b₀
-                "tileloadd tmm6, [{b} + {s}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tileloadd tmm7, [{b} + {s} + 1024]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {a}, 6144",
-                "add {b}, 6144",
-                "dec {n}",
-                "jnz 2b",
-                a = inout(reg) a.as_ptr() => _,
-                b = inout(reg) b.as_ptr() => _,
-                n = inout(reg) steps => _,
-                s = in(reg) 64usize,
-                options(nostack)
-            );
-        }
-        asm!(
-            "tilestored [{c} + {s}], tmm0",
-            "tilestored [{c} + {s} + 64], tmm1",
-            "tilestored [{c} + {s} + 2048], tmm2",
-            "tilestored [{c} + {s} + 2112], tmm3",
-            c = in(reg) sums, s = in(reg) 128usize, options(nostack)
-        );
-    }
-}
-
-/// Packs `rows` ≤ 16 rows × `depth` ≤ 32 terms, the rest zero, as one half of a panel's step.
-///
-/// Line i of a tile pairs the terms j and j + 16, for a of row i and every j < 16, for b of every
-/// row and j = i; the order of terms is the same on both sides, which is all a sum needs.
-#[allow(clippy::too_many_arguments)]
-#[target_feature(enable = "avx512f")]
-fn pack_tile(
-    x: Mat,
-    row: usize,
-    rows: usize,
-    k: usize,
-    depth: usize,
-    side: Side,
-    half: usize,
-    lines: &mut [Line; STEP_LINES],
+unsafe fn multiply_tiles(
+    a: &[Line],
+    b: &[Line],
+    steps: usize,
+    sums: &mut MaybeUninit<Sums>,
+    next: &[Line],
 ) {
-    if rows == 0 {
-        for i in 0..TILE {
-            store_parts(_mm512_setzero_ps(), _mm512_setzero_ps(), i, half, side, lines);
-        }
-        return;
-    }
-    // The data's lines: rows where terms are contiguous, else terms.
-    let by_row = x.col_stride == 1;
-    let (stride, count, length) =
-        if by_row { (x.row_stride, rows, depth) } else { (x.col_stride, depth, rows) };
-    let start = row * x.row_stride + k * x.col_stride;
-    let data = &x.data[start..start + (count - 1) * stride + length];
-    let (low, high) = (lanes(length), lanes(length.saturating_sub(LANES)));
-    // SAFETY: lines below `count` have `length` numbers within `data`; the masks keep to them.
-    let load = |line: usize, at: usize, mask: u16| unsafe {
-        match line < count {
-            true => _mm512_maskz_loadu_ps(mask, data.as_ptr().wrapping_add(line * stride + at)),
-            false => _mm512_setzero_ps(),
-        }
+    const FORTH: isize = (STEP_LINES * size_of::<Line>()) as isize;
+    debug_assert!(a.len().min(b.len()) >= steps * STEP_LINES);
+    let [first, second, third] =
+        array::from_fn(|i| sums.as_mut_ptr().cast::<u8>().wrapping_add(i * PANEL * PANEL * 4));
+    let last = steps.saturating_sub(1) * STEP_LINES;
+    let (a, b) = (a.as_ptr(), b.as_ptr());
+    let (a_last, b_last) = (a.wrapping_add(last), b.wrapping_add(last));
+    let mut next = match next.is_empty() {
+        true => (a, 0),
+        false => (next.as_ptr(), NEXT_LINES * size_of::<Line>()),
     };
-    let (mut first, mut second);
-    if by_row {
-        if side == Side::A {
-            for i in 0..TILE {
-                store_parts(load(i, 0, low), load(i, 16, high), i, half, side, lines);
-            }
-            return;
-        }
-        first = array::from_fn(|i| load(i, 0, low));
-        second = array::from_fn(|i| load(i, 16, high));
-    } else {
-        if side == Side::B {
-            for i in 0..TILE {
-                store_parts(load(i, 0, low), load(TILE + i, 0, low), i, half, side, lines);
-            }
-            return;
-        }
-        first = array::from_fn(|i| load(i, 0, low));
-        second = array::from_fn(|i| load(TILE + i, 0, low));
+    // To and fro, because the steps that were used last are still in the first-level cache.
+    // SAFETY: loads stay within `steps` steps of each panel, there is room for the stores, and a prefetch of any
+    // address is harmless.
+    unsafe {
+        multiply_level!(
+            (a, b, steps, FORTH),
+            next,
+            third,
+            multiply_digits!(0, 2),
+            multiply_digits!(1, 1),
+            multiply_digits!(2, 0)
+        );
+        multiply_level!(
+            (a_last, b_last, steps, -FORTH),
+            next,
+            second,
+            multiply_digits!(0, 1),
+            multiply_digits!(1, 0)
+        );
+        multiply_level!((a, b, steps, FORTH), next, first, multiply_digits!(0, 0));
     }
-    transpose(&mut first);
-    transpose(&mut second);
-    for i in 0..TILE {
-        store_parts(first[i], second[i], i, half, side, lines);
+    let _ = next;
+}
+
+/// Puts the sums, as the numbers they stand for, where they go.
+///
+/// # Safety
+/// The place must have room for all rows, and columns in whole vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn combine(
+    Sums(sums): &Sums,
+    a_scales: &[Line],
+    b_scales: &[Line],
+    size: Size,
+    place: Place,
+) {
+    let a_scales: *const f32 = a_scales.as_ptr().cast();
+    let b_scales: *const f32 = b_scales.as_ptr().cast();
+    let by = _mm512_set1_ps(256.0);
+    for v in 0..size.cols.div_ceil(LANES) {
+        // SAFETY: there is a scale for each of 32 rows and columns, and as many sums of each power; the
+        // rest is this function's contract.
+        unsafe {
+            let b_scale = _mm512_load_ps(b_scales.add(v * LANES));
+            for r in 0..size.rows {
+                let scale = _mm512_mul_ps(_mm512_set1_ps(*a_scales.add(r)), b_scale);
+                let [first, second, third] = array::from_fn(|i| {
+                    let sums = sums[i][r].as_ptr().add(v * LANES);
+                    _mm512_cvtepi32_ps(_mm512_load_si512(sums.cast()))
+                });
+                let sum = _mm512_fmadd_ps(_mm512_fmadd_ps(first, by, second), by, third);
+                place.put(r, v, _mm512_mul_ps(sum, scale));
+            }
+        }
     }
 }
 
-/// Splits two vectors into their three parts, and stores each part's numbers pairwise as line i of
-/// its tile: for a the smallest part first, for b the largest.
+/// Whether the numbers of a row are next to each other; else those of a column are.
+fn is_by_row(x: &Mat) -> bool {
+    x.col_stride == 1
+}
+
+/// The numbers that the lines of a matrix consist of, which are its rows or its columns.
+struct Lines<'a> {
+    data: &'a [f32],
+    stride: usize,
+    count: usize,
+    length: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn of(x: Mat<'a>) -> Self {
+        let (stride, count, length) = match is_by_row(&x) {
+            true => (x.row_stride, x.rows, x.cols),
+            false => (x.col_stride, x.cols, x.rows),
+        };
+        let data = match count.min(length) {
+            0 => &[],
+            _ => &x.data[..(count - 1) * stride + length],
+        };
+        Self { data, stride, count, length }
+    }
+
+    /// 16 numbers of a line; those that are not there are 0.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(&self, line: usize, at: usize) -> __m512 {
+        if line >= self.count || at >= self.length {
+            return _mm512_setzero_ps();
+        }
+        // SAFETY: the line has `length` numbers within `data`; the mask keeps to them.
+        unsafe {
+            let start = self.data.as_ptr().add(line * self.stride + at);
+            _mm512_maskz_loadu_ps(lanes(self.length - at), start)
+        }
+    }
+}
+
+/// The bits of the largest absolute value of each of at most 16 rows; infinities and NaN, whose bits are the largest,
+/// among them.
+#[target_feature(enable = "avx512f,avx512dq")]
+fn largest(x: Mat) -> __m512i {
+    let bits = |x: __m512| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(i32::MAX));
+    let lines = Lines::of(x);
+    if !is_by_row(&x) {
+        return (0..lines.count).fold(_mm512_setzero_si512(), |largest, line| {
+            _mm512_max_epu32(largest, bits(lines.load(line, 0)))
+        });
+    }
+    let rows: [i32; TILE] = array::from_fn(|row| {
+        let largest =
+            (0..lines.length).step_by(LANES).fold(_mm512_setzero_si512(), |largest, at| {
+                _mm512_max_epu32(largest, bits(lines.load(row, at)))
+            });
+        _mm512_reduce_max_epu32(largest) as i32
+    });
+    // SAFETY: these are 16 numbers.
+    unsafe { _mm512_loadu_si512(rows.as_ptr().cast()) }
+}
+
+/// The largest powers of two by which numbers up to these become integers of three digits, and what undoes
+/// that, but for 256: sums of products of such integers are taken without their last 16 bits. NaN where there is an
+/// infinity or NaN among the numbers.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn store_parts(
-    mut first: __m512,
-    mut second: __m512,
-    i: usize,
-    half: usize,
-    side: Side,
-    lines: &mut [Line; STEP_LINES],
-) {
-    let top = _mm512_set1_epi32(0xffff_0000u32 as i32);
-    for part in 0..3 {
-        let (f, s) = (_mm512_castps_si512(first), _mm512_castps_si512(second));
-        // (s & top) | (f >> 16)
-        let line = _mm512_ternarylogic_epi32::<0xf8>(_mm512_srli_epi32::<16>(f), s, top);
-        let place = if side == Side::A { 2 - part } else { part };
-        let tile = (2 * place + half) * TILE;
-        // SAFETY: a line is 64 bytes, aligned to 64.
-        unsafe { _mm512_store_si512((&raw mut lines[tile + i]).cast(), line) };
-        // Truncation leaves the bf16 next to the number towards zero.
-        first = _mm512_sub_ps(first, _mm512_castsi512_ps(_mm512_and_si512(f, top)));
-        second = _mm512_sub_ps(second, _mm512_castsi512_ps(_mm512_and_si512(s, top)));
+fn scales(largest: __m512i) -> (__m512, __m512) {
+    let set = |x: i32| _mm512_set1_epi32(x);
+    // 127·(65536 + 256 + 1) = 0x7f7f7f is 1.111_1110_1111_1110_1111_111 · 2²²: what has a larger
+    // mantissa is carried into the next exponent.
+    let exponent = _mm512_srli_epi32::<23>(_mm512_add_epi32(largest, set(0x1_0101)));
+    // 2²²·2^−(exponent − 127), but no more than 2¹²⁶, whose inverse is normal.
+    let forth = _mm512_min_epi32(_mm512_sub_epi32(set(22 + 2 * 127), exponent), set(126 + 127));
+    let back = _mm512_sub_epi32(set(2 * 127 + 8), forth);
+    let finite = _mm512_cmplt_epu32_mask(largest, set(0x7f80_0000));
+    let number = |exponent| {
+        let number = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent));
+        _mm512_mask_blend_ps(finite, _mm512_set1_ps(f32::NAN), number)
+    };
+    (number(forth), number(back))
+}
+
+/// Packs at most 16 rows × 64 terms as one half of a panel's step, what is not there as 0.
+///
+/// Line i of a tile has the bytes of the terms j, j + 16, j + 32 and j + 48 together, for a of row i
+/// and every j < 16, for b of every row and j = i; the order of terms is the same on both sides, which
+/// is all a sum needs.
+#[target_feature(enable = "avx512f,avx512dq")]
+fn pack_tiles(x: Mat, scale: __m512, side: Side, half: usize, lines: &mut [Line; STEP_LINES]) {
+    let data = Lines::of(x);
+    let by_row = is_by_row(&x);
+    let load = |q: usize, i: usize| match by_row {
+        true => data.load(i, q * LANES),
+        false => data.load(q * LANES + i, 0),
+    };
+    // A line of a has numbers of one row, a line of b those of one term.
+    let transposed: Option<[[__m512; TILE]; QUARTERS]> = (by_row != (side == Side::A)).then(|| {
+        array::from_fn(|q| {
+            let mut numbers = array::from_fn(|i| load(q, i));
+            transpose(&mut numbers);
+            numbers
+        })
+    });
+    // SAFETY: a vector is 16 numbers.
+    let scales: [f32; TILE] = unsafe { std::mem::transmute(scale) };
+    for i in 0..TILE {
+        let scale = if side == Side::A { _mm512_set1_ps(scales[i]) } else { scale };
+        let numbers = array::from_fn(|q| match &transposed {
+            Some(transposed) => transposed[q][i],
+            None => load(q, i),
+        });
+        let digits = digits(numbers.map(|x| _mm512_mul_ps(x, scale)));
+        for (d, line) in digits.into_iter().enumerate() {
+            let line_of_tile = &raw mut lines[(2 * d + half) * TILE + i];
+            // SAFETY: a line is 64 bytes, aligned to 64.
+            unsafe { _mm512_store_si512(line_of_tile.cast(), line) };
+        }
     }
+}
+
+/// The digits of four vectors of numbers, the highest first; each lane has one byte of each vector.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn digits(x: [__m512; QUARTERS]) -> [__m512i; DIGITS] {
+    let set = |x: u32| _mm512_set1_epi32(x as i32);
+    // With 128 added to each, digits are the bytes of a number that is not negative; taking it off
+    // again is to change their highest bit.
+    let bytes = x.map(|x| _mm512_add_epi32(_mm512_cvtps_epi32(x), set(0x80_8080)));
+    // (mask & a) | (!mask & b)
+    macro_rules! select {
+        ($mask:expr, $a:expr, $b:expr) => {
+            _mm512_ternarylogic_epi32::<0xca>(set($mask), $a, $b)
+        };
+    }
+    let pair = |a, b| {
+        let even = select!(0x00ff_00ff, a, _mm512_slli_epi32::<8>(b));
+        let odd = select!(0x00ff_00ff, _mm512_srli_epi32::<8>(a), b);
+        [even, odd]
+    };
+    let (low, high) = (pair(bytes[0], bytes[1]), pair(bytes[2], bytes[3]));
+    let lowest = |i: usize| select!(0xffff, low[i], _mm512_slli_epi32::<16>(high[i]));
+    let third = select!(0xffff, _mm512_srli_epi32::<16>(low[0]), high[0]);
+    [third, lowest(1), lowest(0)].map(|x| _mm512_xor_si512(x, set(0x8080_8080)))
 }

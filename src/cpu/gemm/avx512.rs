@@ -5,7 +5,7 @@ use std::array;
 use std::ops::Range;
 
 use super::Mat;
-use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, Use, lanes, transpose};
+use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, lanes, transpose};
 
 /// Vectors of a panel of b.
 const VECTORS: usize = 3;
@@ -21,7 +21,6 @@ unsafe impl Kernel for Registers {
     const COLS: usize = VECTORS * LANES;
     const TERMS: usize = 512;
     const BLOCK: usize = 144;
-    const ANYWHERE: bool = true;
 
     fn reads_in_place(a: &Mat) -> bool {
         a.col_stride == 1
@@ -190,15 +189,7 @@ unsafe fn multiply_vectors<const ROWS: usize, const V: usize>(
         for (row, totals) in totals.iter().enumerate() {
             for (v, &total) in totals.iter().enumerate() {
                 // SAFETY: there is room.
-                unsafe {
-                    let at = place.start.add(row * place.stride + v * LANES);
-                    let total = match place.usage {
-                        Use::Set => total,
-                        Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), total),
-                        Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), total),
-                    };
-                    _mm512_storeu_ps(at, total);
-                }
+                unsafe { place.put(row, v, total) };
             }
         }
     }

@@ -63,6 +63,27 @@ pub(crate) struct Place {
     pub usage: Use,
 }
 
+impl Place {
+    /// Puts 16 numbers of a row, from column `16·v` on.
+    ///
+    /// # Safety
+    /// There must be room for them, and AVX-512 be available.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn put(self, row: usize, v: usize, numbers: __m512) {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let at = self.start.add(row * self.stride + v * LANES);
+            let numbers = match self.usage {
+                Use::Set => numbers,
+                Use::Add => _mm512_add_ps(_mm512_loadu_ps(at), numbers),
+                Use::Subtract => _mm512_sub_ps(_mm512_loadu_ps(at), numbers),
+            };
+            _mm512_storeu_ps(at, numbers);
+        }
+    }
+}
+
 /// How many rows and columns of a product of two panels are needed.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
@@ -84,8 +105,6 @@ pub(crate) unsafe trait Kernel: Sized {
     const TERMS: usize;
     /// Rows of the product that one task computes, or columns: whole panels.
     const BLOCK: usize;
-    /// Whether `multiply` takes any place; else only rows that are `COLS` apart, to be set.
-    const ANYWHERE: bool;
 
     /// Whether the rows of this a are read where they are; their terms are contiguous then.
     fn reads_in_place(_a: &Mat) -> bool {
@@ -130,8 +149,7 @@ pub(crate) unsafe trait Kernel: Sized {
     ///
     /// # Safety
     /// The unit must be available and entered, both panels have this many terms, and the place room
-    /// for `ROWS` rows and as many columns as there are in the vectors that are needed; where
-    /// `ANYWHERE` is false, for `COLS` columns.
+    /// for `ROWS` rows and as many columns as there are in the vectors that are needed.
     unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place, next: &[Line]);
 }
 
@@ -208,17 +226,18 @@ pub(super) unsafe fn gemm<K: Kernel + Sync>(
     // many columns, whose panels pass through the cache once per block of rows.
     let (down, across) = match &b {
         Rhs::Packed(_) => {
-            let down = m.div_ceil(K::BLOCK);
+            let down =
+                m.div_ceil(K::BLOCK).next_multiple_of(threads.count()).min(m.div_ceil(K::ROWS));
             (down, threads.tasks().div_ceil(down).min(n.div_ceil(K::COLS)))
         }
         Rhs::Mat(_) if share_a => (1, tasks::<K>(n, K::COLS, threads)),
         Rhs::Mat(_) => (tasks::<K>(m, K::ROWS, threads), 1),
     };
-    let shared_len = |terms| rows.div_ceil(panel_rows::<K>(side)) * K::panel_lines(side, terms);
+    let span_lines = rows.div_ceil(panel_rows::<K>(side)) * K::panel_lines(side, K::TERMS);
     let mut lines = SHARED.take();
     for group in spans(0..k, SPANS * K::TERMS) {
         let shared = match &b {
-            Rhs::Packed(b) => &b.lines[shared_len(group.start)..],
+            Rhs::Packed(b) => &b.lines[group.start / K::TERMS * span_lines..],
             Rhs::Mat(_) if share_a && in_place => &[],
             Rhs::Mat(b) => {
                 let x = if share_a { a } else { b.t() };
@@ -230,7 +249,8 @@ pub(super) unsafe fn gemm<K: Kernel + Sync>(
             let cols = part(n, K::COLS, t % across, across);
             let mut own = OWN.take();
             for terms in spans(group.clone(), K::TERMS) {
-                let shared = &shared[shared_len(terms.start - group.start).min(shared.len())..];
+                let before = (terms.start - group.start) / K::TERMS * span_lines;
+                let shared = &shared[before.min(shared.len())..];
                 let one = Threads::One;
                 let own = match &b {
                     Rhs::Mat(b) if share_a => {
@@ -299,16 +319,18 @@ fn packed<'a, K: Kernel>(
     threads: Threads,
 ) -> &'a [Line] {
     let panels = rows.len().div_ceil(panel_rows::<K>(side)).max(1);
-    let len = |terms| panels * K::panel_lines(side, terms);
-    let lines = room(lines, len(terms.len()));
+    let [whole, rest] =
+        [K::TERMS, terms.len() % K::TERMS].map(|n| panels * K::panel_lines(side, n));
+    let rest = if terms.len().is_multiple_of(K::TERMS) && !terms.is_empty() { 0 } else { rest };
+    let lines = room(lines, terms.len() / K::TERMS * whole + rest);
     let span = |(i, lines): (usize, &mut [Line])| {
         let start = terms.start + i * K::TERMS;
         let terms = start..terms.end.min(start + K::TERMS);
         pack::<K>(side, x, rows.clone(), terms, lines, threads);
     };
     match threads {
-        Threads::One => lines.chunks_mut(len(K::TERMS)).enumerate().for_each(span),
-        Threads::All => lines.par_chunks_mut(len(K::TERMS)).enumerate().for_each(span),
+        Threads::One => lines.chunks_mut(whole).enumerate().for_each(span),
+        Threads::All => lines.par_chunks_mut(whole).enumerate().for_each(span),
     }
     lines
 }
@@ -429,7 +451,7 @@ unsafe fn block<K: Kernel>(
             let area = Area { row: i, step: 1, rows: height, col: j, cols: width };
             let size = Size { rows: height, cols: width };
             let whole = height == K::ROWS && width.is_multiple_of(LANES);
-            let direct = K::ANYWHERE && whole && !target.changes(ends);
+            let direct = whole && !target.changes(ends);
             let place = match direct {
                 true => {
                     let usage = if target.adds(ends) { Use::Add } else { Use::Set };

@@ -42,7 +42,9 @@ impl<'a> Mat<'a> {
     /// Some rows and columns of it.
     #[cfg(target_arch = "x86_64")]
     fn part(self, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) -> Self {
+        // Nothing may be left after the last number.
         let start = rows.start * self.row_stride + cols.start * self.col_stride;
+        let start = start.min(self.data.len());
         Self { data: &self.data[start..], rows: rows.len(), cols: cols.len(), ..self }
     }
 
@@ -175,7 +177,7 @@ impl Threads {
 }
 
 /// Each number becomes three for AMX, which pays from so many rows and columns of b on.
-const AMX_FROM: usize = 256;
+const AMX_FROM: usize = 128;
 
 /// What computes a product with a right-hand side of this shape, whatever the other's: a row of a product does not
 /// depend on how many there are.
