@@ -3,9 +3,9 @@
 //! The numbers of a row of a, or of a column of b, become integers of 24 bits by one power of two,
 //! and those three digits of 8 bits each, −128 to 127: x·2ˢ = 65536·d₀ + 256·d₁ + d₂. Of the nine
 //! products of digits the six largest are taken, and summed exactly for each of the three powers of
-//! 256 that they have. What is left out and what is rounded are about 6·10⁻⁷ of |row|·|column|/√terms
-//! where the largest number is 3 times the root mean square, as f32 arithmetic's own rounding in long
-//! sums; it grows with the largest numbers. AMX has 32 times the multiply-accumulate rate of AVX-512
+//! 256 that they have. What is left out and what is rounded are about 5·10⁻⁷ of |row|·|column|/√terms
+//! where the largest number is 3 times the root mean square, as much as f32 arithmetic's own rounding
+//! in long sums; it grows with the largest numbers. AMX has 32 times the multiply-accumulate rate of AVX-512
 //! on the same core, which leaves a factor of 32/6. (The scheme is Ozaki's, on integers as in Ootomo,
 //! Ozaki and Yokota 2024, arXiv:2306.11975.)
 
@@ -149,9 +149,11 @@ macro_rules! multiply_digits {
 /// task, one panel of b.
 const NEXT_LINES: usize = STEP_LINES / 6 / (Tiles::BLOCK / PANEL);
 
-/// Sums products of digits over all steps, `$forth` bytes from one to the next, and stores them.
+/// Sums products of digits over all steps, `$forth` bytes from one to the next, and stores them; returns what is
+/// to be asked for after that.
 macro_rules! multiply_level {
-    (($a:expr, $b:expr, $steps:expr, $forth:expr), $next:expr, $sums:expr, $($products:expr),+) => {
+    (($a:expr, $b:expr, $steps:expr, $forth:expr), $next:expr, $sums:expr, $($products:expr),+) => {{
+        let after: *const Line;
         asm!(
             "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
             "test {steps}, {steps}",
@@ -171,13 +173,14 @@ macro_rules! multiply_level {
             b = inout(reg) $b => _,
             steps = inout(reg) $steps => _,
             forth = in(reg) $forth,
-            next = inout(reg) $next.0,
+            next = inout(reg) $next.0 => after,
             next_size = in(reg) $next.1,
             s = in(reg) 64usize,
             sums = in(reg) $sums,
             options(nostack)
-        )
-    };
+        );
+        (after, $next.1)
+    }};
 }
 
 /// The sums of a panel of a · a panel of b.
@@ -199,7 +202,7 @@ unsafe fn multiply_tiles(
     let last = steps.saturating_sub(1) * STEP_LINES;
     let (a, b) = (a.as_ptr(), b.as_ptr());
     let (a_last, b_last) = (a.wrapping_add(last), b.wrapping_add(last));
-    let mut next = match next.is_empty() {
+    let next = match next.is_empty() {
         true => (a, 0),
         false => (next.as_ptr(), NEXT_LINES * size_of::<Line>()),
     };
@@ -207,7 +210,7 @@ unsafe fn multiply_tiles(
     // SAFETY: loads stay within `steps` steps of each panel, there is room for the stores, and a prefetch of any
     // address is harmless.
     unsafe {
-        multiply_level!(
+        let next = multiply_level!(
             (a, b, steps, FORTH),
             next,
             third,
@@ -215,7 +218,7 @@ unsafe fn multiply_tiles(
             multiply_digits!(1, 1),
             multiply_digits!(2, 0)
         );
-        multiply_level!(
+        let next = multiply_level!(
             (a_last, b_last, steps, -FORTH),
             next,
             second,
@@ -224,7 +227,6 @@ unsafe fn multiply_tiles(
         );
         multiply_level!((a, b, steps, FORTH), next, first, multiply_digits!(0, 0));
     }
-    let _ = next;
 }
 
 /// Puts the sums, as the numbers they stand for, where they go.

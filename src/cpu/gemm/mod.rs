@@ -550,12 +550,80 @@ mod tests {
 
     #[test]
     fn infinities_and_nan_come_through() {
-        let mut a = vec![1.0; 40 * 40];
-        a[3 * 40 + 5] = f32::INFINITY;
-        a[7 * 40] = f32::NAN;
-        let mut out = vec![0.0; 1600];
-        let m = Mat::new(&a, 40, 40);
-        gemm(m, Mat::new(&[1.0; 1600], 40, 40), &mut out, 40, Epilogue::default(), Threads::One);
-        assert!(!out[3 * 40].is_finite() && !out[7 * 40 + 3].is_finite() && out[0] == 40.0);
+        for n in [40, 130] {
+            let (finite, mut odd) = (vec![1.0; n * n], vec![1.0; n * n]);
+            odd[3 * n + 5] = f32::INFINITY;
+            odd[7 * n] = f32::NAN;
+            let product = |a, b| {
+                let mut out = vec![0.0; n * n];
+                gemm(a, Rhs::Mat(b), &mut out, n, Epilogue::default(), Threads::One);
+                out
+            };
+            let (finite, odd) = (Mat::new(&finite, n, n), Mat::new(&odd, n, n));
+            let (rows, cols) = (product(odd, finite), product(finite, odd.t()));
+            for i in 0..n {
+                for (x, row) in [(rows[i * n + 9], i), (cols[9 * n + i], i)] {
+                    match row {
+                        3 | 7 => assert!(!x.is_finite(), "{n} {row} {x}"),
+                        _ => assert_eq!(x, n as f32, "{n} {row}"),
+                    }
+                }
+            }
+        }
+    }
+
+    /// A power of two that all numbers of a row or a column have comes out again, without rounding.
+    #[test]
+    fn powers_of_two_do_not_round() {
+        let (m, k, n) = (35, 200, 130);
+        let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+        let power = |i: usize| 2f32.powi([0, 100, -80, 60, -12, 27][i % 6]);
+        let inverse = |j: usize| 2f32.powi([0, -90, 20, -60][j % 4]);
+        let product = |a: &[f32], b: &[f32]| {
+            let mut out = vec![f32::NAN; m * n];
+            let (a, b) = (Mat::new(a, m, k), Mat::new(b, k, n));
+            gemm(a, b, &mut out, n, Epilogue::default(), Threads::One);
+            out
+        };
+        let scaled_a: Vec<f32> = a.iter().enumerate().map(|(i, x)| x * power(i / k)).collect();
+        let scaled_b: Vec<f32> = b.iter().enumerate().map(|(i, x)| x * inverse(i % n)).collect();
+        let (plain, scaled) = (product(&a, &b), product(&scaled_a, &scaled_b));
+        for (i, (x, y)) in plain.iter().zip(scaled).enumerate() {
+            let want = f64::from(*x) * f64::from(power(i / n)) * f64::from(inverse(i % n));
+            if want.abs() > 1e-30 {
+                assert_eq!(f64::from(y), want, "row {} column {}", i / n, i % n);
+            }
+        }
+    }
+
+    /// Rows whose largest number is at the end of what three signed bytes hold, of either sign.
+    #[test]
+    fn largest_numbers_keep_their_digits() {
+        let (k, n) = (128, 128);
+        let ends = [8_355_711.0, 8_355_711.5, 8_355_712.0, 8_388_607.5, 8_388_608.0, 4_177_856.0];
+        let largest: Vec<f32> = ends.iter().flat_map(|&x: &f32| [x, -x, x * 1e-40]).collect();
+        let m = 2 * largest.len();
+        let mut a = numbers(1, m * k);
+        for (i, row) in a.chunks_exact_mut(k).enumerate() {
+            let largest = largest[i % largest.len()];
+            row.iter_mut().for_each(|x| *x *= largest);
+            row[i] = largest;
+        }
+        // A permutation: each result is one number of a.
+        let place = |j: usize| (j * 37 + 5) % k;
+        let mut b = vec![0.0; k * n];
+        (0..n).for_each(|j| b[place(j) * n + j] = 1.0);
+        let mut out = vec![f32::NAN; m * n];
+        let (am, bm) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+        gemm(am, bm, &mut out, n, Epilogue::default(), Threads::One);
+        for (i, (row, a)) in out.chunks_exact(n).zip(a.chunks_exact(k)).enumerate() {
+            let largest = largest[i % largest.len()].abs();
+            // Half of a unit of 23 bits, or of the smallest number that is not subnormal.
+            let tolerance = (largest * 1.2e-7).max(f32::MIN_POSITIVE);
+            for (j, &x) in row.iter().enumerate() {
+                let want = a[place(j)];
+                assert!((x - want).abs() <= tolerance, "{largest} [{i},{j}] {x} {want}");
+            }
+        }
     }
 }
