@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use common::background::{in_background, lock};
 use common::detectors::{Own, detectors};
 use common::names::{output_names, with_suffix};
@@ -19,7 +20,7 @@ use common::progress::Progress;
 use common::records::{Jsonl, Judged};
 use common::results::{unfamiliar_images, warn_of_thresholds, write_metrics};
 use common::table::tables;
-use common::{create_folder, note, require_folder, say, unless_interrupted};
+use common::{create_folder, note, require_files, require_folder, say, unless_interrupted};
 use invad::Result;
 use invad::baselines::{self, Baselines};
 use invad::data::Dataset;
@@ -105,6 +106,9 @@ struct Tested<'a> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Some(wrong) = options.experiment.disagreement() {
+        Options::command().error(ErrorKind::ValueValidation, wrong).exit();
+    }
     common::run(|| evaluate(options))
 }
 
@@ -117,6 +121,7 @@ fn evaluate(options: Options) -> Result<ExitCode> {
         let (device, batch) = options.computing.place();
         return options.experiment.run(&dataset, out, device, batch);
     };
+    require_files(out, &["report.html", "metrics.json", "images.jsonl"])?;
     let detectors = detectors(path, &dataset, &options.computing, options.experiment.per_category)?;
     create_folder(out)?;
     let mut images = Jsonl::create(&out.join("images.jsonl"))?;

@@ -16,7 +16,7 @@ use common::pictures::Pictures;
 use common::progress::{FitProgress, Progress};
 use common::results::write_metrics;
 use common::table::tables;
-use common::{create_folder, require_folder, say};
+use common::{create_folder, require_files, require_folder, say};
 use image::RgbImage;
 use invad::checkpoint::Recipe;
 use invad::data::{Category, Dataset, Mask, Sample, load_sample, write_png};
@@ -60,6 +60,10 @@ struct Options {
     device: Device,
 }
 
+/// What it writes in its folder, but for overlays.
+const RESULTS: [&str; 4] =
+    ["detector.safetensors", "metrics.json", "quickstart.png", "report.html"];
+
 fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| quickstart(options))
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
 fn quickstart(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     require_folder(&options.out)?;
+    require_files(&options.out, &RESULTS)?;
     let data = options.data.map_or_else(bundled, Ok)?;
     let dataset = Dataset::open(&data, &[])?;
     for category in dataset.categories() {

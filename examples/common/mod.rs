@@ -125,6 +125,17 @@ pub fn require_folder(path: &Path) -> Result<()> {
     }
 }
 
+/// Refuses, before long work, a folder in the place of a file that is to be written.
+pub fn require_files(folder: &Path, names: &[impl AsRef<Path>]) -> Result<()> {
+    match names.iter().map(|name| folder.join(name)).find(|path| path.is_dir()) {
+        Some(path) => {
+            let reason = "a folder is where a file of the results belongs; move it away, or name another --out";
+            Err(Error::file(path, reason))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Creates a folder and those above it.
 pub fn create_folder(path: &Path) -> Result<()> {
     require_folder(path)?;

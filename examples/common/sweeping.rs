@@ -17,7 +17,7 @@ use invad::{Control, Device, Error, Event as FitEvent, Result, denoisers};
 use crate::common::options::{backbone, steps};
 use crate::common::progress::{FitProgress, Progress};
 use crate::common::{
-    INTERRUPTED, UNREADABLE, catch_interrupts, create_folder, interrupted, note, say,
+    INTERRUPTED, UNREADABLE, catch_interrupts, create_folder, interrupted, note, require_files, say,
 };
 
 /// Which experiment.
@@ -113,14 +113,21 @@ impl Experiment {
         let inverts = |of: &&Setting| of.method == Method::Inversion;
         if !self.noise.is_empty() && sweep.settings().iter().all(inverts) {
             let expected = "left out, or beside --evaluations of 2 or more: one evaluation reconstructs nothing";
-            return Err(Error::argument(
-                "evaluate",
-                "--noise",
-                expected,
-                format!("{:?}", self.noise),
-            ));
+            return Err(Error::argument("sweep", "noise", expected, format!("{:?}", self.noise)));
         }
         Ok(sweep)
+    }
+
+    /// What is wrong with options that are right each by itself.
+    pub fn disagreement(&self) -> Option<String> {
+        let which = &self.which;
+        let chosen = which.sweep || which.table.is_some() || which.figure.is_some();
+        match chosen.then(|| self.sweep())?.err()? {
+            Error::Argument { arg, expected, got, .. } => {
+                Some(format!("--{arg} should be {expected}, got {got}").replace('_', "-"))
+            }
+            e => Some(e.to_string()),
+        }
     }
 
     /// Runs it.
@@ -132,6 +139,8 @@ impl Experiment {
         batch: usize,
     ) -> Result<ExitCode> {
         let sweep = self.sweep()?;
+        let results = ["html", "md", "csv", "json"].map(|kind| format!("{}.{kind}", sweep.name));
+        require_files(out, &results)?;
         create_folder(out)?;
         let lock = FolderLock::acquire(out)?;
         sweep.remove_leftovers(&lock);

@@ -28,7 +28,7 @@ pub struct Metrics {
     /// Mean of the seven above, where there are all of them.
     pub mad: Option<f64>,
     /// Mean area under the per-image overlap curves, as [`aupimo`](super::aupimo) has it by default; `None` too where
-    /// normal images have too few pixels for it.
+    /// normal images have too few pixels for it, or too many that share their largest score.
     pub aupimo: Option<f64>,
     /// Normal images flagged at the threshold.
     pub false_alarm_rate: Option<f64>,

@@ -156,7 +156,8 @@ fn metrics(report: &Report) -> Markup {
             h2 id="metrics" { "Metrics" }
             p {
                 "In percent. Higher is better, but for false alarms. A dash stands where labels or "
-                "masks are missing. mAD is the mean of the seven before it." }
+                "masks are missing. mAD is the mean of the seven before it. AUPIMO needs 100,000 pixels of "
+                "good images, and of these no more than one in 100,000 with their largest score." }
             (table("Metrics of each category", &methods))
             details {
                 summary { "Under the protocol of published tables" }

@@ -1,6 +1,7 @@
 //! The page of a sweep, and its charts as files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use super::chart;
 use super::frame::Chart;
 use super::page;
 use super::points::{self, Point};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomic;
 use crate::sweep::{Method, ResultRow as Row, Results, Score, Setting, number};
 
@@ -19,10 +20,17 @@ const DRAWN: &str = "hazelnut";
 /// The most histograms of a page.
 const HISTOGRAMS: usize = 24;
 
+/// What charts are of, as their files are called.
+const KINDS: [&str; 3] = [STEPS, SPEED, SCORES];
+const STEPS: &str = "steps";
+const SPEED: &str = "speed";
+const SCORES: &str = "scores";
+
 /// A chart of the page, and a file of its own.
 struct Figure {
-    /// The file's name, without extension.
-    file: String,
+    /// One of [`KINDS`], and which of it, from 1 on.
+    kind: &'static str,
+    number: usize,
     title: String,
     /// Of which detector, and how it was measured.
     about: String,
@@ -32,6 +40,11 @@ struct Figure {
 }
 
 impl Figure {
+    /// The file's name, without the results' and the extension.
+    fn file(&self) -> String {
+        format!("{}-{}", self.kind, self.number)
+    }
+
     fn svg(&self) -> String {
         let row = |(i, name): (usize, &String)| html! { (points::sample(i)) text x="32" y="8" { (name) } };
         let legend: Vec<Markup> = self.lines.iter().enumerate().map(row).collect();
@@ -39,20 +52,41 @@ impl Figure {
     }
 }
 
-/// Writes `NAME.html`, a page that needs nothing else, and the charts of `results` as `NAME-….svg`.
+/// Writes `NAME.html`, a page that needs nothing else, and the charts of `results` as `NAME-KIND-NUMBER.svg`; those of an earlier
+/// run that are not written anew are removed.
 ///
 /// # Errors
-/// [`Error::Io`](crate::Error::Io) if a file cannot be written.
+/// [`Error::Io`] if a file cannot be written or removed.
 pub fn write_sweep(results: &Results, folder: impl AsRef<Path>) -> Result<()> {
     let folder = folder.as_ref();
     let (curves, histograms) = (curves(results), histograms(results));
+    let mut written = BTreeSet::new();
     for figure in curves.iter().chain(&histograms) {
-        let path = folder.join(format!("{}-{}.svg", results.name, figure.file));
-        write_atomic(path, |file| file.write_all(figure.svg().as_bytes()))?;
+        let name = format!("{}-{}.svg", results.name, figure.file());
+        write_atomic(folder.join(&name), |file| file.write_all(figure.svg().as_bytes()))?;
+        written.insert(name);
     }
+    remove_others(folder, &results.name, &written)?;
     let page = page(results, &curves, &histograms).into_string();
     let path = folder.join(format!("{}.html", results.name));
     write_atomic(path, |file| file.write_all(page.as_bytes()))
+}
+
+/// Removes the charts of an earlier run that had more of them: they are of other results than the tables beside them.
+fn remove_others(folder: &Path, name: &str, written: &BTreeSet<String>) -> Result<()> {
+    let chart = |file: &str| {
+        let middle = file.strip_prefix(name)?.strip_prefix('-')?.strip_suffix(".svg")?;
+        let (kind, number) = middle.rsplit_once('-')?;
+        (KINDS.contains(&kind) && number.parse::<usize>().is_ok()).then_some(())
+    };
+    for entry in fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.flatten() {
+        let file = entry.file_name();
+        let other = file.to_str().filter(|file| chart(file).is_some() && !written.contains(*file));
+        if other.is_some() {
+            fs::remove_file(entry.path()).map_err(|e| Error::io(entry.path(), e))?;
+        }
+    }
+    Ok(())
 }
 
 fn page(results: &Results, curves: &[Figure], histograms: &[Figure]) -> Markup {
@@ -187,22 +221,26 @@ fn curves(results: &Results) -> Vec<Figure> {
     let mut figures = Vec::new();
     for (i, (Common { method, about }, lines)) in all.iter().enumerate() {
         let names: Vec<String> = lines.iter().map(|(name, _)| name.clone()).collect();
-        let mut add =
-            |file: &str, by: &str, title: &str, ticks: Option<&[f64]>, drawn: &[Vec<Point>]| {
-                let title_of = format!("Image AUROC by {by}: {method}");
-                figures.push(Figure {
-                    file: format!("{file}-{}", i + 1),
-                    chart: points::accuracies(
-                        &format!("{title_of}. {about}"),
-                        [title, "image AUROC, %"],
-                        ticks,
-                        drawn,
-                    ),
-                    title: title_of,
-                    about: about.clone(),
-                    lines: names.clone(),
-                });
-            };
+        let mut add = |kind: &'static str,
+                       by: &str,
+                       title: &str,
+                       ticks: Option<&[f64]>,
+                       drawn: &[Vec<Point>]| {
+            let title_of = format!("Image AUROC by {by}: {method}");
+            figures.push(Figure {
+                kind,
+                number: i + 1,
+                chart: points::accuracies(
+                    &format!("{title_of}. {about}"),
+                    [title, "image AUROC, %"],
+                    ticks,
+                    drawn,
+                ),
+                title: title_of,
+                about: about.clone(),
+                lines: names.clone(),
+            });
+        };
         let drawn = |by_speed: bool| -> Vec<Vec<Point>> {
             let each = |(name, measured): &(String, Measured)| {
                 let point = |(&s, &(accuracy, speed)): (&usize, &(f64, f64))| Point {
@@ -223,11 +261,11 @@ fn curves(results: &Results) -> Vec<Figure> {
                 lines.iter().flat_map(|(_, of)| of.keys().copied()).collect();
             let numbers: Vec<f64> = numbers.into_iter().map(|s| s as f64).collect();
             let title = "S, evaluations of the network (logarithmic)";
-            add("steps", "S", title, Some(&numbers), &drawn(false));
+            add(STEPS, "S", title, Some(&numbers), &drawn(false));
         }
         if lines.iter().map(|(_, measured)| measured.len()).sum::<usize>() > 1 {
             let title = "images/s (logarithmic); beside each point its S";
-            add("speed", "speed", title, None, &drawn(true));
+            add(SPEED, "speed", title, None, &drawn(true));
         }
     }
     figures
@@ -268,7 +306,8 @@ fn histograms(results: &Results) -> Vec<Figure> {
             let label = format!("Histogram of scores. {title}. {about}");
             let titles = [&*axis, "images, defective downwards"];
             Figure {
-                file: format!("scores-{}", i + 1),
+                kind: SCORES,
+                number: i + 1,
                 chart: chart::distributions(&label, titles, good, bad),
                 title,
                 about,

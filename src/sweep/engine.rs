@@ -1,11 +1,10 @@
 //! Trains and measures what a sweep lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::kept::{FOLDERS, read_measurement, write_measurement};
+use super::kept::{FOLDERS, create_folder, read_measurement, write_measurement};
 use super::measure::Measurement;
 use super::measuring::Measuring;
 use super::plan::{self, Detecting};
@@ -168,7 +167,8 @@ impl Measured {
 ///
 /// # Errors
 /// Before any work, [`Error::Argument`] of settings that there are not; [`Error::Dataset`] of a category without images to
-/// train or to test with that can be read; [`Error::File`] if a folder is in the place of a file. The first of reading
+/// train or to test with that can be read; [`Error::File`] if a folder is in the place of a file, or a file in that of a
+/// folder. The first of reading
 /// weights, if there are those of no backbone; those of [`fit`](crate::fit()), of detectors, and of files.
 pub fn run(
     sweep: &Sweep,
@@ -190,8 +190,7 @@ pub fn run(
     plan::check(&settings)?;
     let doubts = plan::check_data(dataset)?;
     for folder in FOLDERS {
-        let folder = options.out.join(folder);
-        fs::create_dir_all(&folder).map_err(|e| Error::io(folder, e))?;
+        create_folder(&options.out.join(folder))?;
     }
     let mut measured = Measured::default();
     let mut ended = doubts.iter().try_for_each(|doubt| observe(Event::Warning(doubt)).go_on());
@@ -267,7 +266,7 @@ fn backbones(
 ) -> Result<BTreeMap<String, Arc<dyn Backbone>>> {
     let names: BTreeSet<&str> = settings.iter().map(|of| of.backbone.as_str()).collect();
     let mut found = BTreeMap::new();
-    let mut first = None;
+    let mut missing = Vec::new();
     for name in names {
         let mut control = Control::Continue;
         let backbone = backbones::named_with(name, &mut |fetched| {
@@ -280,17 +279,17 @@ fn backbones(
             Ok(backbone) => {
                 found.insert(name.to_string(), backbone);
             }
-            Err(error) => {
-                observe(Event::Missing { backbone: name, error: &error }).go_on()?;
-                measured.missing.push((name.into(), error.to_string()));
-                first.get_or_insert(error);
-            }
+            Err(error) => missing.push((name, error)),
         }
     }
-    match first {
-        Some(error) if found.is_empty() => Err(error),
-        _ => Ok(found),
+    if found.is_empty() && !missing.is_empty() {
+        return Err(missing.swap_remove(0).1);
     }
+    for (backbone, error) in missing {
+        observe(Event::Missing { backbone, error: &error }).go_on()?;
+        measured.missing.push((backbone.into(), error.to_string()));
+    }
+    Ok(found)
 }
 
 /// Takes the measurements of a detector that are there; those that are lacking are left.

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::engine::SweepOptions;
@@ -60,7 +61,10 @@ pub(super) struct MeasurementKey {
 #[derive(Serialize, Deserialize)]
 struct Kept {
     key: MeasurementKey,
-    measurement: Measurement,
+    /// The SHA-256 of the measurement's text.
+    sha256: String,
+    /// A [`Measurement`].
+    measurement: Box<RawValue>,
 }
 
 /// What stands beside a detector.
@@ -118,10 +122,15 @@ impl MeasurementKey {
 /// A folder or file of a name that can be read, and told from those of other keys.
 fn place(name: &str, key: &impl Serialize) -> Result<String> {
     let json = serde_json::to_vec(key).map_err(|e| Error::io(name, e.into()))?;
-    let hash = hexadecimal(Sha256::digest(json));
+    let hash = hash(json);
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
     let name: String = name.chars().map(plain).take(80).collect();
     Ok(format!("{}-{}", name.trim_matches('.'), &hash[..12]))
+}
+
+/// The SHA-256 of a text.
+fn hash(text: impl AsRef<[u8]>) -> String {
+    hexadecimal(Sha256::digest(text))
 }
 
 /// The SHA-256 of a file.
@@ -195,10 +204,15 @@ pub(super) fn read_measurement(
     key: &MeasurementKey,
     dataset: &Dataset,
 ) -> Held<Measurement> {
-    let Some(Kept { key: of, measurement }) = read(path)? else { return Ok(None) };
+    let Some(Kept { key: of, sha256, measurement }) = read(path)? else { return Ok(None) };
     if of != *key {
         return Err("it is of something else".into());
     }
+    if hash(measurement.get()) != sha256 {
+        return Err("it is not what was measured: its checksum is another".into());
+    }
+    let measurement: Measurement =
+        serde_json::from_str(measurement.get()).map_err(|e| e.to_string())?;
     mended(&measurement.unreadable, dataset)?;
     Ok(Some(measurement))
 }
@@ -209,8 +223,11 @@ pub(super) fn write_measurement(
     key: &MeasurementKey,
     measurement: &Measurement,
 ) -> Result<()> {
-    let kept = Kept { key: key.clone(), measurement: measurement.clone() };
-    let json = serde_json::to_vec(&kept).map_err(|e| Error::io(path, e.into()))?;
+    let kept = serde_json::value::to_raw_value(measurement).and_then(|measurement| {
+        let sha256 = hash(measurement.get());
+        serde_json::to_vec(&Kept { key: key.clone(), sha256, measurement })
+    });
+    let json = kept.map_err(|e| Error::io(path, e.into()))?;
     write_atomic(path, |file| file.write_all(&json))
 }
 
@@ -230,6 +247,18 @@ fn read<T: DeserializeOwned>(path: &Path) -> Held<T> {
         Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| e.to_string()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Creates a folder of the experiment's and those above it.
+pub(super) fn create_folder(path: &Path) -> Result<()> {
+    let file = path.ancestors().find(|part| part.exists()).filter(|part| !part.is_dir());
+    match file {
+        Some(file) => Err(Error::file(
+            file,
+            "a file is where a folder of the experiment belongs; move it away, or choose another folder for the results",
+        )),
+        None => fs::create_dir_all(path).map_err(|e| Error::io(path, e)),
     }
 }
 

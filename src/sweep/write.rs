@@ -69,7 +69,7 @@ impl Results {
 
     /// What stands above the tables: what they lack, and how they are to be read.
     pub(crate) fn paragraphs(&self) -> Vec<String> {
-        let own = "In percent, but for images a second; the mean over categories. A dash stands where nothing was measured.";
+        let own = "In percent, but for images a second; the mean over categories. A dash stands where nothing was measured, or where AUPIMO is not defined.";
         let theirs = self.published_of.as_deref().map(|of| match self.comparable {
             true => {
                 format!("In brackets: the paper's figure on {of}, and by how much ours is higher.")

@@ -154,13 +154,33 @@ fn lists_that_an_experiment_has_no_use_for() {
         command.arg("--data").arg(&shared().data).arg("--out").arg(&out).args(arguments);
         command.run()
     };
-    let says = ["table-5", "`noise` should be left out", "uses backbones, denoisers, recipes"];
-    run(&["--table", "5", "--noise", "0.5"]).refused(&says);
-    let says = ["figure-4", "`noise` should be left out", "evaluations", "[0.25, 1.0]"];
-    run(&["--figure", "4", "--noise", "0.25", "1"]).refused(&says);
-    let says = ["`--noise` should be left out, or beside --evaluations of 2 or more"];
-    run(&["--sweep", "--evaluations", "1", "--noise", "0.5"]).refused(&says);
+    let wrong = |arguments: &[&str], says: &[&str]| {
+        let ran = run(arguments).expect(2);
+        assert!(says.iter().all(|part| ran.stderr.contains(part)), "{}", ran.stderr);
+    };
+    let says = ["--noise should be left out", "uses backbones, denoisers, recipes, per-category"];
+    wrong(&["--table", "5", "--noise", "0.5"], &says);
+    let says = ["--noise should be left out", "evaluations", "[0.25, 1.0]"];
+    wrong(&["--figure", "4", "--noise", "0.25", "1"], &says);
+    let says = ["--noise should be left out, or beside --evaluations of 2 or more"];
+    wrong(&["--sweep", "--evaluations", "1", "--noise", "0.5"], &says);
     assert!(!out.exists());
+}
+
+#[test]
+fn folders_in_the_place_of_results() {
+    let Shared { data, detector, .. } = shared();
+    let root = TempDir::new().unwrap();
+    for (name, mut command) in [
+        ("sweep.html", sweep(data, root.path())),
+        ("report.html", evaluate(detector, data, root.path())),
+    ] {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        command.run().refused(&[folder.to_str().unwrap(), "move it away"]);
+        std::fs::remove_dir(&folder).unwrap();
+        assert_eq!(root.path().read_dir().unwrap().count(), 0, "before any work");
+    }
 }
 
 #[test]

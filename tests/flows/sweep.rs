@@ -492,6 +492,20 @@ fn what_is_damaged_is_made_again() {
         assert_eq!(settled(again), settled(first.clone()));
     }
 
+    // A measurement.
+    let kept = fs::read_to_string(&measurement).unwrap();
+    let at = kept.find("images_per_second").unwrap();
+    let digit = at + kept[at..].find(|c: char| c.is_ascii_digit()).unwrap();
+    let another = if &kept[digit..=digit] == "9" { "8" } else { "9" };
+    let edited = [&kept[..digit], another, &kept[digit + 1..]].concat();
+    for (text, says) in [(&edited[..], "its checksum is another"), (&kept[..digit], "EOF")] {
+        fs::write(&measurement, text).unwrap();
+        let (again, seen) = whole(&sweep, data.path(), out.path());
+        assert_eq!((seen.trained.len(), seen.reused, seen.measured), (0, 1, 1), "{says}");
+        assert!(seen.discarded.len() == 1 && seen.discarded[0].contains(says), "{seen:?}");
+        assert_eq!(settled(again), settled(first.clone()));
+    }
+
     // The state of a training.
     fs::remove_file(&measurement).unwrap();
     fs::remove_file(&detector).unwrap();
@@ -520,6 +534,14 @@ fn what_is_damaged_is_made_again() {
         assert!(error.to_string().contains("move it away") && seen == Seen::default(), "{error}");
         fs::remove_dir(file).unwrap();
     }
+    // A file in the place of a folder as well.
+    let folder = out.path().join("measurements");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "").unwrap();
+    let (swept, seen) = run(&sweep, data.path(), &options(out.path()), |_| false);
+    let error = swept.unwrap_err();
+    assert!(matches!(&error, Error::File { path, .. } if *path == folder), "{error}");
+    assert!(error.to_string().contains("move it away") && seen == Seen::default(), "{error}");
 }
 
 #[test]
@@ -852,6 +874,11 @@ fn charts_of_what_is_absent() {
         (7, Some(100.0), Some(500.0)),
     ];
     assert_eq!(draw("two", &rows), ("6 6 7 7".into(), true, true));
+    let others = ["two-steps-own.svg", "two-1.svg", "twofold-steps-1.svg"];
+    others.iter().for_each(|name| fs::write(out.path().join(name), "another's").unwrap());
+    // Charts of the earlier run do not stay.
+    assert_eq!(draw("two", &rows[..6]), (String::new(), false, false));
+    assert!(others.iter().all(|name| out.path().join(name).is_file()));
     // One number of evaluations is no line, one point nothing to compare.
     assert_eq!(draw("one", &rows[..6]), (String::new(), false, false));
     assert_eq!(draw("none", &rows[..2]), (String::new(), false, false));

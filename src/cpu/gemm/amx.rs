@@ -196,6 +196,7 @@ unsafe fn multiply_tiles(
     next: &[Line],
 ) {
     const FORTH: isize = (STEP_LINES * size_of::<Line>()) as isize;
+    const { assert!(NEXT_LINES == 4, "as many as `multiply_digits` asks for") };
     debug_assert!(a.len().min(b.len()) >= steps * STEP_LINES);
     let [first, second, third] =
         array::from_fn(|i| sums.as_mut_ptr().cast::<u8>().wrapping_add(i * PANEL * PANEL * 4));

@@ -319,10 +319,9 @@ fn packed<'a, K: Kernel>(
     threads: Threads,
 ) -> &'a [Line] {
     let panels = rows.len().div_ceil(panel_rows::<K>(side)).max(1);
-    let [whole, rest] =
-        [K::TERMS, terms.len() % K::TERMS].map(|n| panels * K::panel_lines(side, n));
-    let rest = if terms.len().is_multiple_of(K::TERMS) && !terms.is_empty() { 0 } else { rest };
-    let lines = room(lines, terms.len() / K::TERMS * whole + rest);
+    let len = |terms| panels * K::panel_lines(side, terms);
+    let all = spans(terms.clone(), K::TERMS).map(|terms| len(terms.len())).sum();
+    let (lines, whole) = (room(lines, all), len(K::TERMS));
     let span = |(i, lines): (usize, &mut [Line])| {
         let start = terms.start + i * K::TERMS;
         let terms = start..terms.end.min(start + K::TERMS);
