@@ -111,7 +111,7 @@ impl<'a> From<&'a PackedWeight> for Weight<'a> {
 /// receives x · weightᵀ + bias, which the backward pass of the activation needs. On a GPU `weight`
 /// holds f16, `x` too or f32, which is rounded, `y` f16 or f32 and `bias` the same; of activations only the two
 /// GELUs can be there. `before_activation` is for the tanh form and holds f16 with N a multiple of 8, as `y` does then;
-/// with the other `y` holds f16, a multiple of 8 numbers.
+/// with the other `y` holds f16, a multiple of 8 numbers. `bias` begins at a multiple of 16 bytes there.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together.

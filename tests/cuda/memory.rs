@@ -1,4 +1,5 @@
-use invad::{DType, Device, Error, Tensor, ops};
+use invad::ops::{self, Activation};
+use invad::{DType, Device, Error, Tensor};
 
 use crate::support::emulator::gpu;
 use crate::support::numbers::{bits, from, uniform};
@@ -146,6 +147,18 @@ fn parts_that_are_not_aligned_are_refused() {
         "inversion_step: `output` should be a part that begins at a multiple of 16 bytes, on a GPU, \
          got 8 bytes more"
     );
+    // A bias, which cuBLASLt takes for aligned.
+    let halves = |len, shape: &[usize]| half(&vec![1.0; len], shape, DType::F16, gpu);
+    let (x, weight, biases) = (halves(32, &[4, 8]), halves(64, &[8, 8]), halves(16, &[16]));
+    let mut y = halves(32, &[4, 8]);
+    let mut linear = |start| {
+        let bias = Some(biases.view().part(start, &[8]).unwrap());
+        ops::linear(&x, &weight, bias, Activation::None, None, &mut y)
+    };
+    let refused = linear(1).unwrap_err().to_string();
+    assert!(refused.starts_with("linear: `bias` should be a part that begins"), "{refused}");
+    linear(8).unwrap();
+    assert_eq!(y.to_vec_f32(), [9.0; 32]);
 }
 
 /// What does not fit is refused, with what was asked for and what is free.

@@ -69,7 +69,8 @@ pub(crate) fn linear(
     let operands = Operands {
         left: op.read("weight", weight, DType::F16)?,
         right: halves(&op, "x", x)?,
-        bias: bias.map_or(Ok(0), |bias| op.read("bias", bias, dtype))?,
+        // cuBLASLt takes it for aligned, and cannot be told otherwise.
+        bias: bias.map_or(Ok(0), |bias| op.aligned("bias", op.read("bias", bias, dtype)?))?,
         kept,
         skip: residual.unwrap_or(y),
         result: if erf { op.aligned("y", y)? } else { y },
