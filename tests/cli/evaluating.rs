@@ -104,6 +104,42 @@ fn masks_that_do_not_fit() {
     assert!(metrics["mean"]["au_pro"].is_null() && metrics["mean"]["image_auroc"].is_f64());
 }
 
+/// VisA of which one category is there, and an image of that twice in the list.
+#[test]
+fn a_list_of_more_than_is_there() {
+    let root = TempDir::new().unwrap();
+    let (data, out) = (root.path().join("data"), root.path().join("out"));
+    let mut list = "object,split,label,image,mask\n".to_string();
+    for (name, image) in [
+        ("Anomaly/0.png", "test/dent/0.png"),
+        ("Normal/0.png", "test/good/0.png"),
+        ("Normal/0.png", "test/good/0.png"),
+    ] {
+        let to = data.join("bolt/Data/Images").join(name);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(shared().data.join("bolt").join(image), to).unwrap();
+        let label = name.split('/').next().unwrap().to_lowercase();
+        list += &format!("bolt,test,{label},bolt\\Data\\Images\\{},\n", name.replace('/', "\\"));
+    }
+    list += "nut,test,normal,nut\\Data\\Images\\Normal\\0.png,\n";
+    let csv = data.join("split_csv/1cls.csv");
+    fs::create_dir_all(csv.parent().unwrap()).unwrap();
+    fs::write(&csv, list).unwrap();
+
+    let detector = &shared().detector;
+    let ran = evaluate(detector, &data, &out).run().expect(0);
+    let says = "no images here of nut (1 of 2 categories), which are left out";
+    assert!(ran.stderr.contains(&format!("warning: {}: {says}", csv.display())), "{}", ran.stderr);
+    assert_eq!(json_lines(out.join("images.jsonl")).len(), 2);
+
+    let ran = evaluate(detector, &data, &out).args(["--category", "bolt"]).run().expect(0);
+    assert!(!ran.stderr.contains("nut"), "{}", ran.stderr);
+    let looked = data.join("nut/Data/Images/Normal/0.png");
+    let says = format!("first looked for {}", looked.display());
+    let ran = evaluate(detector, &data, &out).args(["--category", "nut"]).run();
+    ran.refused(&[csv.to_str().unwrap(), "no images here of nut", &says]);
+}
+
 #[test]
 fn data_that_cannot_be_evaluated() {
     let root = TempDir::new().unwrap();

@@ -35,7 +35,8 @@ impl Layout for Bmad {
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Category>> {
         let found = categories_below(root, is_category)?;
-        super::chosen(root, found, categories, |name, folder| category(name, &folder, warnings))
+        let chosen = super::chosen(root, found, categories)?.into_iter();
+        chosen.map(|(name, folder)| category(name, &folder, warnings)).collect()
     }
 }
 

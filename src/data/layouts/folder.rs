@@ -8,12 +8,12 @@ use crate::data::inputs::{folders_in, images_in};
 use crate::data::sample::{Category, Sample, Split};
 use crate::error::Result;
 
-/// A folder of good images, directly inside or in its subfolder `good`: one category of the folder's name, or of
+/// A folder of good images, in its subfolder `good` or else directly inside: one category of the folder's name, or of
 /// the one above it that is not `good` or `train`.
 ///
-/// If all good images are in `good`, folders beside it are of images with defects, each a kind, and there may be their masks:
-/// in `masks` (or `mask`, `ground_truth`), below it in a folder of the defect's name or not, `<image>_mask.*` or
-/// `<image>.*`. Where there are defects, every fifth good image is to test with.
+/// Folders beside `good` are of images with defects, each a kind, and there may be their masks: in `masks` (or `mask`,
+/// `ground_truth`), below it in a folder of the defect's name or not, `<image>_mask.*` or `<image>.*`. Images directly
+/// beside `good` are left out. Where there are defects, every fifth good image is to test with.
 #[derive(Clone, Copy, Debug)]
 pub struct Folder;
 
@@ -28,9 +28,7 @@ impl Layout for Folder {
     }
 
     fn recognises(&self, root: &Path) -> Result<bool> {
-        let good = root.join(GOOD);
-        Ok(!images_in(root, 1)?.is_empty()
-            || good.is_dir() && !images_in(&good, usize::MAX)?.is_empty())
+        Ok(!images_in(root, 1)?.is_empty() || !good_below(root)?.is_empty())
     }
 
     fn scan(
@@ -44,17 +42,32 @@ impl Layout for Folder {
         let name =
             names.find(|name| name != GOOD && name != "train").expect("the root has no such name");
         expect_categories(root, categories, &[&name])?;
-        let mut good = images_in(root, 1)?;
-        // Beside good images that lie about, folders may be of anything.
-        let mut samples = if good.is_empty() { defects(root, warnings)? } else { Vec::new() };
-        if root.join(GOOD).is_dir() {
-            good.extend(images_in(&root.join(GOOD), usize::MAX)?);
-        }
+        let inside = images_in(root, 1)?;
+        let good = good_below(root)?;
+        let (good, mut samples) = match good.is_empty() {
+            // Beside good images that lie about, folders may be of anything.
+            true => (inside, Vec::new()),
+            false => {
+                if let Some(first) = inside.first() {
+                    let (root, first, count) = (root.display(), folder_name(first), inside.len());
+                    warnings.push(format!(
+                        "{root}: {count} of its images lie beside `{GOOD}` and are left out, as {first}; \
+                         put good ones in it"
+                    ));
+                }
+                (good, defects(root, warnings)?)
+            }
+        };
         let tested = if samples.is_empty() { usize::MAX } else { TESTED };
         let split = |i| if i % tested == tested - 1 { Split::Test } else { Split::Train };
         samples.extend(good.into_iter().enumerate().map(|(i, path)| Sample::good(path, split(i))));
         Ok(vec![Category::new(name, samples)])
     }
+}
+
+fn good_below(root: &Path) -> Result<Vec<PathBuf>> {
+    let good = root.join(GOOD);
+    if good.is_dir() { images_in(&good, usize::MAX) } else { Ok(Vec::new()) }
 }
 
 /// The images in the folders beside `good`, which are of defects.

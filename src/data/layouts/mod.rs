@@ -2,6 +2,7 @@
 
 mod bmad;
 mod folder;
+mod lists;
 mod masks;
 mod mvtec;
 mod real_iad;
@@ -70,17 +71,15 @@ fn categories_below(
     Ok(folders.into_iter().map(|folder| (folder_name(&folder), folder)).collect())
 }
 
-/// What `category` makes of those found that are wanted: all, if none is named.
+/// Those found that are wanted: all, if none is named.
 fn chosen<T>(
     root: &Path,
-    found: BTreeMap<String, T>,
+    mut found: BTreeMap<String, T>,
     wanted: &[String],
-    mut category: impl FnMut(String, T) -> Result<Category>,
-) -> Result<Vec<Category>> {
+) -> Result<BTreeMap<String, T>> {
     expect_categories(root, wanted, &found.keys().map(String::as_str).collect::<Vec<_>>())?;
-    let is_wanted = |name: &String| wanted.is_empty() || wanted.contains(name);
-    let found = found.into_iter().filter(|(name, _)| is_wanted(name));
-    found.map(|(name, what)| category(name, what)).collect()
+    found.retain(|name, _| wanted.is_empty() || wanted.contains(name));
+    Ok(found)
 }
 
 fn expect_categories(root: &Path, wanted: &[String], known: &[&str]) -> Result<()> {

@@ -50,7 +50,8 @@ impl Layout for MvTec {
             }
         }
         let found = found.into_iter().map(|folder| (folder_name(&folder), folder)).collect();
-        chosen(root, found, categories, |name, folder| category(name, &folder, warnings))
+        let chosen = chosen(root, found, categories)?.into_iter();
+        chosen.map(|(name, folder)| category(name, &folder, warnings)).collect()
     }
 }
 

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::lists::{self, Lists, Row};
 use super::{Layout, chosen};
 use crate::data::inputs::folders_in;
-use crate::data::sample::{Category, Sample, Split};
+use crate::data::sample::{Category, Split};
 use crate::error::{Error, Result};
 
 /// Real-IAD (Wang et al., 2024): a file `<category>.json` for each category, directly in the folder or in one of the name
@@ -22,29 +23,30 @@ pub struct RealIad;
 #[derive(Deserialize)]
 struct Listing {
     meta: Meta,
-    train: Vec<Row>,
-    test: Vec<Row>,
+    train: Vec<Entry>,
+    test: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
 struct Meta {
-    /// The folder that paths begin in.
+    /// The folder that paths begin in; without one it is the category's.
+    #[serde(default)]
     prefix: String,
     /// What good images are called.
     normal_class: String,
 }
 
 #[derive(Deserialize)]
-struct Row {
+struct Entry {
     anomaly_class: String,
     image_path: String,
     mask_path: Option<String>,
 }
 
-/// A category's file, and the folder that its prefix begins in.
+/// A category's file, and the folder that has one of its images.
 struct Listed {
     listing: PathBuf,
-    images: PathBuf,
+    images: Option<PathBuf>,
 }
 
 impl Layout for RealIad {
@@ -53,7 +55,7 @@ impl Layout for RealIad {
     }
 
     fn recognises(&self, root: &Path) -> Result<bool> {
-        Ok(!listed(root)?.is_empty())
+        Ok(listed(root)?.values().any(|listed| listed.images.is_some()))
     }
 
     fn scan(
@@ -62,11 +64,26 @@ impl Layout for RealIad {
         categories: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Category>> {
-        chosen(root, listed(root)?, categories, |name, listed| category(name, &listed, warnings))
+        let mut lists = Lists::default();
+        for (name, Listed { listing, images }) in chosen(root, listed(root)?, categories)? {
+            let Some(images) = images else {
+                lists.absent(&name, &listing, root.join(&name));
+                continue;
+            };
+            let (prefix, rows) = rows(&listing)?;
+            // Published lists have the prefix; in others paths begin with the category, or in the data set's folder.
+            let below = [prefix, name.clone().into(), PathBuf::new()];
+            let folders: Vec<PathBuf> = [&*images, root]
+                .into_iter()
+                .flat_map(|from| below.iter().map(move |below| from.join(below)))
+                .collect();
+            lists.add(&name, &listing, &folders, rows, warnings)?;
+        }
+        lists.categories(categories, warnings)
     }
 }
 
-/// The categories whose images are there.
+/// The categories: those whose images are there, and others of lists in a folder of lists.
 fn listed(root: &Path) -> Result<BTreeMap<String, Listed>> {
     let folders = folders_in(root)?;
     let begins = |folder: &&PathBuf| {
@@ -82,11 +99,14 @@ fn listed(root: &Path) -> Result<BTreeMap<String, Listed>> {
             let listing = file.map_err(|e| Error::io(&folder, e))?.path();
             let name = listing.file_stem().and_then(|name| name.to_str()).map(str::to_string);
             let is_listing = listing.extension().is_some_and(|extension| extension == "json");
-            let Some(name) = name.filter(|_| is_listing) else { continue };
+            let Some(name) = name.filter(|name| is_listing && !name.starts_with('.')) else {
+                continue;
+            };
             let has = |place: &&PathBuf| {
                 ["OK", "NG"].iter().any(|part| place.join(&name).join(part).is_dir())
             };
-            if let Some(images) = places.iter().find(has).cloned() {
+            let images = places.iter().find(has).cloned();
+            if images.is_some() || folder != root {
                 listed.entry(name).or_insert(Listed { listing, images });
             }
         }
@@ -94,46 +114,27 @@ fn listed(root: &Path) -> Result<BTreeMap<String, Listed>> {
     Ok(listed)
 }
 
-fn category(name: String, listed: &Listed, warnings: &mut Vec<String>) -> Result<Category> {
-    let path = &listed.listing;
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+/// The folder that a list's paths begin in, and its images.
+fn rows(list: &Path) -> Result<(PathBuf, Vec<Row>)> {
+    let file = File::open(list).map_err(|e| Error::io(list, e))?;
     let Listing { meta, train, test } = serde_json::from_reader(BufReader::new(file))
-        .map_err(|e| Error::dataset(path, format!("not a list of images of Real-IAD: {e}")))?;
-    let folder = listed.images.join(&meta.prefix);
-    let (mut samples, mut absent) = (Vec::new(), Vec::new());
-    let rows = [(Split::Train, train), (Split::Test, test)];
-    for (split, row) in
-        rows.into_iter().flat_map(|(of, rows)| rows.into_iter().map(move |r| (of, r)))
-    {
-        let image = folder.join(&row.image_path);
-        if !image.is_file() {
-            absent.push(row.image_path);
-            continue;
+        .map_err(|e| Error::dataset(list, format!("not a list of images of Real-IAD: {e}")))?;
+    let mut rows = Vec::new();
+    for (part, split, entries) in [("train", Split::Train, train), ("test", Split::Test, test)] {
+        for (i, entry) in entries.into_iter().enumerate() {
+            let defect = Some(entry.anomaly_class).filter(|class| *class != meta.normal_class);
+            let (image, mask) = (&entry.image_path, entry.mask_path.as_deref());
+            let mut row = Row::new(format!("{part}[{i}]"), split, defect, image, mask);
+            row.sample.view = view(&row.sample.path);
+            rows.push(row);
         }
-        let mut sample = match (row.anomaly_class == meta.normal_class, split) {
-            (true, split) => Sample::good(image, split),
-            (false, Split::Test) => {
-                let mask = row.mask_path.map(|mask| folder.join(mask));
-                Sample::defective(image, &row.anomaly_class, mask)
-            }
-            (false, _) => {
-                let reason = format!("{} is to be trained on, and defective", row.image_path);
-                return Err(Error::dataset(path, reason));
-            }
-        };
-        sample.view = view(&row.image_path);
-        samples.push(sample);
     }
-    if let Some(first) = absent.first() {
-        let (path, count) = (path.display(), absent.len());
-        warnings.push(format!("{path}: {count} of its images are not there, as {first}"));
-    }
-    Ok(Category::new(name, samples))
+    Ok((lists::path(&meta.prefix), rows))
 }
 
 /// The `C1` of a name such as `toy_0001_OK_C1_2023.jpg`.
-fn view(path: &str) -> Option<String> {
-    let name = Path::new(path).file_stem()?.to_str()?;
+fn view(path: &Path) -> Option<String> {
+    let name = path.file_stem()?.to_str()?;
     let is_view = |part: &&str| {
         part.strip_prefix('C')
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))

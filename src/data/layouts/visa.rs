@@ -5,13 +5,14 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::lists::{Lists, Row};
 use super::{Layout, MvTec, chosen};
 use crate::data::inputs::folders_in;
-use crate::data::sample::{Category, Sample, Split};
+use crate::data::sample::{Category, Split};
 use crate::error::{Error, Result};
 
 /// VisA (Zou et al., 2022) as it is published: `<category>/Data/Images/{Normal,Anomaly}/*`,
-/// `<category>/Data/Masks/Anomaly/*`, divided by `split_csv/1cls.csv`; or converted to the tree of
+/// `<category>/Data/Masks/Anomaly/*`, divided by `split_csv/1cls.csv`; or, without that, converted to the tree of
 /// [`MvTec`] in a folder `1cls`.
 #[derive(Clone, Copy, Debug)]
 pub struct Visa;
@@ -23,7 +24,7 @@ const CONVERTED: &str = "1cls";
 
 /// A line of it.
 #[derive(Deserialize)]
-struct Row {
+struct Line {
     object: String,
     split: String,
     label: String,
@@ -37,9 +38,9 @@ impl Layout for Visa {
     }
 
     fn recognises(&self, root: &Path) -> Result<bool> {
-        let converted = root.join(CONVERTED);
-        Ok(converted.is_dir() && MvTec.recognises(&converted)?
-            || folders_in(root)?.iter().any(|folder| folder.join("Data/Images").is_dir()))
+        // A list alone is of a data set whose images are elsewhere, unless they were converted beside it.
+        let is_list = root.join(SPLIT).is_file() && !MvTec.recognises(root)?;
+        Ok(is_list || is_raw(root)? || is_converted(root)?)
     }
 
     fn scan(
@@ -48,55 +49,57 @@ impl Layout for Visa {
         categories: &[String],
         warnings: &mut Vec<String>,
     ) -> Result<Vec<Category>> {
-        let converted = root.join(CONVERTED);
-        if converted.is_dir() {
-            return MvTec.scan(&converted, categories, warnings);
+        let list = root.join(SPLIT);
+        if !(list.is_file() && is_raw(root)?) && is_converted(root)? {
+            return MvTec.scan(&root.join(CONVERTED), categories, warnings);
         }
-        let rows = rows(root)?;
-        let missing = |path: &str| !root.join(path).is_file();
-        let absent: Vec<_> = rows.values().flatten().filter(|row| missing(&row.image)).collect();
-        if let Some(first) = absent.first() {
-            let path = root.join(SPLIT);
-            let (path, count, first) = (path.display(), absent.len(), &first.image);
-            warnings.push(format!("{path}: {count} of its images are not there, as {first}"));
+        if !list.is_file() {
+            let reason = format!("it looks like VisA, but {SPLIT}, which divides it, is not there");
+            return Err(Error::dataset(root, reason));
         }
-        chosen(root, rows, categories, |name, rows| {
-            let there = rows.into_iter().filter(|row| !missing(&row.image));
-            let samples = there.map(|row| sample(root, row)).collect::<Result<_>>()?;
-            Ok(Category::new(name, samples))
-        })
+        let mut lists = Lists::default();
+        for (name, lines) in chosen(root, lines(&list)?, categories)? {
+            let rows = lines.into_iter().map(|(at, line)| row(&list, at, line));
+            lists.add(&name, &list, &[root.into()], rows.collect::<Result<_>>()?, warnings)?;
+        }
+        lists.categories(categories, warnings)
     }
 }
 
-/// The lines of each category.
-fn rows(root: &Path) -> Result<BTreeMap<String, Vec<Row>>> {
-    let path = root.join(SPLIT);
-    if !path.is_file() {
-        let reason = format!("it looks like VisA, but {SPLIT}, which divides it, is not there");
-        return Err(Error::dataset(root, reason));
-    }
-    let mut reader =
-        csv::Reader::from_path(&path).map_err(|e| Error::dataset(&path, e.to_string()))?;
-    let mut rows = BTreeMap::<String, Vec<Row>>::new();
-    for row in reader.deserialize::<Row>() {
-        let row = row.map_err(|e| Error::dataset(&path, e.to_string()))?;
-        rows.entry(row.object.clone()).or_default().push(row);
-    }
-    Ok(rows)
+fn is_raw(root: &Path) -> Result<bool> {
+    Ok(folders_in(root)?.iter().any(|folder| folder.join("Data/Images").is_dir()))
 }
 
-fn sample(root: &Path, row: Row) -> Result<Sample> {
-    let path = root.join(&row.image);
-    match (&*row.split, &*row.label) {
-        ("train", "normal") => Ok(Sample::good(path, Split::Train)),
-        ("test", "normal") => Ok(Sample::good(path, Split::Test)),
-        ("test", defect) => {
-            let mask = row.mask.filter(|mask| !mask.is_empty()).map(|mask| root.join(mask));
-            Ok(Sample::defective(path, defect, mask))
-        }
-        (split, label) => {
-            let reason = format!("{}: images of split `{split}` and label `{label}`", row.image);
-            Err(Error::dataset(root.join(SPLIT), format!("{reason} cannot be used")))
-        }
+fn is_converted(root: &Path) -> Result<bool> {
+    let converted = root.join(CONVERTED);
+    Ok(converted.is_dir() && MvTec.recognises(&converted)?)
+}
+
+/// The lines of each category, and which they are.
+fn lines(list: &Path) -> Result<BTreeMap<String, Vec<(u64, Line)>>> {
+    let refused = |e: csv::Error| Error::dataset(list, e.to_string());
+    let mut reader = csv::Reader::from_path(list).map_err(refused)?;
+    let headers = reader.headers().map_err(refused)?.clone();
+    let mut lines = BTreeMap::<String, Vec<_>>::new();
+    for record in reader.records() {
+        let record = record.map_err(refused)?;
+        let at = record.position().map_or(0, csv::Position::line);
+        let line: Line = record.deserialize(Some(&headers)).map_err(refused)?;
+        lines.entry(line.object.clone()).or_default().push((at, line));
     }
+    Ok(lines)
+}
+
+fn row(list: &Path, at: u64, line: Line) -> Result<Row> {
+    let place = format!("line {at}");
+    let split = match &*line.split {
+        "train" => Split::Train,
+        "test" => Split::Test,
+        other => {
+            let reason = format!("{place}: its split is `{other}`; expected train or test");
+            return Err(Error::dataset(list, reason));
+        }
+    };
+    let defect = Some(line.label).filter(|label| label != "normal");
+    Ok(Row::new(place, split, defect, &line.image, line.mask.as_deref()))
 }

@@ -66,8 +66,11 @@ fn plain_folders() {
     let set = Dataset::open(folder.path().join("nuts"), &[]).unwrap();
     let [nuts] = set.categories() else { panic!("{set:?}") };
     assert_eq!(nuts.name, "nuts");
-    assert_eq!(names(nuts.train()), ["a.jpeg", "b.PNG", "c.tif"]);
-    assert!(nuts.test().is_empty());
+    // What lies beside `good` is not good.
+    assert_eq!(
+        (names(nuts.train()), names(nuts.test())),
+        (vec!["c.tif".into()], vec!["d.png".into()])
+    );
     fs::create_dir_all(folder.path().join("bolts/train")).unwrap();
     fs::rename(folder.path().join("nuts/good"), folder.path().join("bolts/train/good")).unwrap();
     for inside in ["bolts/train/good", "bolts/train"] {
@@ -76,6 +79,9 @@ fn plain_folders() {
         assert_eq!((&bolts.name[..], names(bolts.train())), ("bolts", vec!["c.tif".to_string()]));
     }
     let wrong = folder.path().join("nuts");
+    let set = Dataset::open(&wrong, &[]).unwrap();
+    assert_eq!(names(set.categories()[0].train()), ["a.jpeg", "b.PNG"]);
+    assert!(set.categories()[0].test().is_empty());
     refused(
         Dataset::open(&wrong, &["bolts".into()]),
         &wrong,

@@ -16,7 +16,7 @@ fn rows(category: &Category, folder: &Path) -> Vec<Row> {
 }
 
 #[track_caller]
-fn assert_rows(category: &Category, folder: &Path, want: &[(Split, &str, &str, &str)]) {
+pub(super) fn assert_rows(category: &Category, folder: &Path, want: &[(Split, &str, &str, &str)]) {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_string());
     let want: Vec<Row> = want
         .iter()
@@ -29,11 +29,11 @@ fn assert_rows(category: &Category, folder: &Path, want: &[(Split, &str, &str, &
     assert_eq!(category.test().len(), of(Split::Test));
 }
 
-fn open(folder: &TempDir) -> Dataset {
+pub(super) fn open(folder: &TempDir) -> Dataset {
     Dataset::open(folder.path(), &[]).unwrap()
 }
 
-fn categories(set: &Dataset) -> Vec<&str> {
+pub(super) fn categories(set: &Dataset) -> Vec<&str> {
     set.categories().iter().map(|category| &*category.name).collect()
 }
 
@@ -76,64 +76,6 @@ fn mvtec_ad_2() {
     );
     let alone = Dataset::open(folder.path().join("can"), &[]).unwrap();
     assert_eq!(alone.categories(), &set.categories()[..1]);
-}
-
-const SPLIT: &str = "object,split,label,image,mask
-candle,train,normal,candle/Data/Images/Normal/0001.JPG,
-candle,train,normal,candle/Data/Images/Normal/0002.JPG,
-candle,test,normal,candle/Data/Images/Normal/0000.JPG,
-candle,test,anomaly,candle/Data/Images/Anomaly/000.JPG,candle/Data/Masks/Anomaly/000.png
-pcb1,train,normal,pcb1/Data/Images/Normal/0000.JPG,
-";
-
-#[test]
-fn visa_as_published() {
-    let folder = tree(&[
-        "candle/Data/Images/Normal/0000.JPG",
-        "candle/Data/Images/Normal/0001.JPG",
-        "candle/Data/Images/Normal/0002.JPG",
-        // Not in the list.
-        "candle/Data/Images/Normal/0003.JPG",
-        "candle/Data/Images/Anomaly/000.JPG",
-        "candle/Data/Masks/Anomaly/000.png",
-        "candle/image_anno.csv",
-        "pcb1/Data/Images/Normal/0000.JPG",
-        "split_csv/2cls_fewshot.csv",
-    ]);
-    refused(Dataset::open(folder.path(), &[]), folder.path(), "split_csv/1cls.csv");
-    let list = put(&folder, "split_csv/1cls.csv", SPLIT);
-    let set = open(&folder);
-    assert_eq!(categories(&set), ["candle", "pcb1"]);
-    assert!(set.warnings().is_empty(), "{:?}", set.warnings());
-    let images = "candle/Data/Images";
-    let at = |name: &str| format!("{images}/{name}");
-    assert_rows(
-        &set.categories()[0],
-        folder.path(),
-        &[
-            (Split::Train, &at("Normal/0001.JPG"), "", ""),
-            (Split::Train, &at("Normal/0002.JPG"), "", ""),
-            (Split::Test, &at("Anomaly/000.JPG"), "anomaly", "candle/Data/Masks/Anomaly/000.png"),
-            (Split::Test, &at("Normal/0000.JPG"), "", ""),
-        ],
-    );
-    let only = Dataset::open(folder.path(), &["pcb1".into()]).unwrap();
-    assert_eq!(categories(&only), ["pcb1"]);
-
-    fs::remove_file(folder.path().join(at("Normal/0002.JPG"))).unwrap();
-    let set = open(&folder);
-    assert_eq!(set.categories()[0].train().len(), 1);
-    let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
-    assert!(warning.contains("1 of its images are not there, as candle/Data"), "{warning}");
-
-    for (broken, reason) in [
-        (SPLIT.replace("candle,train,normal", "candle,train,anomaly"), "split `train`"),
-        (SPLIT.replace("label", "kind"), "label"),
-        (SPLIT.trim_end().trim_end_matches(',').to_string(), "record"),
-    ] {
-        put(&folder, "split_csv/1cls.csv", broken);
-        refused(Dataset::open(folder.path(), &[]), &list, reason);
-    }
 }
 
 #[test]
@@ -223,64 +165,6 @@ fn bmad() {
     assert_eq!(alone.categories(), std::slice::from_ref(chest));
 }
 
-const LISTING: &str = r#"{
-    "meta": {"prefix": "toy/", "normal_class": "OK", "pre_transform": {}},
-    "train": [
-        {"category": "toy", "anomaly_class": "OK", "mask_path": null,
-         "image_path": "OK/S0001/toy_0001_OK_C1_20231027.jpg"}
-    ],
-    "test": [
-        {"category": "toy", "anomaly_class": "OK", "mask_path": null,
-         "image_path": "OK/S0002/toy_0002_OK_C5_20231027.jpg"},
-        {"category": "toy", "anomaly_class": "AK", "mask_path": "NG/AK/S0003/toy_0003_NG_AK_C2_20231027.png",
-         "image_path": "NG/AK/S0003/toy_0003_NG_AK_C2_20231027.jpg"}
-    ]
-}"#;
-
-#[test]
-fn real_iad() {
-    for (images, listing) in [
-        ("", "toy.json"),
-        ("realiad_1024/", "realiad_jsons/toy.json"),
-        ("realiad_512/", "realiad_jsons/realiad_jsons/toy.json"),
-    ] {
-        let good = format!("{images}toy/OK/S0001/toy_0001_OK_C1_20231027.jpg");
-        let tested = format!("{images}toy/OK/S0002/toy_0002_OK_C5_20231027.jpg");
-        let defective = format!("{images}toy/NG/AK/S0003/toy_0003_NG_AK_C2_20231027");
-        let (bad, mask) = (format!("{defective}.jpg"), format!("{defective}.png"));
-        let folder = tree(&[&good, &tested, &bad, &mask]);
-        let list = put(&folder, listing, LISTING);
-        let set = open(&folder);
-        let [toy] = set.categories() else { panic!("{set:?}") };
-        assert_eq!(toy.name, "toy");
-        assert_rows(
-            toy,
-            folder.path(),
-            &[
-                (Split::Train, &good, "", ""),
-                (Split::Test, &bad, "AK", &mask),
-                (Split::Test, &tested, "", ""),
-            ],
-        );
-        let views: Vec<_> =
-            toy.good().iter().chain(toy.test()).map(|s| s.view.as_deref().unwrap()).collect();
-        assert_eq!(views, ["C1", "C2", "C5"]);
-
-        fs::remove_file(folder.path().join(&tested)).unwrap();
-        let set = open(&folder);
-        let [warning] = set.warnings() else { panic!("{:?}", set.warnings()) };
-        assert!(warning.contains("1 of its images are not there, as OK/S0002"), "{warning}");
-        for (broken, reason) in [
-            (LISTING.replacen("\"OK\", \"mask", "\"AK\", \"mask", 1), "to be trained on"),
-            (LISTING.replace("train", "training"), "train"),
-            (LISTING[..99].to_string(), "EOF"),
-        ] {
-            put(&folder, listing, broken);
-            refused(Dataset::open(folder.path(), &[]), &list, reason);
-        }
-    }
-}
-
 #[test]
 fn a_folder_of_data_sets() {
     let folder = tree(&["notes/readme.txt", "sets/toys/a/train/good/0.png"]);
@@ -333,4 +217,35 @@ fn a_folder_with_defects() {
             test("rust/2.png", "rust", "masks/2_mask.png"),
         ],
     );
+}
+
+/// An image directly in the folder changes nothing but that it is told.
+#[test]
+fn a_stray_image_beside_good() {
+    let files: Vec<String> = (0..5).map(|i| format!("nuts/good/{i}.png")).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).chain(["nuts/bent/0.png"]).collect();
+    let folder = tree(&files);
+    let nuts = folder.path().join("nuts");
+    let without = Dataset::open(&nuts, &[]).unwrap();
+    assert_eq!(
+        (without.categories()[0].train().len(), without.categories()[0].test().len()),
+        (4, 2)
+    );
+    assert!(without.warnings().is_empty(), "{:?}", without.warnings());
+
+    put(&folder, "nuts/overview.jpg", "x");
+    put(&folder, "nuts/sketch.jpg", "x");
+    let with = Dataset::open(&nuts, &[]).unwrap();
+    assert_eq!(with.categories(), without.categories());
+    let [warning] = with.warnings() else { panic!("{:?}", with.warnings()) };
+    let says = "nuts: 2 of its images lie beside `good` and are left out, as overview.jpg";
+    assert!(warning.contains(says), "{warning}");
+
+    // An empty `good` leaves them where good images are.
+    for i in 0..5 {
+        fs::remove_file(nuts.join(format!("good/{i}.png"))).unwrap();
+    }
+    let set = Dataset::open(&nuts, &[]).unwrap();
+    let [category] = set.categories() else { panic!("{set:?}") };
+    assert_eq!((category.train().len(), category.test().len()), (2, 0));
 }

@@ -6,6 +6,7 @@ mod files;
 mod images;
 mod inputs;
 mod layouts;
+mod lists;
 mod masks;
 
 use std::fs;
