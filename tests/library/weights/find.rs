@@ -70,6 +70,20 @@ fn what_is_not_there() {
 }
 
 #[test]
+fn a_file_in_the_place_of_a_folder() {
+    let folder = tempdir().unwrap();
+    let file = put(folder.path().join("data"), b"");
+    put(folder.path().join("ours/net.pth"), b"");
+    // Even where there is another folder: what was set should not be without effect.
+    let error = found(&places(folder.path(), "http://hub"), &source()).unwrap_err();
+    let Error::File { path, reason } = &error else { panic!("{error}") };
+    assert_eq!(*path, file);
+    for part in ["this is a file", "INVAD_WEIGHTS", "a folder", "net.{safetensors,"] {
+        assert!(reason.contains(part), "`{reason}` should contain `{part}`");
+    }
+}
+
+#[test]
 fn names_and_paths() {
     let folder = tempdir().unwrap();
     let path = put(folder.path().join("net.pth"), b"");
@@ -79,7 +93,10 @@ fn names_and_paths() {
     assert!(matches!(error, Error::Io { path, .. } if path == missing));
     let error = weights::find("no-such-network").unwrap_err().to_string();
     assert!(error.contains("`no-such-network` is not available"), "{error}");
-    assert!(error.contains("published are efficientnet-b4, "), "{error}");
+    for part in ["there is no no-such-network.{safetensors,", "INVAD_WEIGHTS", "docs/backbones.md"]
+    {
+        assert!(error.contains(part), "`{error}` should contain `{part}`");
+    }
     for (i, source) in SOURCES.iter().enumerate() {
         assert!(SOURCES[..i].iter().all(|other| other.name() != source.name()));
         assert!(!source.licence().is_empty() && source.repository().split('/').count() == 2);
