@@ -61,8 +61,9 @@ fn what_is_not_there() {
         "a file with the weights of `net` is not available",
         &format!("there is no net.{{safetensors,pth,pt,bin}} in {root}/ours or {root}/data"),
         &format!("nor is it in {root}/hub/models--owner--net-b16"),
-        "copy http://hub/owner/net-b16/resolve/main/model.safetensors to",
-        "as net.safetensors (MIT)",
+        &format!(
+            "copy http://hub/owner/net-b16/resolve/main/model.safetensors to {root}/ours/net.safetensors (MIT)"
+        ),
         "HF_HUB_OFFLINE",
     ] {
         assert!(text.contains(part), "`{text}` should contain `{part}`");
