@@ -13,6 +13,7 @@ use invad::backbones;
 use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::Dataset;
 use invad::denoisers::{Imported, Untold, import};
+use invad::files::FolderLock;
 use invad::weights::Weights;
 use invad::{Detector, Result};
 
@@ -98,13 +99,28 @@ fn main() -> ExitCode {
     let options = Options::parse();
     common::run(|| match (&options.from, &options.data) {
         (From { weights: Some(file), .. }, _) => {
-            in_folder(&options.out, || weights(file, &options))
+            written(&options.out, &format!("{}.safetensors", options.backbone), |to| {
+                weights(file, to, &options)
+            })
         }
         (From { denoiser: Some(file), .. }, Some(data)) => {
             options.computing.require()?;
-            in_folder(&options.out, || detector(file, data, &options))
+            written(&options.out, "detector.safetensors", |to| detector(file, data, to, &options))
         }
         _ => unreachable!("one of both is required, and data with the second"),
+    })
+}
+
+/// Has `write` write a file in a folder that no other process writes in, where killed ones may have left theirs.
+fn written(
+    folder: &Path,
+    name: &str,
+    write: impl FnOnce(&Path) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    in_folder(folder, || {
+        let lock = FolderLock::acquire(folder)?;
+        lock.remove_leftovers(name);
+        write(&folder.join(name))
     })
 }
 
@@ -117,15 +133,14 @@ fn open(file: &Path, options: &Options) -> Result<Weights> {
     }
 }
 
-fn weights(file: &Path, options: &Options) -> Result<ExitCode> {
-    let to = options.out.join(format!("{}.safetensors", options.backbone));
-    let left = backbones::convert(&options.backbone, open(file, options)?, &to)?;
+fn weights(file: &Path, to: &Path, options: &Options) -> Result<ExitCode> {
+    let left = backbones::convert(&options.backbone, open(file, options)?, to)?;
     left_out(&left, "are not needed");
     say(format!("{}: set INVAD_WEIGHTS={}", to.display(), options.out.display()));
     Ok(ExitCode::SUCCESS)
 }
 
-fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
+fn detector(file: &Path, data: &Path, to: &Path, options: &Options) -> Result<ExitCode> {
     let dataset = Dataset::open(data, &options.category)?;
     common::catch_interrupts()?;
     let backbone = fetched(&options.backbone)?;
@@ -161,8 +176,7 @@ fn detector(file: &Path, data: &Path, options: &Options) -> Result<ExitCode> {
         detector.doubts(Some(name)).iter().for_each(|doubt| log::warn!("{doubt}"));
     }
     progress.finish();
-    let to = options.out.join("detector.safetensors");
-    detector.save(&to)?;
+    detector.save(to)?;
     say(format!(
         "{}: evaluated {} times, calibrated with {} images of {}",
         to.display(),

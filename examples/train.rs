@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use common::options::{at_least_one, backbone, steps};
 use common::progress::{FitProgress, fetched, mebibytes};
-use common::{create_folder, interrupted, note, require_folder, say};
+use common::{in_folder, interrupted, note, require_folder, say};
 use invad::backbones::Loaded;
 use invad::checkpoint::{Recipe, TrainingState};
 use invad::data::Dataset;
@@ -65,7 +65,7 @@ struct Options {
     #[arg(long, value_name = "NAME", default_value = "efficientnet-lite0", value_parser = backbone)]
     backbone: String,
     /// The denoiser: a transformer of 0.8, 2.9, 155 or 1223 million parameters, an MLP over single cells of 1.0 or 350, or a
-    /// U-Net of 3 or 1433
+    /// U-Net of 3 or 1433, on the features of efficientnet-lite0
     #[arg(long, default_value = "small", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     preset: String,
     /// Categories to train on [default: all]
@@ -203,7 +203,7 @@ fn train(options: Options) -> Result<ExitCode> {
     let dataset = Dataset::open(data, &options.category)?;
     common::catch_interrupts()?;
     if !options.per_category {
-        return train_one(&options, &dataset, None, out);
+        return in_folder(out, || train_one(&options, &dataset, None, out));
     }
     // Before the weights of a backbone are read.
     options.device.require()?;
@@ -216,7 +216,8 @@ fn train(options: Options) -> Result<ExitCode> {
             note(format!("{name}: is trained already"));
             continue;
         }
-        let code = train_one(&options, &dataset.only(name)?, Some(&backbone), &out)?;
+        let dataset = dataset.only(name)?;
+        let code = in_folder(&out, || train_one(&options, &dataset, Some(&backbone), &out))?;
         if code != ExitCode::SUCCESS {
             return Ok(code);
         }
@@ -246,14 +247,13 @@ fn fit_options(options: &Options) -> FitOptions {
         .save_every(options.save_every)
 }
 
-/// Trains the detector of a folder, with a backbone that is loaded already if there is one.
+/// Trains the detector of a folder that is there, with a backbone that is loaded already if there is one.
 fn train_one(
     options: &Options,
     dataset: &Dataset,
     backbone: Option<&Loaded>,
     out: &Path,
 ) -> Result<ExitCode> {
-    create_folder(out)?;
     // A second training would overwrite what the first writes.
     let lock = FolderLock::acquire(out)?;
     let [detector_path, state_path, log_path] = FILES.map(|name| {
@@ -263,7 +263,7 @@ fn train_one(
     // Of many categories some were not begun.
     let resume = options.resume && (!options.per_category || state_path.exists());
     check_state(&state_path, &detector_path, resume)?;
-    let mut log = TrainingLog::open(&log_path, resume)?;
+    let mut log = TrainingLog::open(log_path, resume)?;
     let fit_options = fit_options(options).state(Some(state_path.clone())).resume(resume);
     let mut progress = FitProgress::default();
     let mut logged = Ok(());
@@ -346,25 +346,21 @@ fn check_state(state: &Path, detector: &Path, resume: bool) -> Result<()> {
     Err(Error::file(state, reason))
 }
 
-/// The log of all steps.
+/// The log of all steps. One that has none is not there.
 struct TrainingLog {
     path: PathBuf,
     file: csv::Writer<File>,
-    /// Whether there are steps from before.
-    resumed: bool,
+    /// Whether steps from before stay.
+    resume: bool,
+    /// Whether there was a step.
+    begun: bool,
 }
 
 impl TrainingLog {
-    const HEADER: [&str; 5] = ["step", "loss", "gradient_norm", "learning_rate", "loss_scale"];
+    const HEADER: &str = "step,loss,gradient_norm,learning_rate,loss_scale";
 
-    fn open(path: &Path, resume: bool) -> Result<Self> {
-        let resumed = resume && path.exists();
-        let mut log = Self { path: path.into(), file: Self::append(path)?, resumed };
-        if !resumed {
-            log.file.get_ref().set_len(0).map_err(|e| Error::io(path, e))?;
-            log.row(Self::HEADER)?;
-        }
-        Ok(log)
+    fn open(path: PathBuf, resume: bool) -> Result<Self> {
+        Ok(Self { file: Self::append(&path)?, path, resume, begun: false })
     }
 
     fn append(path: &Path) -> Result<csv::Writer<File>> {
@@ -374,34 +370,39 @@ impl TrainingLog {
     }
 
     fn write(&mut self, report: &StepReport) -> Result<()> {
-        if std::mem::take(&mut self.resumed) {
+        if !std::mem::replace(&mut self.begun, true) {
             self.cut(report.step)?;
         }
         let StepReport { step, loss, gradient_norm, learning_rate, loss_scale, .. } = *report;
-        self.row((step, loss, gradient_norm, learning_rate, loss_scale))
+        let row = (step, loss, gradient_norm, learning_rate, loss_scale);
+        let written = self.file.serialize(row).map_err(io::Error::from);
+        written.and_then(|()| self.file.flush()).map_err(|e| Error::io(&self.path, e))
     }
 
-    /// Leaves only the steps before `step`: a run that was killed may have logged more than it
-    /// saved, the last of it in part.
+    /// Leaves only the head and, of a run that goes on, the steps before `step`: one that was killed may have logged more
+    /// than it saved, the last of it in part.
     fn cut(&mut self, step: u64) -> Result<()> {
         let path = &self.path;
-        let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = match self.resume {
+            true => fs::read_to_string(path).map_err(|e| Error::io(path, e))?,
+            false => String::new(),
+        };
         write_atomic(path, |file| {
-            for (i, line) in text.split_inclusive('\n').enumerate() {
-                let logged = line.split(',').next().and_then(|n| n.parse::<u64>().ok());
-                let whole = line.ends_with('\n');
-                if i == 0 || (whole && logged.is_some_and(|n| n < step)) {
-                    io::Write::write_all(file, line.as_bytes())?;
-                }
-            }
-            Ok(())
+            writeln!(file, "{}", Self::HEADER)?;
+            let logged = |line: &str| line.split(',').next().and_then(|n| n.parse::<u64>().ok());
+            let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let kept = whole.filter(|line| logged(line).is_some_and(|n| n < step));
+            kept.map(str::as_bytes).try_for_each(|line| file.write_all(line))
         })?;
         self.file = Self::append(path)?;
         Ok(())
     }
+}
 
-    fn row(&mut self, row: impl serde::Serialize) -> Result<()> {
-        let written = self.file.serialize(row).map_err(io::Error::from);
-        written.and_then(|()| self.file.flush()).map_err(|e| Error::io(&self.path, e))
+impl Drop for TrainingLog {
+    fn drop(&mut self) {
+        if self.file.get_ref().metadata().is_ok_and(|file| file.len() == 0) {
+            fs::remove_file(&self.path).ok();
+        }
     }
 }

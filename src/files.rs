@@ -104,11 +104,20 @@ fn temporary_prefix(path: &Path) -> OsString {
 /// The right of one process to write in a folder. It ends when this is dropped or the process ends,
 /// however it ends. Others are kept out only if they ask for it too.
 ///
-/// It is a lock of the operating system on the file `.lock` in the folder, which stays there.
+/// It is a lock of the operating system on the file `.lock` in the folder, which on Unix goes with it, unless the process
+/// is killed.
 #[derive(Debug)]
 pub struct FolderLock {
     folder: PathBuf,
     _file: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Elsewhere one that waits for the file could not tell that it is gone.
+        #[cfg(unix)]
+        fs::remove_file(self.folder.join(".lock")).ok();
+    }
 }
 
 impl FolderLock {
@@ -123,6 +132,9 @@ impl FolderLock {
         let file = File::options().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(|e| Error::io(&path, e))?;
         match file.try_lock() {
+            // Another process has ended, and removed the file, since it was opened.
+            #[cfg(unix)]
+            Ok(()) if !is_at(&file, &path) => return Self::acquire(folder),
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let reason =
@@ -152,6 +164,15 @@ impl FolderLock {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
+
+/// Whether an open file is the one of this name.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    file.metadata().ok().map(id) == path.metadata().ok().map(id)
 }
 
 /// Removes temporary files whose names begin like this.

@@ -53,7 +53,8 @@ pub(crate) fn require() -> Result<()> {
 }
 
 fn asked() -> Option<String> {
-    env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned())
+    let set = env::var_os(VARIABLE).filter(|value| !value.is_empty());
+    set.map(|value| value.to_string_lossy().into_owned())
 }
 
 /// The one of a name, or the widest that there is.

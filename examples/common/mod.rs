@@ -12,6 +12,7 @@ pub mod records;
 pub mod results;
 pub mod table;
 
+use std::env;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use env_logger::{Builder, Env, Target};
+use env_logger::{Builder, Target};
 use invad::{Error, Result};
 
 /// Some inputs could not be read.
@@ -30,7 +31,9 @@ pub const INTERRUPTED: u8 = 130;
 
 /// Runs a program: shows warnings, and turns an error into one line and an exit code.
 pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
-    Builder::from_env(Env::default().default_filter_or("warn"))
+    let filter = env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    Builder::new()
+        .parse_filters(filter.as_deref().unwrap_or("warn"))
         .format(|out, record| {
             let level = match record.level() {
                 log::Level::Warn => "warning".into(),

@@ -7,6 +7,7 @@ use invad::data::Dataset;
 use invad::detect::{ScoreOptions, evaluate};
 use invad::{Control, Detector, Device, FitOptions, Fitted, Result, fit};
 
+use super::options::steps;
 use super::say;
 
 /// Trains a detector with a part of one's own, and prints how well it tells defective images from good ones
@@ -16,7 +17,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = "examples/data")]
     pub data: PathBuf,
     /// Optimiser steps
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = steps())]
     pub steps: u64,
     /// Where to compute: cpu, cuda, cuda:N or best
     #[arg(long, default_value = "best")]

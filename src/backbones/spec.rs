@@ -1,5 +1,7 @@
 //! What a backbone says of itself.
 
+use std::path::{Path, PathBuf};
+
 use crate::types::FeatureShape;
 
 /// How images are resized to the size that a backbone takes.
@@ -19,6 +21,8 @@ pub struct BackboneSpec {
     pub name: String,
     /// SHA-256 of the file of its weights, or of whatever else tells it from others of the name, in hexadecimal.
     pub hash: String,
+    /// That file, where there is one, for errors to name it.
+    pub file: Option<PathBuf>,
     /// S, the height and width in pixels to which images are resized, without regard to their proportions.
     pub image_size: usize,
     /// How they are resized.
@@ -45,6 +49,7 @@ impl BackboneSpec {
         Self {
             name: name.into(),
             hash: hash.into(),
+            file: None,
             image_size,
             filter: Filter::Bilinear,
             mean: [0.485, 0.456, 0.406],
@@ -52,6 +57,11 @@ impl BackboneSpec {
             channels,
             grid,
         }
+    }
+
+    /// The same, with weights of this file.
+    pub fn with_file(self, file: impl AsRef<Path>) -> Self {
+        Self { file: Some(file.as_ref().into()), ..self }
     }
 
     /// The same, of images that are normalised by others.

@@ -1,6 +1,9 @@
 //! How a denoiser is trained and used.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::diffusion::{Parameterisation, Process, Schedule, TIMESTEPS};
 use crate::error::{Error, Result};
@@ -269,6 +272,36 @@ impl Recipe {
                 epochs.saturating_mul((images / self.batch.max(1)).max(1) as u64)
             }
         }
+    }
+
+    /// What is other in `now`: here and there, and the option of `train` for what is here, if there is one.
+    pub(super) fn difference(&self, now: &Self) -> (String, String, Option<String>) {
+        if self.name != now.name {
+            return (self.name.clone(), now.name.clone(), Some(format!("--recipe {}", self.name)));
+        }
+        let [ours, theirs] = [self, now].map(|recipe| match serde_json::to_value(recipe) {
+            Ok(Value::Object(fields)) => fields,
+            other => unreachable!("a recipe is a JSON object, got {other:?}"),
+        });
+        let mut differ: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+        differ.retain(|name| ours.get(*name) != theirs.get(*name));
+        let text = |fields: &Map<String, Value>, schedule: String| {
+            let texts = differ.iter().map(|name| match (&name[..], fields.get(*name)) {
+                // As numbers it is long.
+                ("schedule", _) | (_, None) => schedule.clone(),
+                (name, Some(value)) => format!("{name} {value}"),
+            });
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        let optional = ["candidates", "inversion_steps", "single_timestep"];
+        let option = differ.iter().any(|name| optional.contains(&&name[..])).then(|| {
+            match (self.inversion_steps, &self.candidates[..]) {
+                (1, []) => format!("--timestep {}", self.single_timestep),
+                (evaluations, _) => format!("--evaluations {evaluations}"),
+            }
+        });
+        let ours = text(&ours, format!("{:?}", self.schedule));
+        (ours, text(&theirs, "another schedule".into()), option)
     }
 
     pub(crate) fn check(&self) -> Result<()> {

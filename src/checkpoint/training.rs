@@ -1,5 +1,6 @@
 //! The training state.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -39,11 +40,64 @@ const MAX_STEPS: u64 = i32::MAX as u64;
 impl TrainingConfig {
     pub(crate) fn check(&self) -> Result<()> {
         self.recipe.check()?;
-        if !(1..=MAX_STEPS).contains(&self.steps) {
-            let expected = format!("in 1..={MAX_STEPS}");
-            return Err(Error::argument("Trainer", "steps", expected, self.steps));
+        Self::check_steps(self.steps)
+    }
+
+    pub(crate) fn check_steps(steps: u64) -> Result<()> {
+        match (1..=MAX_STEPS).contains(&steps) {
+            true => Ok(()),
+            false => Err(Error::argument("Trainer", "steps", format!("in 1..={MAX_STEPS}"), steps)),
+        }
+    }
+
+    /// Whether a run that was begun with this may go on with `now`: an error names the first setting that is another, and
+    /// the option of `train` for what it was.
+    pub(crate) fn require_same(&self, now: &Self) -> Result<()> {
+        let (backbone, new) = (&self.backbone, &now.backbone);
+        let (recipe, new_recipe, of_recipe) = self.recipe.difference(&now.recipe);
+        let [categories, new_categories] = [self, now].map(|config| config.categories.join(", "));
+        let option = |name: &str, value: &dyn Display| Some(format!("--{name} {value}"));
+        let settings: [(_, [&dyn ToString; 2], _); 8] = [
+            // The first, since the denoiser follows.
+            ("backbone", [&backbone.name, &new.name], option("backbone", &backbone.name)),
+            (
+                "backbone weights",
+                [&backbone.hash, &new.hash],
+                Some("have INVAD_WEIGHTS name the folder with that file".into()),
+            ),
+            ("image size", [&backbone.image_size, &new.image_size], None),
+            ("recipe", [&recipe, &new_recipe], of_recipe),
+            (
+                "denoiser",
+                [&self.denoiser, &now.denoiser],
+                self.preset().and_then(|preset| option("preset", &preset)),
+            ),
+            ("seed", [&self.seed, &now.seed], option("seed", &self.seed)),
+            ("steps", [&self.steps, &now.steps], option("steps", &self.steps)),
+            (
+                "category",
+                [&categories, &new_categories],
+                option("category", &self.categories.join(" ")),
+            ),
+        ];
+        for (setting, values, option) in settings {
+            let [was, is] = values.map(ToString::to_string);
+            if was != is {
+                let option = option.map(|option| format!(" ({option})")).unwrap_or_default();
+                let expected = format!("{was}, as when the training state was saved{option}");
+                return Err(Error::argument("resume", setting, expected, is));
+            }
         }
         Ok(())
+    }
+
+    /// The preset that its denoiser is.
+    fn preset(&self) -> Option<&'static str> {
+        let features = denoisers::read(&self.denoiser).ok()?.features();
+        let is_it = |name: &&str| {
+            denoisers::preset(name, features).is_ok_and(|preset| preset.id() == self.denoiser)
+        };
+        denoisers::presets().into_iter().find(is_it)
     }
 }
 

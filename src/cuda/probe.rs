@@ -330,12 +330,13 @@ fn places() -> Vec<(String, Vec<PathBuf>)> {
             .filter(|folder| folder.is_dir())
             .collect()
     };
-    match env::var_os("CUDA_PATH").map(PathBuf::from) {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match set("CUDA_PATH") {
         Some(root) => places.push((format!("CUDA_PATH={}", root.display()), toolkit(&root))),
         None => places.push(("CUDA_PATH (not set)".into(), Vec::new())),
     }
     places.push(("/usr/local/cuda".into(), toolkit(Path::new("/usr/local/cuda"))));
-    match env::var_os("VIRTUAL_ENV").map(PathBuf::from) {
+    match set("VIRTUAL_ENV") {
         Some(root) => places.push((format!("VIRTUAL_ENV={}", root.display()), wheels(&[root]))),
         None => places.push(("VIRTUAL_ENV (not set)".into(), Vec::new())),
     }

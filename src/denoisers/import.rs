@@ -67,11 +67,18 @@ pub fn import(weights: Weights, untold: &Untold) -> Result<Imported> {
     };
     let Some(kind) = kinds().into_iter().find(of_reference) else {
         let kinds = kinds().into_iter().filter_map(|kind| Some((kind.name, kind.reference?.mark)));
-        let marks: Vec<_> = kinds.map(|(kind, mark)| format!("`{mark}` ({kind})")).collect();
+        let marks: Vec<_> =
+            kinds.clone().map(|(kind, mark)| format!("`{mark}` ({kind})")).collect();
+        let below = kinds.filter_map(|(_, mark)| weights.key_above(&[mark])).next();
+        let below = below.map(|key| {
+            let key = key.trim_end_matches(".net").trim_end_matches(".module");
+            format!("; is it what is below `{key}` (--below {key})?")
+        });
         let reason = format!(
-            "no denoiser of the reference implementation: it has none of {}; {}",
+            "no denoiser of the reference implementation: it has none of {}; {}{}",
             marks.join(", "),
-            weights.summary()
+            weights.summary(),
+            below.unwrap_or_default()
         );
         return Err(Error::file(weights.path(), reason));
     };

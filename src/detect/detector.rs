@@ -108,15 +108,29 @@ pub(crate) fn backbone_of(config: &CheckpointConfig) -> Result<Arc<dyn Backbone>
 fn require_backbone(config: &CheckpointConfig, spec: &BackboneSpec) -> Result<()> {
     let wanted = &config.backbone;
     let got = BackboneId::from(spec);
-    let weights = |id: &BackboneId| format!("those of {} with hash {}", id.name, id.hash);
-    for (arg, wanted, got) in [
-        ("backbone weights", weights(wanted), weights(&got)),
-        ("image size", wanted.image_size.to_string(), got.image_size.to_string()),
-    ] {
-        if wanted != got {
-            let expected = format!("{wanted}, which the detector was trained with");
-            return Err(Error::argument("Detector", arg, expected, got));
-        }
+    let refused = |arg, wanted, got: String| {
+        let expected = format!("{wanted}, which the detector was trained with");
+        Err(Error::argument("Detector", arg, expected, got))
+    };
+    if wanted.name != got.name {
+        return refused("backbone", wanted.name.clone(), got.name);
+    }
+    if wanted.hash != got.hash {
+        let of = spec.file.as_ref().map(|file| format!(" of {}", file.display()));
+        let got = format!(
+            "{}{}: have INVAD_WEIGHTS name the folder with the file that it was trained with, or make that again with \
+             `convert`",
+            got.hash,
+            of.unwrap_or_default()
+        );
+        return refused(
+            "backbone weights",
+            format!("those of {} with hash {}", wanted.name, wanted.hash),
+            got,
+        );
+    }
+    if wanted.image_size != got.image_size {
+        return refused("image size", wanted.image_size.to_string(), got.image_size.to_string());
     }
     Ok(())
 }
@@ -152,7 +166,11 @@ impl Detector {
         require_backbone(&checkpoint.config, spec)?;
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?.features();
         if denoiser != spec.features() {
-            let expected = format!("{} channels on a grid of {}", spec.channels, spec.grid);
+            let expected = format!(
+                "one of {} channels on a grid of {}, the features of `{}` (--backbone names another; docs/backbones.md \
+                 has what each makes)",
+                spec.channels, spec.grid, spec.name
+            );
             let got = format!("{} on {}", denoiser.channels, denoiser.grid);
             return Err(Error::argument("Detector", "denoiser", expected, got));
         }

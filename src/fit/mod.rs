@@ -177,9 +177,8 @@ pub fn fit(
     options: &FitOptions,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Fitted> {
-    options.resources.device.require()?;
     // Before the weights of a backbone are read.
-    require_state(options)?;
+    check(options)?;
     let mut control = Control::Continue;
     let backbone = backbones::named_with(&options.backbone, &mut |fetched| {
         if observe(Event::Fetched(fetched)) == Control::Stop {
@@ -218,8 +217,7 @@ fn detector(
     done: &mut u64,
     observe: &mut Observe,
 ) -> Result<Detector> {
-    options.resources.device.require()?;
-    require_state(options)?;
+    check(options)?;
     let saved = match &options.state {
         Some(path) if options.resume => Some(TrainingState::load(path)?),
         _ => None,
@@ -229,19 +227,22 @@ fn detector(
     let denoiser = denoisers::preset(&options.denoiser, spec.features())?;
     let Resources { device, .. } = options.resources;
     denoiser.require(device, Use::Training, options.resources.precision_used())?;
-    options.recipe.check()?;
     let good = good_images(dataset, options.seed, observe)?;
-    let features = features(dataset, backbone, &good, observe)?;
-    let recipe = options.recipe.clone();
-    let steps = recipe.training_steps(features.shape()[0], good.len());
-    let config = TrainingConfig {
+    let config = |steps| TrainingConfig {
         denoiser: denoiser.id(),
         backbone: spec.into(),
         seed: options.seed,
-        steps: options.steps.unwrap_or(steps),
+        steps,
         categories: good.iter().map(|of| of.category.to_string()).collect(),
-        recipe,
+        recipe: options.recipe.clone(),
     };
+    if let Some(state) = &saved {
+        // How many images can be read is not known yet.
+        state.config.require_same(&config(options.steps.unwrap_or(state.config.steps)))?;
+    }
+    let features = features(dataset, backbone, &good, observe)?;
+    let steps = options.recipe.training_steps(features.shape()[0], good.len());
+    let config = config(options.steps.unwrap_or(steps));
     let mut trainer = match saved {
         Some(state) => Trainer::resume(state, &config, features, options.resources)?,
         None => Trainer::new(config, features, options.resources)?,
@@ -276,7 +277,13 @@ fn detector(
     Ok(detector)
 }
 
-fn require_state(options: &FitOptions) -> Result<()> {
+/// What needs neither backbone nor images to be refused.
+fn check(options: &FitOptions) -> Result<()> {
+    let FitOptions { recipe, resources, .. } = options;
+    resources.device.require()?;
+    recipe.check()?;
+    resources.check(recipe.batch)?;
+    options.steps.map_or(Ok(()), TrainingConfig::check_steps)?;
     match options.resume && options.state.is_none() {
         true => Err(Error::argument("fit", "resume", "with the file of a state", "no `state`")),
         false => Ok(()),

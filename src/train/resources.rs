@@ -96,7 +96,8 @@ impl Resources {
         self.micro_batch.unwrap_or(batch)
     }
 
-    fn check(&self, batch: usize) -> Result<()> {
+    /// Whether it can be for batches of `batch` images.
+    pub(crate) fn check(&self, batch: usize) -> Result<()> {
         const OP: &str = "Resources";
         let micro = self.images_at_once(batch);
         if micro == 0 || !batch.is_multiple_of(micro) {

@@ -120,10 +120,7 @@ impl Trainer {
     ) -> Result<Self> {
         let denoiser = denoisers::read(&config.denoiser)?;
         check(config, denoiser.features(), &features)?;
-        if let Some((setting, was, is)) = difference(&state.config, config) {
-            let expected = format!("{was}, as when the training state was saved");
-            return Err(Error::argument("resume", setting, expected, is));
-        }
+        state.config.require_same(config)?;
         if hash(&features)? != state.features {
             let expected = "the images that the training state was saved with";
             return Err(Error::argument("resume", "data", expected, "others"));
@@ -507,23 +504,6 @@ fn check(config: &TrainingConfig, of: FeatureShape, features: &Tensor) -> Result
             Err(Error::shape("Trainer", "features", expected, features.shape()))
         }
     }
-}
-
-/// The first setting in which two configurations differ, and its values.
-fn difference(was: &TrainingConfig, is: &TrainingConfig) -> Option<(&'static str, String, String)> {
-    if was.recipe != is.recipe {
-        return Some(("recipe", format!("{:?}", was.recipe), format!("{:?}", is.recipe)));
-    }
-    let pairs = [
-        ("denoiser", was.denoiser.to_string(), is.denoiser.to_string()),
-        ("backbone", was.backbone.name.clone(), is.backbone.name.clone()),
-        ("backbone weights", was.backbone.hash.clone(), is.backbone.hash.clone()),
-        ("image size", was.backbone.image_size.to_string(), is.backbone.image_size.to_string()),
-        ("seed", was.seed.to_string(), is.seed.to_string()),
-        ("steps", was.steps.to_string(), is.steps.to_string()),
-        ("category", was.categories.join(", "), is.categories.join(", ")),
-    ];
-    pairs.into_iter().find(|(_, a, b)| a != b)
 }
 
 fn hash(features: &Tensor) -> Result<String> {

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+/// The address of the hub, unless another is set.
+const PUBLIC: &str = "https://huggingface.co";
+
 /// How a file of weights may end, in the order in which they are looked for.
 const ENDINGS: [&str; 4] = ["safetensors", "pth", "pt", "bin"];
 
@@ -180,7 +183,7 @@ impl Places {
     fn or_public(mut self) -> Self {
         self.endpoint.truncate(self.endpoint.trim_end_matches('/').len());
         if self.endpoint.is_empty() {
-            self.endpoint = "https://huggingface.co".into();
+            self.endpoint = PUBLIC.into();
         }
         self
     }
@@ -190,9 +193,9 @@ impl Places {
     ///
     /// # Errors
     /// [`Error::Unavailable`] that says where it was looked for and where it can be had, or why it could not be fetched;
-    /// [`Error::Io`] if it cannot be written.
+    /// [`Error::File`] if a file is where a folder of weights should be; [`Error::Io`] if it cannot be written.
     pub fn find(&self, source: &Source, progress: &mut dyn FnMut(Fetched)) -> Result<PathBuf> {
-        if let Some(path) = self.in_folders(&source.name).or_else(|| self.cached(source)) {
+        if let Some(path) = self.in_folders(&source.name)?.or_else(|| self.cached(source)) {
             return Ok(path);
         }
         if self.offline {
@@ -202,10 +205,17 @@ impl Places {
     }
 
     /// A file of these folders.
-    fn in_folders(&self, name: &str) -> Option<PathBuf> {
+    fn in_folders(&self, name: &str) -> Result<Option<PathBuf>> {
+        if let Some(file) = self.folders.iter().find(|folder| folder.is_file()) {
+            let reason = format!(
+                "this is a file; have INVAD_WEIGHTS name a folder that has {}",
+                files(name)
+            );
+            return Err(Error::file(file, reason));
+        }
         let files =
             |folder: &PathBuf| ENDINGS.map(|ending| folder.join(format!("{name}.{ending}")));
-        self.folders.iter().flat_map(files).find(|path| path.is_file())
+        Ok(self.folders.iter().flat_map(files).find(|path| path.is_file()))
     }
 
     /// The folder of a repository in the hub's cache.
@@ -242,17 +252,34 @@ impl Places {
         if let Some(repository) = self.repository(source) {
             write!(why, ", nor is it in {}", repository.display()).expect("a String takes all");
         }
-        let to = self.folders.first().map(|folder| format!(" to {}", folder.display()));
-        write!(why, ": copy {url}{}", to.unwrap_or_default()).expect("a String takes all");
-        let ending = Path::new(&*source.file).extension().unwrap_or_default().display();
-        write!(why, " as {}.{ending} ({})", source.name, source.licence)
-            .expect("a String takes all");
+        let place = self.place(source);
+        write!(why, ": copy {url} to {place} ({})", source.licence).expect("a String takes all");
         unavailable(&source.name, why)
+    }
+
+    /// What to do where the hub does not give a file.
+    #[cfg(feature = "hub")]
+    pub(super) fn without_hub(&self, source: &Source) -> String {
+        let hub = match &self.endpoint[..] {
+            PUBLIC => String::new(),
+            set => format!("HF_ENDPOINT is set to `{set}` (without it the hub is {PUBLIC}); or "),
+        };
+        let place = self.place(source);
+        format!(
+            "{hub}copy the file to {place}, or another folder INVAD_WEIGHTS; with HF_HUB_OFFLINE=1 no hub is asked"
+        )
+    }
+
+    /// Where a file is found before the hub is asked for it.
+    fn place(&self, source: &Source) -> String {
+        let ending = Path::new(&*source.file).extension().unwrap_or_default().display();
+        let folder = self.folders.first().map(PathBuf::as_path).unwrap_or(Path::new(""));
+        folder.join(format!("{}.{ending}", source.name)).display().to_string()
     }
 
     fn looked(&self, name: &str) -> String {
         let folders: Vec<_> = self.folders.iter().map(|f| f.display().to_string()).collect();
-        format!("there is no {name}.{{{}}} in {}", ENDINGS.join(","), folders.join(" or "))
+        format!("there is no {} in {}", files(name), folders.join(" or "))
     }
 
     /// Where the hub has it.
@@ -260,6 +287,11 @@ impl Places {
         let Source { repository, file, .. } = source;
         format!("{}/{repository}/resolve/{}/{file}", self.endpoint, source.revision())
     }
+}
+
+/// The names of the files that are looked for.
+fn files(name: &str) -> String {
+    format!("{name}.{{{}}}", ENDINGS.join(","))
 }
 
 fn unavailable(name: &str, why: String) -> Error {
@@ -286,7 +318,7 @@ pub(super) fn is_commit(revision: &str) -> bool {
 ///
 /// # Errors
 /// [`Error::Unavailable`] that says where it was looked for and where it can be had, or why it could not be fetched;
-/// [`Error::Io`] if it cannot be written, or a file of that name is not there.
+/// [`Error::File`] if INVAD_WEIGHTS is a file; [`Error::Io`] if it cannot be written, or a file of that name is not there.
 pub fn find(name: &str) -> Result<PathBuf> {
     find_with(name, &mut |_| {})
 }
@@ -306,10 +338,16 @@ pub fn find_with(name: &str, progress: &mut dyn FnMut(Fetched)) -> Result<PathBu
     let places = Places::default();
     match SOURCES.iter().find(|source| source.name == name) {
         Some(source) => places.find(source, progress),
-        None => places.in_folders(name).ok_or_else(|| {
+        None => places.in_folders(name)?.ok_or_else(|| {
             let known: Vec<_> = SOURCES.iter().map(|source| source.name.to_string()).collect();
-            let looked = places.looked(name);
-            unavailable(name, format!("{looked}; published are {}", known.join(", ")))
+            let (looked, known) = (places.looked(name), known.join(", "));
+            unavailable(
+                name,
+                format!(
+                    "{looked}: put such a file there, or set INVAD_WEIGHTS to the folder that has one; docs/backbones.md \
+                     says where each is had (by their names are fetched {known})"
+                ),
+            )
         }),
     }
 }

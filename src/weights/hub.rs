@@ -25,7 +25,10 @@ pub(super) fn fetch(
     progress: &mut dyn FnMut(Fetched),
 ) -> Result<PathBuf> {
     let url = places.url(source);
-    let fail = |why: String| Error::Unavailable { what: url.clone(), why };
+    let fail = |why: String| Error::Unavailable {
+        what: url.clone(),
+        why: format!("{why}; {}", places.without_hub(source)),
+    };
     let Some(repository) = places.repository(source) else {
         return Err(fail("there is no folder to keep it in: set HF_HUB_CACHE".into()));
     };

@@ -420,7 +420,7 @@ impl Weights {
         for (name, shape) in expected {
             left.remove(name.as_str());
             match self.tensors.get(&name) {
-                None => missing.push(format!("`{name}`")),
+                None => missing.push(name),
                 Some(entry) if entry.shape != shape => {
                     other.push(format!("`{name}` ({:?} for {shape:?})", entry.shape));
                 }
@@ -430,7 +430,9 @@ impl Weights {
         if missing.is_empty() && other.is_empty() && (left.is_empty() || !none_left) {
             return Ok(left.into_iter().map(str::to_string).collect());
         }
+        let below = self.key_above(&missing);
         let mut reason = String::from("not the weights of this network");
+        let missing = quoted(missing.iter().map(String::as_str));
         for (what, names) in
             [("missing", missing), ("of another shape", other), ("not asked for", quoted(left))]
         {
@@ -438,7 +440,21 @@ impl Weights {
                 write!(reason, "; {what}: {}", some(&names)).expect("a String takes all");
             }
         }
+        if let Some(key) = below {
+            write!(reason, "; are they what is below `{key}` (--below {key})?")
+                .expect("a String takes all");
+        }
         Err(Error::file(&self.path, reason))
+    }
+
+    /// A key of [`Weights::below`] below which all tensors of these names are.
+    pub(crate) fn key_above<S: AsRef<str>>(&self, names: &[S]) -> Option<&str> {
+        let first = names.first()?.as_ref();
+        let mut keys =
+            self.tensors.keys().filter_map(|name| name.strip_suffix(first)?.strip_suffix('.'));
+        keys.find(|key| {
+            names.iter().all(|name| self.tensors.contains_key(&format!("{key}.{}", name.as_ref())))
+        })
     }
 
     /// The first names, and how many there are.

@@ -1,6 +1,7 @@
 //! Backbones whose weights are files: found by name, and again by the detector that was trained with them.
 
 use invad::backbones::EfficientNet;
+use invad::weights::Weights;
 
 use super::*;
 use crate::support::networks::{efficientnet_numbers, safetensors};
@@ -49,6 +50,12 @@ fn weights_of_a_folder() {
     score(&folder).expect(0);
     score(&none).refused(&[NAME, none.to_str().unwrap()]);
     // Others of the same name are not those that it was trained with.
+    let hash = || Weights::open(&file).unwrap().hash().unwrap();
+    let wanted = hash();
     fs::write(&file, weights(NAME, 2)).unwrap();
-    score(&folder).refused(&["backbone"]);
+    let (path, got) = (file.to_str().unwrap(), hash());
+    score(&folder).refused(&[path, &wanted, &got, "INVAD_WEIGHTS", "`convert`"]);
+    let mut resumed = super::train(data, &out, 2);
+    resumed.args(["--backbone", NAME, "--category", "nut", "--resume"]);
+    at_home(resumed, &folder).refused(&["`backbone weights`", &wanted, &got, "INVAD_WEIGHTS"]);
 }

@@ -19,12 +19,16 @@ fn weights_of_a_backbone() {
     let root = TempDir::new().unwrap();
     let [file, out, again] = ["lite1.bin", "out", "again"].map(|name| root.path().join(name));
     fs::write(&file, weights(NAME, 1)).unwrap();
+    // What a run that was killed left.
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join(format!(".{NAME}.safetensors.abcdef.tmp")), b"half").unwrap();
     let from =
         |file: &Path, out: &Path| convert(out, NAME).arg("--weights").arg(file).run().expect(0);
     let ran = from(&file, &out);
     let made = out.join(format!("{NAME}.safetensors"));
     assert!(ran.stdout.contains(made.to_str().unwrap()), "{}", ran.stdout);
     assert_eq!(ran.stderr, "");
+    assert_eq!(everything(&out), [format!("{NAME}.safetensors")]);
     from(&made, &again);
     let read = |folder: &Path| fs::read(folder.join(format!("{NAME}.safetensors"))).unwrap();
     assert!(read(&out) == read(&again));
@@ -112,6 +116,13 @@ fn a_denoiser() {
     let narrow: Vec<_> =
         narrow.parameters().iter().map(|p| named(p.name.clone(), p.shape.clone(), 3)).collect();
     fs::write(&file, safetensors(&narrow)).unwrap();
-    refused(&["192 channels on a grid of 16", "8 on 16"]);
+    let says = ["192 channels on a grid of 16", "`efficientnet-lite0`", "--backbone", "8 on 16"];
+    refused(&says);
+    let below: Vec<_> =
+        narrow.into_iter().map(|(name, s, n)| (format!("model.{name}"), s, n)).collect();
+    fs::write(&file, safetensors(&below)).unwrap();
+    refused(&["no denoiser of the reference implementation", "below `model` (--below model)?"]);
+    let nut = ["--category", "nut", "--below", "model"];
+    command("efficientnet-lite0", "x", &nut).refused(&["8 on 16"]);
     assert!(!path("x").exists());
 }

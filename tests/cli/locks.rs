@@ -30,5 +30,6 @@ fn a_second_training_in_a_folder_is_refused() {
     first.kill().unwrap();
     first.wait().unwrap();
     train(data, out.path(), 3).run().expect(0);
+    assert!(!cfg!(unix) || !out.path().join(".lock").exists());
     println!("| a second training in a folder | {refusals} started | {refusals} refused | 0 | 0 |");
 }

@@ -234,6 +234,15 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The names of all that is in a folder.
+fn everything(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 #[cfg(unix)]
 fn interrupt(child: &std::process::Child) {
     let id = child.id().to_string();

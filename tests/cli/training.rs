@@ -44,7 +44,34 @@ fn data_that_cannot_be_trained_on() {
     let data = &shared().data;
     let ran = train(data, &out, 5).args(["--category", "nut", "screw"]).run();
     ran.refused(&["no category `screw`; there are: bolt, nut"]);
-    assert!(!out.join("detector.safetensors").exists());
+    assert!(!out.exists());
+}
+
+/// Before features are computed, and what was there before stays.
+#[test]
+fn options_that_cannot_be() {
+    let Shared { data, trained, .. } = shared();
+    let root = TempDir::new().unwrap();
+    let (new, old) = (root.path().join("new"), root.path().join("old"));
+    fs::create_dir(&old).unwrap();
+    for name in files(trained) {
+        fs::copy(trained.join(&name), old.join(&name)).unwrap();
+    }
+    let contents = || files(&old).into_iter().map(|name| fs::read(old.join(name)).unwrap());
+    let before: Vec<_> = contents().collect();
+    for (options, says) in [
+        (["--moments", "bf16"], "`moments` should be one of [F32] on cpu"),
+        (["--backbone", "efficientnet-b4-reference"], "efficientnet-b4-reference.{safetensors,"),
+    ] {
+        for out in [&new, &old] {
+            let mut command = train(data, out, 20);
+            let ran = command.args(["--device", "cpu"]).args(options).env("HF_HOME", root.path());
+            let ran = ran.env("INVAD_WEIGHTS", root.path()).run().refused(&[says]);
+            assert!(!ran.stderr.contains("features"), "{}", ran.stderr);
+        }
+    }
+    assert!(!new.exists());
+    assert!(contents().eq(before));
 }
 
 #[test]
@@ -192,12 +219,25 @@ fn interrupted_and_resumed_it_is_the_same() {
         command.arg("--resume");
         command
     };
-    resume(STEPS + 1).run().refused(&["`steps` should be 24, as when the training state"]);
-    resume(STEPS).args(["--seed", "1"]).run().refused(&["`seed` should be 0"]);
-    resume(STEPS).args(["--category", "nut"]).run().refused(&["`category` should be bolt"]);
-
-    let recipe = resume(STEPS).args(["--recipe", "paper"]).run();
-    recipe.refused(&["`recipe` should be "]);
+    let other = |options: &[&str], setting: &str, was: &str, option: &str, is: &str| {
+        let says = format!(
+            "resume: `{setting}` should be {was}, as when the training state was saved ({option}), got {is}"
+        );
+        let ran = resume(STEPS).args(options).run().refused(&[&says]);
+        assert!(!ran.stderr.contains("features"), "{}", ran.stderr);
+    };
+    let says = "`steps` should be 24, as when the training state was saved (--steps 24), got 25";
+    resume(STEPS + 1).run().refused(&[says]);
+    other(&["--seed", "1"], "seed", "0", "--seed 0", "1");
+    other(&["--category", "nut"], "category", "bolt, nut", "--category bolt nut", "nut");
+    other(&["--recipe", "paper"], "recipe", "whitened", "--recipe whitened", "paper");
+    // Trained around 200 it is from 50 to 400 as well.
+    let (was, is) =
+        ("candidates [250,100], single_timestep 250", "candidates [], single_timestep 200");
+    other(&["--timestep", "200"], "recipe", was, "--evaluations 1", is);
+    let mut preset = resume(STEPS);
+    let preset = preset.args(["--preset", "medium"]).run();
+    preset.refused(&["`denoiser` should be dit ", "(--preset small), got dit "]);
 
     // Steps that were logged but not saved, as by a run that was killed.
     let mut text = fs::read_to_string(&log).unwrap();

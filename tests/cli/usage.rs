@@ -35,7 +35,7 @@ fn help_shows_what_works() {
 fn wrong_usage_is_code_2() {
     let all = ["--detector", "x", "--out", "y", "z"];
     let experiment = ["--data", "x", "--out", "y"];
-    let cases: [(&str, Vec<&str>, &str); 36] = [
+    let cases: [(&str, Vec<&str>, &str); 37] = [
         ("train", vec![], "--data <DIR>"),
         ("train", vec!["--data", "x"], "--out <DIR>"),
         ("train", vec!["--data", "x", "--out", "y", "--steps", "0"], "'--steps <N>'"),
@@ -68,6 +68,7 @@ fn wrong_usage_is_code_2() {
         ("quickstart", vec!["data"], "unexpected argument 'data'"),
         ("quickstart", vec!["--steps", "2147483648"], "1..=2147483647"),
         ("train", [&experiment[..], &["--steps", "2147483648"]].concat(), "1..=2147483647"),
+        ("custom_denoiser", vec!["--steps", "2147483648"], "1..=2147483647"),
         ("train", [&experiment[..], &["--micro-batch", "0"]].concat(), "'--micro-batch <N>'"),
         ("train", [&experiment[..], &["--micro-batch", "7"]].concat(), "7 does not divide 8"),
         ("train", [&experiment[..], &["--memory-limit", "0"]].concat(), "'--memory-limit <BYTES>'"),
@@ -107,4 +108,18 @@ fn units_that_the_processor_has_not() {
     let mut command = score(detector, out.path());
     command.arg(data).args(["--device", "cpu"]).env("INVAD_CPU", "sse");
     command.run().refused(&["INVAD_CPU", "portable", "got sse"]);
+}
+
+#[test]
+fn empty_variables_are_as_good_as_none() {
+    let root = TempDir::new().unwrap();
+    for n in 0..4 {
+        put(root.path().join(format!("data/{n}.png")), part(n));
+    }
+    let mut command = train(&root.path().join("data"), &root.path().join("out"), 1);
+    for name in ["INVAD_CPU", "INVAD_WEIGHTS", "HF_ENDPOINT", "RUST_LOG", "CUDA_PATH"] {
+        command.env(name, "");
+    }
+    let ran = command.run().expect(0);
+    assert!(ran.stderr.contains("warning: "), "{}", ran.stderr);
 }

@@ -7,8 +7,10 @@ use invad::checkpoint::{ImageStats, Recipe, TrainingState};
 use invad::data::{Dataset, DefectKind, Mask, load_image, paint_defect};
 use invad::detect::{Evaluated, ScoreOptions};
 use invad::metrics::{AnnotatedMap, FPR_LIMIT, Metrics, pixel_metrics};
-use invad::train::hold_out;
-use invad::{Comparison, Control, Detector, Device, Error, Event, FitOptions, Fitted, fit, ops};
+use invad::train::{Resources, hold_out};
+use invad::{
+    Comparison, Control, DType, Detector, Device, Error, Event, FitOptions, Fitted, fit, ops,
+};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::networks::*;
@@ -268,13 +270,29 @@ fn runs_that_cannot_start() {
     let path = folder.path().join("state");
     run(&dataset, &options(Some(&path)), 2).0.unwrap();
     let resume = || options(Some(&path)).resume(true);
-    let refused = |options: FitOptions| run(&dataset, &options, u64::MAX).0.err().unwrap();
+    // Before features are computed.
+    let refused = |options: FitOptions| {
+        let (fitted, seen) = run(&dataset, &options, u64::MAX);
+        assert_eq!(seen.features, []);
+        fitted.err().unwrap()
+    };
     let seed = refused(resume().seed(4)).to_string();
     assert!(seed.starts_with("resume: `seed` should be 3, as"), "{seed}");
     let steps = refused(resume().steps(Some(7))).to_string();
     assert!(steps.starts_with("resume: `steps` should be 6, as"), "{steps}");
     let recipe = refused(resume().recipe(Recipe::whitened()));
-    assert!(matches!(recipe, Error::Argument { arg: "recipe", .. }), "{recipe}");
+    let says =
+        "resume: `recipe` should be batch 2, as when the training state was saved, got batch 8";
+    assert_eq!(recipe.to_string(), says);
+    for (resources, setting) in [
+        (Resources::default().micro_batch(Some(0)), "micro_batch"),
+        (Resources::default().moments(DType::BF16), "moments"),
+    ] {
+        let error = refused(options(None).resources(resources));
+        assert!(matches!(error, Error::Argument { arg, .. } if arg == setting), "{error}");
+    }
+    let steps = refused(options(None).steps(Some(1 << 31)));
+    assert!(matches!(steps, Error::Argument { arg: "steps", .. }), "{steps}");
     let nowhere = refused(resume().state(None));
     assert!(nowhere.to_string().starts_with("fit: `resume` should be with the file"), "{nowhere}");
     let none = refused(resume().state(Some(folder.path().join("none"))));

@@ -3,6 +3,7 @@
 mod data;
 mod documents;
 mod features;
+mod files;
 mod layers;
 mod metrics;
 mod overlay;

@@ -121,6 +121,7 @@ impl EfficientNet {
         let blocks = self.variant.blocks();
         let channels = self.taps.iter().map(|&i| blocks[i].output).sum();
         let spec = BackboneSpec::new(name, weights.hash()?, size, channels, size / STRIDE);
+        let spec = spec.with_file(weights.path());
         Ok(Arc::new(Weighted { network: self, weights, spec }))
     }
 

@@ -48,7 +48,8 @@ pub fn vit(
     let VitConfig { resampling, ref blocks, norm, mean, std, .. } = config;
     let made = format!("{} {resampling:?} {blocks:?} {norm} {:?}", reader.hash()?, reader.eps()?);
     let hash = hexadecimal(Sha256::digest(made));
-    let spec = BackboneSpec::new(name, hash, size, config.channels(), grid);
+    let spec =
+        BackboneSpec::new(name, hash, size, config.channels(), grid).with_file(reader.path());
     Ok(Arc::new(Frozen { spec: spec.with_normalisation(mean, std), reader, config }))
 }
 

@@ -113,6 +113,11 @@ impl Reader {
         self.weights.require(self.parameters(self.split))
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.weights.path()
+    }
+
     /// SHA-256 of the file, in hexadecimal.
     pub fn hash(&self) -> Result<String> {
         self.weights.hash()

@@ -61,11 +61,26 @@ fn what_is_not_there() {
         "a file with the weights of `net` is not available",
         &format!("there is no net.{{safetensors,pth,pt,bin}} in {root}/ours or {root}/data"),
         &format!("nor is it in {root}/hub/models--owner--net-b16"),
-        "copy http://hub/owner/net-b16/resolve/main/model.safetensors to",
-        "as net.safetensors (MIT)",
+        &format!(
+            "copy http://hub/owner/net-b16/resolve/main/model.safetensors to {root}/ours/net.safetensors (MIT)"
+        ),
         "HF_HUB_OFFLINE",
     ] {
         assert!(text.contains(part), "`{text}` should contain `{part}`");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_a_folder() {
+    let folder = tempdir().unwrap();
+    let file = put(folder.path().join("data"), b"");
+    put(folder.path().join("ours/net.pth"), b"");
+    // Even where there is another folder: what was set should not be without effect.
+    let error = found(&places(folder.path(), "http://hub"), &source()).unwrap_err();
+    let Error::File { path, reason } = &error else { panic!("{error}") };
+    assert_eq!(*path, file);
+    for part in ["this is a file", "INVAD_WEIGHTS", "a folder", "net.{safetensors,"] {
+        assert!(reason.contains(part), "`{reason}` should contain `{part}`");
     }
 }
 
@@ -79,7 +94,10 @@ fn names_and_paths() {
     assert!(matches!(error, Error::Io { path, .. } if path == missing));
     let error = weights::find("no-such-network").unwrap_err().to_string();
     assert!(error.contains("`no-such-network` is not available"), "{error}");
-    assert!(error.contains("published are efficientnet-b4, "), "{error}");
+    for part in ["there is no no-such-network.{safetensors,", "INVAD_WEIGHTS", "docs/backbones.md"]
+    {
+        assert!(error.contains(part), "`{error}` should contain `{part}`");
+    }
     for (i, source) in SOURCES.iter().enumerate() {
         assert!(SOURCES[..i].iter().all(|other| other.name() != source.name()));
         assert!(!source.licence().is_empty() && source.repository().split('/').count() == 2);

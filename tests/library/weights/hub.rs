@@ -171,10 +171,23 @@ fn what_is_not_as_it_should_be() {
     let nowhere =
         Server::new(|_| response("302 Found", "Location: file:///etc/passwd\r\n", 0, b""));
     refused(&nowhere, &source(), "`file:///etc/passwd`, which is no address");
-    let address = good().address.clone();
-    let folder = tempdir().unwrap();
-    let error = places(folder.path(), &address).find(&source(), &mut |_| {}).unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+/// What the user may have set wrongly, and how to go without.
+#[test]
+fn a_hub_that_is_not_there() {
+    let address = with_file(Vec::new).address.clone();
+    for address in [&address[..], "nonsense", "https://nowhere.invalid"] {
+        let folder = tempdir().unwrap();
+        let error = places(folder.path(), address).find(&source(), &mut |_| {}).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        let (text, file) = (error.to_string(), folder.path().join("ours/net.safetensors"));
+        let set = format!("HF_ENDPOINT is set to `{address}` (without it the hub is https://");
+        let copy = format!("copy the file to {}", file.display());
+        for part in [&set[..], &copy, "INVAD_WEIGHTS", "HF_HUB_OFFLINE=1"] {
+            assert!(text.contains(part), "`{text}` should contain `{part}`");
+        }
+    }
 }
 
 #[test]

@@ -47,6 +47,19 @@ fn dictionaries_in_dictionaries() {
     let deeper = open().below("optimizer.3").unwrap();
     assert_eq!(names(&deeper), ["exp_avg"]);
 
+    let of_network = |weights: &Weights, names: &[&str]| {
+        let expected = names.iter().map(|name| (name.to_string(), vec![2, 3]));
+        weights.require(expected).unwrap_err().to_string()
+    };
+    let error = of_network(&open(), &["a.weight"]);
+    let says = "weights: not the weights of this network; missing: `a.weight`; not asked for: `list.1`, `list.2.0`, \
+                `model.module.net.a.weight` and 1 more; are they what is below `model.module.net` (--below \
+                model.module.net)?";
+    assert_eq!(error, says);
+    // Not all of them are.
+    let error = of_network(&open(), &["a.weight", "b.weight"]);
+    assert!(!error.contains("--below"), "{error}");
+
     let error = open().below("mode").unwrap_err().to_string();
     let has = "weights: there is nothing below `mode`; it has `list`, `model`, `optimizer`";
     assert_eq!(error, has);
