@@ -39,4 +39,4 @@ pub use error::{Error, Result};
 pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;
-pub use types::Precision;
+pub use types::{EightBits, Precision};

@@ -41,9 +41,11 @@ mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;
+mod linear_quantised;
 mod mahalanobis;
 mod normalise;
 mod patchify;
+mod quantise;
 mod random;
 mod resize_antialias;
 mod resize_bilinear;
@@ -85,9 +87,11 @@ pub use inverted_residual::{
 pub use linear::{
     PackedWeight, Weight, linear, linear_backward_input, linear_backward_weight, linear_residual,
 };
+pub use linear_quantised::{Quantised, linear_quantised};
 pub use mahalanobis::mahalanobis;
 pub use normalise::normalise;
 pub use patchify::{PatchOrder, patchify, unpatchify};
+pub use quantise::quantise;
 pub use random::{Random, Stream, normal};
 pub use resize_antialias::resize_antialias;
 pub use resize_bilinear::resize_bilinear;

@@ -414,6 +414,16 @@ impl<'a> TensorViewMut<'a> {
         }
     }
 
+    /// The bytes of images, or codes, on the host.
+    pub(crate) fn into_u8s(self, op: &'static str, arg: &'static str) -> Result<&'a mut [u8]> {
+        let got = self.dtype();
+        match self.data {
+            DataMut::CpuU8(v) => Ok(v),
+            DataMut::Cuda(v) => Err(not_on_the_host(op, arg, v.as_slice().device())),
+            _ => Err(Error::DType { op, arg, expected: DType::U8, got }),
+        }
+    }
+
     /// The bytes of the elements on the host.
     pub(crate) fn into_bytes(self, op: &'static str, arg: &'static str) -> Result<&'a mut [u8]> {
         match self.data {

@@ -10,7 +10,7 @@ pub enum DType {
     F16,
     /// The upper half of a 32-bit IEEE float.
     BF16,
-    /// 8-bit unsigned, of images' bytes.
+    /// 8-bit unsigned: images' bytes, and codes of [`EightBits`](crate::EightBits).
     U8,
 }
 

@@ -2,6 +2,7 @@
 
 mod device;
 mod dtype;
+mod eight_bits;
 mod features;
 mod precision;
 #[macro_use]
@@ -10,5 +11,6 @@ mod setters;
 pub use device::Device;
 pub use dtype::DType;
 pub(crate) use dtype::to_u8;
+pub use eight_bits::EightBits;
 pub use features::FeatureShape;
 pub use precision::Precision;

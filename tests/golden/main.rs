@@ -12,6 +12,7 @@ mod dit_components;
 mod efficientnet;
 mod effnet_b4;
 mod evaluate_inv;
+mod fp8;
 mod golden;
 mod imported;
 mod library;
@@ -93,6 +94,7 @@ fn section_trials(
         "metrics" => &[("metrics", metrics::trials)],
         "recon" => &[("recon", recon::trials)],
         "aupimo" => &[("aupimo", aupimo::trials)],
+        "fp8" => &[("fp8", fp8::trials)],
         "vit" => &[("vit", vit::trials)],
         "vit_family" => &[("vit_family", vit_family::trials)],
         _ if lite::is_lite(name) => return listed(name, lite::trials(golden, name, section)),

@@ -2,12 +2,13 @@
 
 use invad::data::Mask;
 use invad::diffusion::Schedule;
-use invad::ops::{self, Activation, Chunk};
+use invad::ops::{self, Activation, Chunk, Quantised};
 use invad::tensor::TensorView;
-use invad::{Device, Tensor, metrics, train};
+use invad::{DType, Device, EightBits, Tensor, metrics, train};
 
 use super::{Result, on, output, tensor, text, transposed};
 use crate::dit_components::Attention;
+use crate::fp8::Product;
 use crate::preproc_lr::LearningRate;
 use crate::scoring::Scores;
 
@@ -141,6 +142,34 @@ pub fn scores(z: &[f32], [b, c, h, w]: [usize; 4], device: Device) -> Result<Sco
     let halves = stats.chunks(ops::SCORE_STATS).map(|row| row[4]);
     let nll = halves.map(|half| ops::negative_log_likelihood(half, c * h * w)).collect();
     Ok(Scores { l2: map.to_vec_f32(), abs: column(2), nll })
+}
+
+/// x · wᵀ of what both are quantised to, by one scale of each row or of all.
+pub fn quantised_product(
+    (x, [m, k]): (Vec<f32>, [usize; 2]),
+    (w, [n, _]): (Vec<f32>, [usize; 2]),
+    format: EightBits,
+    by_row: bool,
+) -> Result<Product> {
+    let quantised = |x: &[f32], rows: usize| -> Result<_> {
+        let mut codes = Tensor::zeros(&[rows, k], DType::U8, Device::Cpu).map_err(text)?;
+        let mut scales = output(&[if by_row { rows } else { 1 }])?;
+        ops::quantise(&tensor(x, &[rows, k])?, format, &mut codes, &mut scales).map_err(text)?;
+        Ok((codes, scales))
+    };
+    let (x, w, mut y) = (quantised(&x, m)?, quantised(&w, n)?, output(&[m, n])?);
+    let [from, weight] = [&x, &w].map(|(codes, scales)| Quantised {
+        codes: codes.into(),
+        scales: scales.into(),
+        format,
+    });
+    ops::linear_quantised(from, weight, None, &mut y).map_err(text)?;
+    let bytes = |codes: &Tensor| codes.to_vec_f32().iter().map(|&code| code as u8).collect();
+    Ok(Product {
+        codes: [&x, &w].map(|(codes, _)| bytes(codes)),
+        scales: [&x, &w].map(|(_, scales)| scales.to_vec_f32()),
+        y: y.to_vec_f32(),
+    })
 }
 
 pub fn paper_scores(abs: &[f64], nll: &[f64]) -> Result<Vec<f64>> {
