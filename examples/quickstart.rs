@@ -16,7 +16,7 @@ use common::pictures::Pictures;
 use common::progress::{FitProgress, Progress};
 use common::results::write_metrics;
 use common::table::tables;
-use common::{create_folder, require_files, require_folder, say};
+use common::{in_folder, require_files, require_folder, say};
 use image::RgbImage;
 use invad::checkpoint::Recipe;
 use invad::data::{Category, Dataset, Mask, Sample, load_sample, write_png};
@@ -73,7 +73,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     let start = Instant::now();
     require_folder(&options.out)?;
     require_files(&options.out, &RESULTS)?;
-    let data = options.data.map_or_else(bundled, Ok)?;
+    let data = options.data.clone().map_or_else(bundled, Ok)?;
     let dataset = Dataset::open(&data, &[])?;
     for category in dataset.categories() {
         if category.test().is_empty() {
@@ -84,9 +84,12 @@ fn quickstart(options: Options) -> Result<ExitCode> {
             return Err(Error::dataset(&data, reason));
         }
     }
-    let out = options.out;
-    create_folder(&out)?;
-    let _lock = FolderLock::acquire(&out)?;
+    in_folder(&options.out, || train_and_evaluate(&dataset, &options, start))
+}
+
+fn train_and_evaluate(dataset: &Dataset, options: &Options, start: Instant) -> Result<ExitCode> {
+    let out = &options.out;
+    let _lock = FolderLock::acquire(out)?;
 
     let fit_options = FitOptions::default()
         .recipe(Recipe::whitened())
@@ -95,7 +98,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
         .resources(options.device.into());
     let mut progress = FitProgress::default();
     let mut losses = Vec::new();
-    let fitted = fit(&dataset, &fit_options, |event| {
+    let fitted = fit(dataset, &fit_options, |event| {
         progress.show(&event);
         if let Event::Step { report, .. } = event {
             losses.push((report.step, report.loss));
@@ -109,7 +112,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     detector.save(out.join("detector.safetensors"))?;
 
     let evaluating = Instant::now();
-    let Results { evaluation, images, scores, unreadable } = evaluate(&detector, &dataset, &out)?;
+    let Results { evaluation, images, scores, unreadable } = evaluate(&detector, dataset, out)?;
     times.push(("evaluation", evaluating.elapsed()));
     write_metrics(&out.join("metrics.json"), &evaluation, None)?;
     write_page(&detector, &scores, &out.join("quickstart.png"))?;
@@ -119,7 +122,7 @@ fn quickstart(options: Options) -> Result<ExitCode> {
     let times = times.collect::<Vec<_>>().join(", ");
 
     let mut report = Report::new("Quickstart", &detector, evaluation, images);
-    report.fact("Data", data.display());
+    report.fact("Data", dataset.root().display());
     report.fact("Computed on", detector.device());
     report.fact("Time", &times);
     if unreadable > 0 {
