@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use common::background::{in_background, lock};
 use common::detectors::{Own, detectors};
 use common::names::{output_names, with_suffix};
@@ -107,7 +106,7 @@ struct Tested<'a> {
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(wrong) = options.experiment.disagreement() {
-        Options::command().error(ErrorKind::ValueValidation, wrong).exit();
+        common::wrong_usage::<Options>(wrong);
     }
     common::run(|| evaluate(options))
 }

@@ -8,9 +8,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Parser;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
-use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use common::options::{at_least_one, backbone, steps};
 use common::progress::{FitProgress, fetched, mebibytes};
 use common::{in_folder, interrupted, note, require_folder, say};
@@ -139,7 +138,7 @@ fn moments() -> impl TypedValueParser<Value = DType> {
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(wrong) = disagreement(&options) {
-        Options::command().error(ErrorKind::ValueValidation, wrong).exit();
+        common::wrong_usage::<Options>(wrong);
     }
     common::run(|| train(options))
 }

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clap::CommandFactory;
 use env_logger::{Builder, Target};
 use invad::{Error, Result};
 
@@ -59,6 +60,18 @@ pub fn run(program: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 /// Prints a line of results. A reader that has gone away, as with `| head`, is no failure.
 pub fn say(line: impl Display) {
     progress::beside_bars(|| writeln!(io::stdout(), "{line}")).ok();
+}
+
+/// Ends the program for options that are right each by itself, and wrong together.
+pub fn wrong_usage<Options: CommandFactory>(wrong: String) -> ! {
+    let name = env::args_os()
+        .next()
+        .and_then(|program| Some(Path::new(&program).file_name()?.to_string_lossy().into_owned()));
+    let mut command = Options::command();
+    if let Some(name) = name {
+        command = command.bin_name(name);
+    }
+    command.error(clap::error::ErrorKind::ValueValidation, wrong).exit()
 }
 
 /// Prints a line about the run.

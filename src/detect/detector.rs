@@ -118,8 +118,8 @@ fn require_backbone(config: &CheckpointConfig, spec: &BackboneSpec) -> Result<()
     if wanted.hash != got.hash {
         let of = spec.file.as_ref().map(|file| format!(" of {}", file.display()));
         let got = format!(
-            "{}{}: have INVAD_WEIGHTS name the folder with the file that it was trained with, or make that again with \
-             `convert`",
+            "{}{}: have INVAD_WEIGHTS name the folder with the file that it was trained with; what `convert` makes of a \
+             file counts as another than the file",
             got.hash,
             of.unwrap_or_default()
         );

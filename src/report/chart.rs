@@ -109,7 +109,7 @@ fn mirrored(
     let most = |counts: &[u32]| f64::from(counts.iter().copied().max().unwrap_or(0)).max(1.0);
     let y = Axis::y(-1.12 * most(down), 1.12 * most(up));
     let y_ticks: Vec<Tick> = y
-        .ticks(4)
+        .ticks(6)
         .into_iter()
         .filter(|(at, _)| at.fract() == 0.0)
         .map(|(at, _)| (at, at.abs().to_string()))
@@ -139,6 +139,9 @@ fn mirrored(
     )
 }
 
+/// Characters of a number below an axis of five.
+const MOST_DIGITS: usize = 8;
+
 /// How many good images (upwards) and defective ones (downwards) have which number.
 pub(super) fn distributions(
     label: &str,
@@ -157,7 +160,20 @@ pub(super) fn distributions(
         values.iter().for_each(|&v| counts[bin(v)] += 1);
         counts
     });
-    mirrored(label, titles, ([low, high], &round_ticks(low, high, 5)), &up, &down, None)
+    let mut ticks = round_ticks(low, high, 5);
+    let [title, other] = titles;
+    let title = match ticks.first().cloned() {
+        // Numbers that differ in their last digits alone would stand on each other.
+        Some((base, text)) if ticks.iter().any(|(_, text)| text.len() > MOST_DIGITS) => {
+            let step = ticks.get(1).map_or(0.0, |second| second.0 - base);
+            ticks.iter_mut().enumerate().for_each(|(i, tick)| {
+                tick.1 = if i == 0 { "0".into() } else { format!("{:.0e}", i as f64 * step) };
+            });
+            format!("{title}, less {text}")
+        }
+        _ => title.into(),
+    };
+    mirrored(label, [&title, other], ([low, high], &ticks), &up, &down, None)
 }
 
 /// A score as a bar from the scores' low end, with the threshold as a mark.
@@ -212,5 +228,19 @@ mod tests {
         assert_eq!(averaged(&points, 400).len(), 10);
         let flat = smoothed(&[(0.0, 3.0), (1.0, 3.0), (2.0, 3.0)]);
         assert!(flat.iter().all(|p| (p.1 - 3.0).abs() < 1e-12));
+    }
+
+    /// Numbers that differ in their last digits alone are told by what they differ by.
+    #[test]
+    fn near_numbers_are_told_apart() {
+        let drawn = |base: f64, by: f64| {
+            let scores: Vec<f64> = (0..9).map(|i| base + by * f64::from(i)).collect();
+            html! { (distributions("", ["score", ""], &scores[..5], &scores[4..])) }.into_string()
+        };
+        let far = drawn(45_167.668_49, 2e-6);
+        assert!(far.contains(">score, less 45167.66849"), "{far}");
+        assert!(far.contains(">5e-6<") && far.contains(">1e-5<"), "{far}");
+        let near = drawn(0.5, 0.1);
+        assert!(near.contains(">score<") && near.contains(">0.6<"), "{near}");
     }
 }

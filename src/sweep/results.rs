@@ -157,9 +157,24 @@ impl Results {
         let whole = measured.done == measured.total;
         let rows = rows.filter(|row| whole || row.setting.is_some() || !row.published.is_empty());
         let tests = dataset.categories().iter().map(|category| category.test().len());
+        let settings = sweep.settings();
+        let names = |of: fn(&Setting) -> &String| {
+            let mut names: Vec<&str> = Vec::new();
+            for name in settings.iter().map(|setting| of(setting).as_str()) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            names.join(", ")
+        };
+        let categories: Vec<&str> =
+            dataset.categories().iter().map(|category| category.name.as_str()).collect();
         let facts = [
             ("Data", dataset.root().display().to_string()),
-            ("Categories", dataset.categories().len().to_string()),
+            ("Categories", format!("{}: {}", categories.len(), categories.join(", "))),
+            ("Backbones", names(|of| &of.backbone)),
+            ("Denoisers", names(|of| &of.denoiser)),
+            ("Recipes", names(|of| &of.recipe)),
             ("Test images", tests.sum::<usize>().to_string()),
             ("Computed on", options.resources.device.to_string()),
             ("Images at once", options.batch.to_string()),
@@ -184,8 +199,7 @@ impl Results {
             unreadable,
             notes: Vec::new(),
         };
-        let categories = dataset.categories().iter().map(|category| category.name.as_str());
-        results.notes = notes(&results, &categories.collect::<Vec<_>>(), &measured.missing);
+        results.notes = notes(&results, &categories, &measured.missing);
         results
     }
 }

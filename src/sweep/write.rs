@@ -75,7 +75,7 @@ impl Results {
                 format!("In brackets: the paper's figure on {of}, and by how much ours is higher.")
             }
             false => format!(
-                "In brackets: the paper's figure, which is of {of} and so of other images than these."
+                "In brackets: the paper's figure, which is of {of} and so of other images than these, and of the paper's networks and trainings."
             ),
         });
         self.notes.iter().cloned().chain([own.into()]).chain(theirs).collect()
