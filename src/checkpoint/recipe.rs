@@ -279,6 +279,9 @@ impl Recipe {
         if self.name != now.name {
             return (self.name.clone(), now.name.clone(), Some(format!("--recipe {}", self.name)));
         }
+        if let (Some((ours, option)), Some((theirs, _))) = (self.evaluated(), now.evaluated()) {
+            return (ours, theirs, Some(option));
+        }
         let [ours, theirs] = [self, now].map(|recipe| match serde_json::to_value(recipe) {
             Ok(Value::Object(fields)) => fields,
             other => unreachable!("a recipe is a JSON object, got {other:?}"),
@@ -293,15 +296,25 @@ impl Recipe {
             });
             texts.collect::<Vec<_>>().join(", ")
         };
-        let optional = ["candidates", "inversion_steps", "single_timestep"];
-        let option = differ.iter().any(|name| optional.contains(&&name[..])).then(|| {
-            match (self.inversion_steps, &self.candidates[..]) {
-                (1, []) => format!("--timestep {}", self.single_timestep),
-                (evaluations, _) => format!("--evaluations {evaluations}"),
-            }
-        });
         let ours = text(&ours, format!("{:?}", self.schedule));
-        (ours, text(&theirs, "another schedule".into()), option)
+        (ours, text(&theirs, "another schedule".into()), None)
+    }
+
+    /// How a recipe of this name that differs in nothing else is evaluated, and the option of `train` for it.
+    fn evaluated(&self) -> Option<(String, String)> {
+        let named = Self::named(&self.name).ok()?;
+        let (steps, timestep) = (self.inversion_steps, self.single_timestep);
+        if *self == named {
+            let option = "without --timestep and --evaluations".into();
+            Some(("evaluated as its name has it".into(), option))
+        } else if *self == named.clone().with_timestep(timestep) {
+            let evaluated = format!("evaluated once at timestep {timestep}");
+            Some((evaluated, format!("--timestep {timestep}")))
+        } else if *self == named.with_evaluations(steps) {
+            Some((format!("evaluated {steps} times"), format!("--evaluations {steps}")))
+        } else {
+            None
+        }
     }
 
     pub(crate) fn check(&self) -> Result<()> {

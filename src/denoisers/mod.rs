@@ -107,15 +107,18 @@ pub trait Denoiser: fmt::Debug + Send + Sync {
         self.len() == 0
     }
 
-    /// Hands over the numbers of fresh parameters, in their order. The same seed gives the same.
+    /// Hands over the numbers of fresh parameters, in their order. The same seed gives the same. What is never trained
+    /// here need not have it.
     ///
     /// # Errors
-    /// Those of `each`.
+    /// Those of `each`; [`Error::Unavailable`] without an implementation.
     fn init_each(
         &self,
-        seed: u64,
-        each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
-    ) -> Result<()>;
+        _seed: u64,
+        _each: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        Err(not_trained(self.id()))
+    }
 
     /// Fresh parameters on a device: a flat tensor in f32.
     ///
@@ -144,16 +147,19 @@ pub trait Denoiser: fmt::Debug + Send + Sync {
         &[Recompute::Nothing]
     }
 
-    /// Forward and backward passes over `batch` images at once, with memory of `a`'s device.
+    /// Forward and backward passes over `batch` images at once, with memory of `a`'s device. What is never trained here
+    /// need not have them.
     ///
     /// # Errors
-    /// Those of `a`; those of [`Denoiser::require`].
+    /// Those of `a`; those of [`Denoiser::require`]; [`Error::Unavailable`] without an implementation.
     fn trainable(
         &self,
-        batch: usize,
-        how: Training,
-        a: &mut dyn Allocate,
-    ) -> Result<Box<dyn Trainable>>;
+        _batch: usize,
+        _how: Training,
+        _a: &mut dyn Allocate,
+    ) -> Result<Box<dyn Trainable>> {
+        Err(not_trained(self.id()))
+    }
 
     /// The network ready for evaluations at `timesteps` on a device; `parameters`, (len), are f32 on the host.
     ///
@@ -167,6 +173,13 @@ pub trait Denoiser: fmt::Debug + Send + Sync {
         device: Device,
         precision: Precision,
     ) -> Result<Arc<dyn Packed>>;
+}
+
+fn not_trained(id: DenoiserId) -> Error {
+    Error::Unavailable {
+        what: format!("training of {id}"),
+        why: "its kind is for evaluations alone".into(),
+    }
 }
 
 /// A network's forward and backward passes, and the memory for them.

@@ -231,10 +231,9 @@ fn interrupted_and_resumed_it_is_the_same() {
     other(&["--seed", "1"], "seed", "0", "--seed 0", "1");
     other(&["--category", "nut"], "category", "bolt, nut", "--category bolt nut", "nut");
     other(&["--recipe", "paper"], "recipe", "whitened", "--recipe whitened", "paper");
-    // Trained around 200 it is from 50 to 400 as well.
-    let (was, is) =
-        ("candidates [250,100], single_timestep 250", "candidates [], single_timestep 200");
-    other(&["--timestep", "200"], "recipe", was, "--evaluations 1", is);
+    let (was, option) = ("evaluated as its name has it", "without --timestep and --evaluations");
+    other(&["--timestep", "200"], "recipe", was, option, "evaluated once at timestep 200");
+    other(&["--evaluations", "3"], "recipe", was, option, "evaluated 3 times");
     let mut preset = resume(STEPS);
     let preset = preset.args(["--preset", "medium"]).run();
     preset.refused(&["`denoiser` should be dit ", "(--preset small), got dit "]);

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use invad::data::Dataset;
 use invad::denoisers::{
-    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Make, Packed, Parameter, Recompute,
-    Trainable, Training, preset, presets, read, register,
+    Denoiser, DenoiserId, FeatureShape, Kind, Layout, Make, Packed, Parameter, Recompute, Training,
+    preset, presets, read, register,
 };
-use invad::device::Allocate;
 use invad::{Device, Error, FitOptions, Precision, Result, Tensor, fit};
 
 const FEATURES: FeatureShape = FeatureShape { grid: 4, channels: 8 };
@@ -45,16 +44,8 @@ impl Denoiser for Broken {
         &self.1
     }
 
-    fn init_each(&self, _: u64, _: &mut dyn FnMut(&Parameter, &[f32]) -> Result<()>) -> Result<()> {
-        unreachable!("it is refused before")
-    }
-
     fn recompute(&self) -> &'static [Recompute] {
         if self.0 == "recompute" { &[] } else { &[Recompute::Nothing] }
-    }
-
-    fn trainable(&self, _: usize, _: Training, _: &mut dyn Allocate) -> Result<Box<dyn Trainable>> {
-        unreachable!("it is refused before")
     }
 
     fn pack(&self, _: &Tensor, _: &[usize], _: Device, _: Precision) -> Result<Arc<dyn Packed>> {
@@ -94,6 +85,12 @@ fn promises() {
     }
     let whole = preset("broken-not", FEATURES).unwrap();
     assert!(read(&whole.id()).is_err(), "what files make of it is checked as well");
+    // It has neither fresh parameters nor a backward pass.
+    let refused = whole.init(1, Device::Cpu).unwrap_err().to_string();
+    assert!(refused.contains("for evaluations alone"), "{refused}");
+    let how = Training { precision: Precision::F32, recompute: Recompute::Nothing };
+    let refused = whole.trainable(1, how, &mut Device::Cpu).err().unwrap();
+    assert!(matches!(refused, Error::Unavailable { .. }), "{refused}");
 
     let taken = |kind| match register(kind).unwrap_err() {
         Error::Argument { arg, .. } => arg,
