@@ -45,25 +45,25 @@ pub struct Experiment {
     #[command(flatten)]
     pub which: Which,
     /// Backbones [default: the experiment's; of a sweep efficientnet-lite0]
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "experiment", help_heading = "Experiments",
-          value_parser = backbone)]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "experiment",
+          help_heading = "Experiments", value_parser = backbone)]
     backbones: Vec<String>,
     /// Denoisers [default: the experiment's; of a sweep all that are small]
-    #[arg(long, value_name = "PRESET", num_args = 1.., value_delimiter = ',', requires = "experiment", help_heading = "Experiments",
-          value_parser = PossibleValuesParser::new(denoisers::presets()))]
+    #[arg(long, value_name = "PRESET", num_args = 1.., value_delimiter = ',', requires = "experiment",
+          help_heading = "Experiments", value_parser = PossibleValuesParser::new(denoisers::presets()))]
     denoisers: Vec<String>,
     /// Recipes [default: the experiment's; of a sweep both]
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "experiment", help_heading = "Experiments",
-          value_parser = PossibleValuesParser::new(Recipe::NAMES))]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',', requires = "experiment",
+          help_heading = "Experiments", value_parser = PossibleValuesParser::new(Recipe::NAMES))]
     recipes: Vec<String>,
     /// Evaluations of the network, S [default: the experiment's; of a sweep 1 2 3 5 10]
-    #[arg(long, value_name = "S", num_args = 1.., value_delimiter = ',', requires = "experiment", help_heading = "Experiments",
-          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "S", num_args = 1.., value_delimiter = ',', requires = "experiment",
+          help_heading = "Experiments", value_parser = clap::value_parser!(u16).range(1..=1000))]
     evaluations: Vec<u16>,
     /// Parts of the noise that images are reconstructed from, above 0 to 1 [default: the experiment's; of a sweep
     /// 0.5 1]
-    #[arg(long, value_name = "PART", num_args = 1.., value_delimiter = ',', requires = "experiment", help_heading = "Experiments",
-          value_parser = part)]
+    #[arg(long, value_name = "PART", num_args = 1.., value_delimiter = ',', requires = "experiment",
+          help_heading = "Experiments", value_parser = part)]
     noise: Vec<f64>,
     /// One detector of each category, in a sweep beside one of all; without an experiment, what a --detector that is
     /// a folder has anyway

@@ -27,7 +27,7 @@ pub fn quantise<'a>(
     };
     let rows: usize = rows.iter().product();
     expect_shape(OP, "codes", codes.shape(), x.shape())?;
-    if ![&[rows], &[1]].contains(&scales.shape().try_into().unwrap_or(&[0])) {
+    if scales.shape() != [rows] && scales.shape() != [1] {
         return Err(Error::shape(OP, "scales", format!("[{rows}] or [1]"), scales.shape()));
     }
     let (codes, scales) = (codes.into_u8s(OP, "codes")?, scales.into_f32s(OP, "scales")?);
