@@ -2,7 +2,7 @@
 
 use criterion::Criterion;
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::{DType, Device, ops};
+use invad::{DType, Device, EightBits, Precision, ops};
 
 use crate::common::{
     Work, batches, device, measure_calls, networks, normal, normal_on_device, stored, zeros,
@@ -19,27 +19,42 @@ pub fn inversion(c: &mut Criterion) {
         }
         let parameters = normal(&[network.len()], 0.02, 0);
         let kind = Parameterisation::Epsilon;
-        let inverter = Inverter::new(&*network, &parameters, kind, STEPS, 100, device()).unwrap();
-        drop(parameters);
-        for &batch in batches() {
-            let shape = [batch, 16, 16, 272];
-            let features = normal_on_device(&shape, 1.0, 1, stored());
-            let host = if device() == Device::Cpu { features.to_vec_f32() } else { Vec::new() };
-            let mut latent = zeros(&shape, DType::F32);
-            let mut space = inverter.workspace(batch).unwrap();
-            let work = Work::Flops((batch * STEPS) as f64 * flops);
-            measure_calls(&mut group, name, batch, work, || {
-                match device() {
-                    Device::Cpu => latent.view_mut().copy_from_slice(&host).unwrap(),
-                    // A copy that stays on the GPU, as the features of a network do.
-                    Device::Cuda(_) => {
-                        ops::inversion_step(&mut latent, &features, 0.0, 1.0).unwrap();
+        for products in [None, Some(EightBits::Int8)] {
+            let precision = Precision::of(device()).with_products(products);
+            if precision.require("inversion", device()).is_err() {
+                continue;
+            }
+            let evaluations = (STEPS, 100);
+            let inverter = Inverter::in_precision(
+                &*network,
+                &parameters,
+                kind,
+                evaluations,
+                device(),
+                precision,
+            )
+            .unwrap();
+            let name = products.map_or(name.to_string(), |products| format!("{name}-{products}"));
+            for &batch in batches() {
+                let shape = [batch, 16, 16, 272];
+                let features = normal_on_device(&shape, 1.0, 1, stored());
+                let host = if device() == Device::Cpu { features.to_vec_f32() } else { Vec::new() };
+                let mut latent = zeros(&shape, DType::F32);
+                let mut space = inverter.workspace(batch).unwrap();
+                let work = Work::Flops((batch * STEPS) as f64 * flops);
+                measure_calls(&mut group, &name, batch, work, || {
+                    match device() {
+                        Device::Cpu => latent.view_mut().copy_from_slice(&host).unwrap(),
+                        // A copy that stays on the GPU, as the features of a network do.
+                        Device::Cuda(_) => {
+                            ops::inversion_step(&mut latent, &features, 0.0, 1.0).unwrap();
+                        }
                     }
-                }
-                inverter.score(&mut latent, &mut space).unwrap();
-            });
-            let (_, stats) = inverter.score(&mut latent, &mut space).unwrap();
-            assert!(stats.to_vec_f32().iter().all(|v| v.is_finite()));
+                    inverter.score(&mut latent, &mut space).unwrap();
+                });
+                let (_, stats) = inverter.score(&mut latent, &mut space).unwrap();
+                assert!(stats.to_vec_f32().iter().all(|v| v.is_finite()));
+            }
         }
     }
     group.finish();

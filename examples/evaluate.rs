@@ -222,7 +222,8 @@ fn evaluate(options: Options) -> Result<ExitCode> {
     let mut report = Own::report(&detectors, evaluation, shown);
     report.fact("Detector", path.display());
     report.fact("Data", options.data.display());
-    report.fact("Computed on", detectors[0].detector.device());
+    let detector = &detectors[0].detector;
+    report.fact("Computed on", format!("{}, in {}", detector.device(), detector.precision()));
     report.fact("Time", format!("{:.1} s for {done} images", time.as_secs_f64()));
     report.warnings.extend(unfamiliar);
     if unreadable > 0 {

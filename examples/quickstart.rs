@@ -123,7 +123,7 @@ fn train_and_evaluate(dataset: &Dataset, options: &Options, start: Instant) -> R
 
     let mut report = Report::new("Quickstart", &detector, evaluation, images);
     report.fact("Data", dataset.root().display());
-    report.fact("Computed on", detector.device());
+    report.fact("Computed on", format!("{}, in {}", detector.device(), detector.precision()));
     report.fact("Time", &times);
     if unreadable > 0 {
         report

@@ -20,7 +20,9 @@ use invad::denoisers::{self, Recompute};
 use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
 use invad::train::{Average, Memory, Resources, StepReport};
-use invad::{Control, DType, Device, Error, Event, FitOptions, Fitted, Result, fit, fit_on};
+use invad::{
+    Control, DType, Device, EightBits, Error, Event, FitOptions, Fitted, Result, fit, fit_on,
+};
 
 /// Trains one detector on the good images of all categories
 ///
@@ -84,6 +86,10 @@ struct Options {
     #[arg(long, value_name = "T", conflicts_with = "evaluations", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
+    /// What the network's layers multiply when the detector scores; int8, on a CPU with AMX or AVX-512 VNNI, is faster, and
+    /// kept if it moves no score of a held-out image by more than 0.1 [default: f32 on a CPU, f16 on a GPU]
+    #[arg(long, value_parser = precision())]
+    precision: Option<EightBits>,
     /// Optimiser steps [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = steps())]
     steps: Option<u64>,
@@ -133,6 +139,10 @@ fn recompute() -> impl TypedValueParser<Value = Recompute> {
 fn moments() -> impl TypedValueParser<Value = DType> {
     PossibleValuesParser::new(["f32", "bf16"])
         .map(|name| if name == "bf16" { DType::BF16 } else { DType::F32 })
+}
+
+fn precision() -> impl TypedValueParser<Value = EightBits> {
+    PossibleValuesParser::new(["int8"]).map(|_| EightBits::Int8)
 }
 
 fn main() -> ExitCode {
@@ -244,6 +254,7 @@ fn fit_options(options: &Options) -> FitOptions {
         .seed(options.seed)
         .resources(resources(options))
         .save_every(options.save_every)
+        .products(options.precision)
 }
 
 /// Trains the detector of a folder that is there, with a backbone that is loaded already if there is one.
@@ -295,7 +306,7 @@ fn train_one(
             detector.save(&detector_path)?;
             let config = detector.config();
             say(format!(
-                "{}: trained on {} images of {} for {} steps, calibrated with {} more{}",
+                "{}: trained on {} images of {} for {} steps, calibrated with {} more{}{}",
                 detector_path.display(),
                 config.images,
                 config.categories.join(", "),
@@ -304,7 +315,8 @@ fn train_one(
                 match config.recipe.inversion_steps {
                     1 => format!("; evaluated at timestep {}", config.recipe.single_timestep),
                     n => format!("; evaluated {n} times"),
-                }
+                },
+                format_args!(", in {}", detector.precision())
             ));
             Ok(ExitCode::SUCCESS)
         }

@@ -36,7 +36,7 @@ pub mod weights;
 
 pub use detect::Detector;
 pub use error::{Error, Result};
-pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on};
+pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on, quantise};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;
 pub use types::{EightBits, Precision};

@@ -73,6 +73,12 @@ fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
 }
 
+/// Whether there are instructions for the products of bytes in 512-bit vectors.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_vnni() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512vnni")
+}
+
 /// Whether this processor and operating system have AMX; asks the kernel for it once.
 #[cfg(target_arch = "x86_64")]
 fn has_amx() -> bool {

@@ -18,25 +18,15 @@ pub(crate) fn quantise(
     let largest = |i: usize| largest(x.get(i * k..(i + 1) * k).unwrap_or_default());
     if one {
         let all = (0..x.len() / k).into_par_iter().map(largest).reduce(|| 0.0, larger);
-        scales.fill(scale(all, format));
+        scales.fill(format.scale(all));
     } else {
         let each = scales.par_iter_mut().enumerate();
-        each.for_each(|(i, of)| *of = scale(largest(i), format));
+        each.for_each(|(i, of)| *of = format.scale(largest(i)));
     }
     let scales = &*scales;
     codes.par_chunks_mut(k).zip(x.par_chunks(k)).enumerate().for_each(|(i, (codes, x))| {
         encode(x, format, scales[if one { 0 } else { i }], codes);
     });
-}
-
-fn scale(largest: f32, format: EightBits) -> f32 {
-    if largest == 0.0 {
-        1.0
-    } else if largest.is_finite() {
-        largest / format.largest()
-    } else {
-        f32::NAN
-    }
 }
 
 /// The larger one; NaN if one is.

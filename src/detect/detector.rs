@@ -17,6 +17,7 @@ use crate::denoisers;
 use crate::error::{Error, Result};
 use crate::gaussian::Prior;
 use crate::tensor::{Device, Tensor};
+use crate::types::{EightBits, Precision};
 
 /// Images that are computed at once by default.
 const BATCH_SIZE: usize = 8;
@@ -197,6 +198,11 @@ impl Detector {
         self.measurer.device()
     }
 
+    /// What the network computes with.
+    pub fn precision(&self) -> Precision {
+        Precision::of(self.device()).with_products(self.config().products)
+    }
+
     /// The same detector, computing so many images at once; 8 unless it is set. On the CPU an image's
     /// score and map are the same bits for any number. Memory grows with it, and a GPU is the faster the
     /// more images it has at once.
@@ -291,9 +297,26 @@ impl Detector {
         self.invert_by(evaluations, self.config().recipe.single_timestep)
     }
 
+    /// Has the network's linear layers multiply numbers of eight bits from then on, or with `None` what the device has
+    /// operations for. What was learnt of normal images is forgotten, and [`calibrate`](crate::calibrate) is to follow.
+    ///
+    /// # Errors
+    /// Those of [`Detector::to_device`].
+    pub fn set_products(&mut self, products: Option<EightBits>) -> Result<()> {
+        let precision = Precision::of(self.device()).with_products(products);
+        precision.require("Detector::set_products", self.device())?;
+        self.checkpoint.config.products = products;
+        self.forget()
+    }
+
     fn invert_by(&mut self, evaluations: usize, timestep: usize) -> Result<()> {
         let recipe = &mut self.checkpoint.config.recipe;
         (recipe.inversion_steps, recipe.single_timestep) = (evaluations, timestep);
+        self.forget()
+    }
+
+    /// Inverts as the checkpoint says, and forgets what was learnt by another inversion.
+    fn forget(&mut self) -> Result<()> {
         (self.checkpoint.prior, self.checkpoint.levels) = (None, None);
         self.checkpoint.calibration = Calibration::default();
         self.measurer.invert_by(&self.checkpoint)

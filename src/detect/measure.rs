@@ -182,7 +182,8 @@ impl Measurer {
         batch_size: usize,
     ) -> Result<Self> {
         let denoiser = denoisers::read(&checkpoint.config.denoiser)?;
-        denoiser.require(device, Use::Inference, Precision::of(device))?;
+        let precision = Precision::of(device).with_products(checkpoint.config.products);
+        denoiser.require(device, Use::Inference, precision)?;
         Ok(Self {
             backbone: backbone.to_device(device)?,
             inverter: inverter(checkpoint, device)?,
@@ -208,7 +209,7 @@ impl Measurer {
         self.inverter.device()
     }
 
-    /// Inverts as the checkpoint's recipe says from now on, and holds latents against nothing.
+    /// Inverts as the checkpoint says from now on, and holds latents against nothing.
     pub fn invert_by(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.inverter = inverter(checkpoint, self.device())?;
         (self.prior, self.levels) = (None, None);
@@ -469,14 +470,14 @@ impl Measurer {
 }
 
 fn inverter(checkpoint: &Checkpoint, device: Device) -> Result<Inverter> {
-    let CheckpointConfig { recipe, denoiser, .. } = &checkpoint.config;
-    Inverter::new(
+    let CheckpointConfig { recipe, denoiser, products, .. } = &checkpoint.config;
+    Inverter::in_precision(
         &*denoisers::read(denoiser)?,
         &checkpoint.ema,
         recipe.process(),
-        recipe.inversion_steps,
-        recipe.single_timestep,
+        (recipe.inversion_steps, recipe.single_timestep),
         device,
+        Precision::of(device).with_products(*products),
     )
 }
 

@@ -82,6 +82,32 @@ impl Inverter {
         single_timestep: usize,
         device: Device,
     ) -> Result<Self> {
+        let process = process.into();
+        let precision = Precision::of(device);
+        Self::in_precision(
+            denoiser,
+            parameters,
+            process,
+            (steps, single_timestep),
+            device,
+            precision,
+        )
+    }
+
+    /// The same with another precision that the device has operations for; `evaluations`: `steps` and
+    /// `single_timestep`.
+    ///
+    /// # Errors
+    /// As [`Inverter::new`].
+    pub fn in_precision(
+        denoiser: &dyn Denoiser,
+        parameters: &Tensor,
+        process: impl Into<Process>,
+        evaluations: (usize, usize),
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let (steps, single_timestep) = evaluations;
         let Process { schedule, parameterisation } = process.into();
         if single_timestep >= schedule.timesteps() {
             let expected = format!("below {}", schedule.timesteps());
@@ -103,7 +129,6 @@ impl Inverter {
             let got = format!("none at {}", respaced.timesteps[i]);
             return Err(Error::argument("Inverter", "schedule", expected, got));
         }
-        let precision = Precision::of(device);
         let network = denoiser.pack(parameters, &respaced.timesteps, device, precision)?;
         let (features, id) = (denoiser.features(), NEXT_ID.fetch_add(1, Ordering::Relaxed));
         Ok(Self { network, features, respaced, parameterisation, device, precision, single, id })

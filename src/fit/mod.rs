@@ -3,6 +3,7 @@
 mod compare;
 mod control;
 mod learn;
+mod quantise;
 mod synthetic;
 
 use std::path::PathBuf;
@@ -16,12 +17,15 @@ use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
 use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
+use crate::types::{EightBits, Precision};
 use crate::weights::Fetched;
 
 pub use compare::Comparison;
 pub use control::Control;
 pub(crate) use control::is_stop;
 use learn::{Good, learn, learn_together};
+use quantise::multiply_eight_bits;
+pub use quantise::quantise;
 use synthetic::Synthetic;
 
 /// How to [`fit`].
@@ -48,6 +52,9 @@ pub struct FitOptions {
     pub save_every: u64,
     /// Whether to put simpler methods on the same features beside the detector ([`Comparison`]).
     pub compare: bool,
+    /// Numbers of eight bits that the detector is to multiply, if that harms no score: see [`quantise`]. To train is the
+    /// same with and without.
+    pub products: Option<EightBits>,
 }
 
 setters!(FitOptions {
@@ -61,6 +68,7 @@ setters!(FitOptions {
     resume: bool,
     save_every: u64,
     compare: bool,
+    products: Option<EightBits>,
 });
 
 impl Default for FitOptions {
@@ -78,6 +86,7 @@ impl Default for FitOptions {
             resume: false,
             save_every: 500,
             compare: true,
+            products: None,
         }
     }
 }
@@ -264,6 +273,9 @@ fn detector(
         true => Some(Comparison::of(told, backbone, &good, &painted, observe)?),
         false => None,
     };
+    if let Some(format) = options.products {
+        multiply_eight_bits(&mut detector, format, &good, observe)?;
+    }
     // The detector is done: to stop from here on is to finish.
     let mut say = |event: Event| observe(event).unwrap_or_default();
     // Of a category with few images it was said before the training.
@@ -279,8 +291,9 @@ fn detector(
 
 /// What needs neither backbone nor images to be refused.
 fn check(options: &FitOptions) -> Result<()> {
-    let FitOptions { recipe, resources, .. } = options;
+    let FitOptions { recipe, resources, products, .. } = options;
     resources.device.require()?;
+    Precision::of(resources.device).with_products(*products).require("fit", resources.device)?;
     recipe.check()?;
     resources.check(recipe.batch)?;
     options.steps.map_or(Ok(()), TrainingConfig::check_steps)?;

@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use super::linear_quantised::require_terms;
 use super::{Activation, expect_shape};
 use crate::cpu::{self, gemm};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::tensor::{DType, Tensor};
 use crate::tensor::{Device, TensorView, TensorViewMut};
+use crate::types::{EightBits, Precision};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
 pub struct PackedWeight(Packed, [usize; 2]);
@@ -56,7 +58,29 @@ impl PackedWeight {
         Self::by(gemm::Packed::in_pairs, device, weight.into())
     }
 
-    fn by(pack: fn(gemm::Mat) -> gemm::Packed, device: Device, weight: TensorView) -> Result<Self> {
+    /// Packs a weight as codes of eight bits, by a scale of each of its rows. The rows of x become codes, too, and a
+    /// product is that of [`linear_quantised`](super::linear_quantised) of what [`quantise`](super::quantise) makes of both.
+    ///
+    /// # Errors
+    /// As for [`PackedWeight::on`]; those of [`Precision::require`]; [`Error::Argument`] if K is above 133,144.
+    pub fn quantised<'a>(
+        device: Device,
+        format: EightBits,
+        weight: impl Into<TensorView<'a>>,
+    ) -> Result<Self> {
+        const OP: &str = "PackedWeight::quantised";
+        let weight = weight.into();
+        let [_, k] = matrix(OP, "weight", weight.shape())?;
+        Precision::of(device).with_products(Some(format)).require(OP, device)?;
+        require_terms(OP, format, k)?;
+        Self::by(|weight| gemm::Packed::codes(format, weight), device, weight)
+    }
+
+    fn by(
+        pack: impl Fn(gemm::Mat) -> gemm::Packed,
+        device: Device,
+        weight: TensorView,
+    ) -> Result<Self> {
         const OP: &str = "PackedWeight::new";
         let [n, k] = matrix(OP, "weight", weight.shape())?;
         #[cfg(feature = "cuda")]

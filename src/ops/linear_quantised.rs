@@ -60,10 +60,7 @@ pub fn linear_quantised<'a>(
         let expected = format!("{:?}, as x is", x.format);
         return Err(Error::argument(OP, "weight", expected, format!("{:?}", weight.format)));
     }
-    if x.format == EightBits::Int8 && k > MOST_TERMS {
-        let expected = format!("of at most {MOST_TERMS} terms");
-        return Err(Error::argument(OP, "weight", expected, k));
-    }
+    require_terms(OP, x.format, k)?;
     cpu::linear_quantised(
         (x.codes.u8s(OP, "x")?, x.scales.f32s(OP, "x's scales")?),
         (weight.codes.u8s(OP, "weight")?, weight.scales.f32s(OP, "weight's scales")?),
@@ -73,4 +70,15 @@ pub fn linear_quantised<'a>(
         (m, k, n),
     );
     Ok(())
+}
+
+/// Whether sums of so many terms are exact.
+pub(super) fn require_terms(op: &'static str, format: EightBits, k: usize) -> Result<()> {
+    match format {
+        EightBits::Int8 if k > MOST_TERMS => {
+            let expected = format!("of at most {MOST_TERMS} terms");
+            Err(Error::argument(op, "weight", expected, k))
+        }
+        _ => Ok(()),
+    }
 }

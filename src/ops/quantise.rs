@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::tensor::{TensorView, TensorViewMut};
 use crate::types::EightBits;
 
-/// scale = max |x| / largest, codes = encode(x / scale), of each row or of all numbers.
+/// scale = max(max |x| / largest, 2⁻¹²⁶), codes = encode(x / scale), of each row or of all numbers.
 ///
 /// `x`: (…, K), f32; `codes`: shaped like `x`, u8; `scales`: (rows), f32, or (1) for one scale of all. A scale of zeros
 /// alone is 1. Where there is a number that is not finite the scale is NaN, and so is what is computed with it. For the

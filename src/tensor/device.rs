@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::types::{Device, Precision};
+use crate::types::{Device, EightBits, Precision};
 
 impl Device {
     /// The fastest device that this machine and this version can use; never panics. Why a GPU was
@@ -36,14 +36,19 @@ impl Precision {
     /// Whether a device has all operations for it; `op` is what needs them.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it has not.
+    /// [`Error::Argument`] if it has not; [`Error::Unavailable`] if it does not multiply numbers of eight bits.
     pub fn require(self, op: &'static str, device: Device) -> Result<()> {
-        match Self::of(device) {
-            own if own == self => Ok(()),
-            own => {
-                let expected = format!("{own:?} on {device}");
-                Err(Error::argument(op, "precision", expected, format!("{self:?}")))
-            }
+        let (own, got) = (Self::of(device).dtype(), self.dtype());
+        if own != got {
+            let expected = format!("{own:?} on {device}");
+            return Err(Error::argument(op, "precision", expected, format!("{got:?}")));
+        }
+        match (device, self.products()) {
+            (_, None) | (Device::Cpu, Some(EightBits::Int8)) => Ok(()),
+            (_, Some(format)) => Err(Error::Unavailable {
+                what: format!("a network that multiplies {format} on {device}"),
+                why: "there is one of int8 on the CPU".into(),
+            }),
         }
     }
 }

@@ -252,6 +252,7 @@ impl Trainer {
         };
         Ok(Checkpoint {
             config: CheckpointConfig {
+                products: None,
                 recipe: config.recipe,
                 denoiser: config.denoiser,
                 backbone: config.backbone,

@@ -1,11 +1,17 @@
 //! Formats of eight bits.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 /// A format that numbers are quantised to: x ≈ scale · decode(code).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum EightBits {
+    #[serde(rename = "int8")]
     /// Integers from −127 to 127, in two's complement.
     Int8,
+    #[serde(rename = "fp8")]
     /// Floats of 4 bits of exponent and 3 of mantissa without infinities, the E4M3 of Micikevicius et al., "FP8 Formats
     /// for Deep Learning", 2022.
     E4m3,
@@ -17,6 +23,18 @@ impl EightBits {
         match self {
             Self::Int8 => 127.0,
             Self::E4m3 => 448.0,
+        }
+    }
+
+    /// The scale by which a number becomes the largest: 1 of 0, NaN of what is not finite, never
+    /// subnormal.
+    pub(crate) fn scale(self, largest: f32) -> f32 {
+        if largest == 0.0 {
+            1.0
+        } else if largest.is_finite() {
+            (largest / self.largest()).max(f32::MIN_POSITIVE)
+        } else {
+            f32::NAN
         }
     }
 
@@ -35,6 +53,15 @@ impl EightBits {
             Self::Int8 => (code as i8).into(),
             Self::E4m3 => decode_e4m3(code),
         }
+    }
+}
+
+impl fmt::Display for EightBits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Int8 => "int8",
+            Self::E4m3 => "fp8",
+        })
     }
 }
 

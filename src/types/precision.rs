@@ -1,19 +1,23 @@
 //! What networks compute with.
 
-use super::{DType, Device};
+use std::fmt;
+
+use super::{DType, Device, EightBits};
 
 /// The numbers that a network computes with: its weights, and what lies between its operations. Sums, statistics and
-/// what is added up over many layers or steps are f32 with either.
+/// what is added up over many layers or steps are f32 with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Precision {
-    /// 32-bit floats: what the CPU has operations for.
-    F32,
-    /// 16-bit floats: what a GPU has operations for.
-    F16,
+pub struct Precision {
+    dtype: DType,
+    products: Option<EightBits>,
 }
 
 impl Precision {
+    /// 32-bit floats: what the CPU has operations for.
+    pub const F32: Self = Self { dtype: DType::F32, products: None };
+    /// 16-bit floats: what a GPU has operations for.
+    pub const F16: Self = Self { dtype: DType::F16, products: None };
+
     /// The one that a device has all operations for.
     pub fn of(device: Device) -> Self {
         match device {
@@ -22,11 +26,30 @@ impl Precision {
         }
     }
 
+    /// The same, but in evaluations the linear layers between a network's first and its last multiply numbers of eight
+    /// bits, if a format is given.
+    pub fn with_products(self, products: Option<EightBits>) -> Self {
+        Self { products, ..self }
+    }
+
     /// The type of what lies between operations, and of the weights that they read.
     pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::F16 => DType::F16,
+        self.dtype
+    }
+
+    /// What the linear layers of evaluations multiply, where it is not that type.
+    pub fn products(self) -> Option<EightBits> {
+        self.products
+    }
+}
+
+impl fmt::Display for Precision {
+    /// What the linear layers of evaluations multiply.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.products, self.dtype) {
+            (Some(format), _) => format.fmt(f),
+            (None, DType::F32) => f.write_str("f32"),
+            (None, _) => f.write_str("f16"),
         }
     }
 }

@@ -270,6 +270,7 @@ fn detector(seed: u64, categories: &[&str]) -> CheckpointConfig {
     let backbone = lite0(Device::Cpu);
     let spec = backbone.spec();
     CheckpointConfig {
+        products: None,
         recipe: Recipe::whitened(),
         denoiser: DitConfig::small(spec.features()).into(),
         backbone: spec.into(),

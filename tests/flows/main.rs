@@ -8,6 +8,7 @@ mod detector;
 mod evaluate;
 mod fit;
 mod inversion;
+mod quantise;
 mod resources;
 mod schedules;
 #[path = "../support/mod.rs"]

@@ -1,7 +1,7 @@
 use super::quantise::{FORMATS, quantised};
 use crate::support::numbers::*;
-use invad::ops::Quantised;
-use invad::{EightBits, Tensor, ops};
+use invad::ops::{Activation, PackedWeight, Quantised};
+use invad::{Device, EightBits, Tensor, ops};
 
 /// Rows, terms and columns.
 const SIZES: [[usize; 3]; 6] =
@@ -53,6 +53,37 @@ fn sums_of_integers_are_exact() {
             });
             assert_eq!(y.to_vec_f32(), want.collect::<Vec<_>>(), "{m} {k} {n}");
         }
+    }
+}
+
+/// Packed weights give the same bits.
+#[test]
+fn packed_weights_are_the_same() {
+    for [m, k, n] in [
+        [1, 1, 1],
+        [3, 17, 5],
+        [33, 272, 19],
+        [256, 384, 130],
+        [70, 6145, 33],
+        [9, 17000, 50],
+        [5, 0, 3],
+    ] {
+        let of = |seed, rows: usize| {
+            let mut data = uniform(seed, rows * k, 2.0);
+            // A row that is much smaller, one of zeros, and one near the smallest numbers.
+            data.iter_mut().take(k).for_each(|x| *x *= 1e-20);
+            data.iter_mut().skip(k).take(k).for_each(|x| *x *= if rows > 3 { 1e-43 } else { 1.0 });
+            data.iter_mut().skip(2 * k).take(k).for_each(|x| *x = 0.0);
+            from(&data, &[rows, k])
+        };
+        let (x, w, bias) = (of(1, m), of(2, n), tensor(3, &[n], 1.0));
+        let packed = PackedWeight::quantised(Device::Cpu, EightBits::Int8, &w).unwrap();
+        let mut got = poisoned(&[m, n]);
+        ops::linear(&x, &packed, Some(bias.view()), Activation::None, None, &mut got).unwrap();
+        let (x, w) = (Side::new(&x, EightBits::Int8, true), Side::new(&w, EightBits::Int8, true));
+        let mut want = poisoned(&[m, n]);
+        ops::linear_quantised(x.view(), w.view(), Some(bias.view()), &mut want).unwrap();
+        assert_eq!(bits(&got), bits(&want), "{m} {k} {n}");
     }
 }
 

@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use super::Mat;
 use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, lanes, transpose};
+use crate::types::EightBits;
 
 /// Rows of a of one panel, and columns of b: two tiles of 16.
 const PANEL: usize = 32;
@@ -26,11 +27,13 @@ const STEP: usize = 64;
 const TILE: usize = 16;
 /// Vectors of numbers whose bytes share the lines of a tile.
 const QUARTERS: usize = STEP / LANES;
-const DIGITS: usize = 3;
-/// Lines of one step of a panel: two tiles for each digit.
-const STEP_LINES: usize = DIGITS * 2 * TILE;
+/// Lines of one digit of a step of a panel: two tiles.
+const DIGIT_LINES: usize = 2 * TILE;
 /// Lines at the start of a panel: what each row's integers are to be multiplied by.
 const SCALE_LINES: usize = PANEL / LANES;
+
+/// The most terms of a sum of codes: those of a span, so that a row has one scale.
+pub(super) const MOST_CODES: usize = Tiles::<1>::TERMS;
 
 #[repr(C, align(64))]
 struct TileConfig([u8; 64]);
@@ -48,18 +51,24 @@ static TILE_CONFIG: TileConfig = {
     TileConfig(c)
 };
 
-/// A panel consists of its rows' scales, and steps of 64 terms, of two tiles for each digit.
-pub(crate) enum Tiles {}
+/// A panel consists of its rows' scales, and steps of 64 terms, of two tiles for each digit. Of three digits they are
+/// as said above; of one they are codes of [`EightBits::Int8`], by a scale that brings the row's largest number to 127.
+pub(crate) enum Tiles<const DIGITS: usize> {}
+
+impl<const DIGITS: usize> Tiles<DIGITS> {
+    /// Lines of one step of a panel.
+    const STEP_LINES: usize = DIGITS * DIGIT_LINES;
+}
 
 // SAFETY: `multiply` reads the scales and whole steps, as many as the terms fill.
-unsafe impl Kernel for Tiles {
+unsafe impl<const DIGITS: usize> Kernel for Tiles<DIGITS> {
     const ROWS: usize = PANEL;
     const COLS: usize = PANEL;
-    const TERMS: usize = 2048;
+    const TERMS: usize = if DIGITS == 1 { 16384 } else { 2048 };
     const BLOCK: usize = 128;
 
     fn panel_lines(_side: Side, terms: usize) -> usize {
-        SCALE_LINES + terms.div_ceil(STEP) * STEP_LINES
+        SCALE_LINES + terms.div_ceil(STEP) * Self::STEP_LINES
     }
 
     #[target_feature(enable = "avx512f,avx512dq")]
@@ -75,13 +84,13 @@ unsafe impl Kernel for Tiles {
         for (half, scale_line) in scale_lines.iter_mut().enumerate() {
             let start = (rows.start + half * TILE).min(rows.end);
             let x = x.part(start..rows.end.min(start + TILE), k0..k0 + terms);
-            let (forth, back) = scales(largest(x));
+            let (forth, back) =
+                if DIGITS == 1 { code_scales(largest(x)) } else { scales(largest(x)) };
             // SAFETY: a line is 64 bytes, aligned to 64.
             unsafe { _mm512_store_ps((&raw mut *scale_line).cast(), back) };
-            for (s, lines) in lines.chunks_exact_mut(STEP_LINES).enumerate() {
+            for (s, lines) in lines.chunks_exact_mut(Self::STEP_LINES).enumerate() {
                 let terms = s * STEP..terms.min((s + 1) * STEP);
-                let lines = lines.first_chunk_mut().expect("a whole step");
-                pack_tiles(x.part(0..x.rows, terms), forth, side, half, lines);
+                pack_tiles::<DIGITS>(x.part(0..x.rows, terms), forth, side, half, lines);
             }
         }
     }
@@ -100,7 +109,7 @@ unsafe impl Kernel for Tiles {
     #[target_feature(enable = "avx512f,avx512dq")]
     unsafe fn multiply(a: Rows, b: &[Line], terms: usize, size: Size, place: Place, next: &[Line]) {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
-        let mut sums = MaybeUninit::uninit();
+        let mut sums = MaybeUninit::<Sums<DIGITS>>::uninit();
         let ((a_scales, a), (b_scales, b)) = (a.split_at(SCALE_LINES), b.split_at(SCALE_LINES));
         // SAFETY: by this function's contract; all sums are written before they are read.
         unsafe {
@@ -111,9 +120,9 @@ unsafe impl Kernel for Tiles {
 }
 
 /// The sums of a product of panels by the power of 256 that they are to be multiplied by: d₀·d₀; then
-/// d₀·d₁ + d₁·d₀; then d₀·d₂ + d₁·d₁ + d₂·d₀, which is to be taken as it is.
+/// d₀·d₁ + d₁·d₀; then d₀·d₂ + d₁·d₁ + d₂·d₀, which is to be taken as it is. Of one digit there is the first alone.
 #[repr(C, align(64))]
-struct Sums([[[i32; PANEL]; PANEL]; DIGITS]);
+struct Sums<const DIGITS: usize>([[[i32; PANEL]; PANEL]; DIGITS]);
 
 /// Adds the product of one digit of a and one of b to tiles 0 to 3; digits are 2048 bytes apart. Asks for
 /// [`NEXT_LINES`] of what is wanted next.
@@ -147,7 +156,7 @@ macro_rules! multiply_digits {
 
 /// Lines that are asked for with each product of digits: with the six of a step, and four panels of a to a
 /// task, one panel of b.
-const NEXT_LINES: usize = STEP_LINES / 6 / (Tiles::BLOCK / PANEL);
+const NEXT_LINES: usize = Tiles::<3>::STEP_LINES / 6 / (Tiles::<3>::BLOCK / PANEL);
 
 /// Sums products of digits over all steps, `$forth` bytes from one to the next, and stores them; returns what is
 /// to be asked for after that.
@@ -188,31 +197,37 @@ macro_rules! multiply_level {
 /// # Safety
 /// The tiles must be configured, and both panels have `steps` steps.
 #[inline]
-unsafe fn multiply_tiles(
+unsafe fn multiply_tiles<const DIGITS: usize>(
     a: &[Line],
     b: &[Line],
     steps: usize,
-    sums: &mut MaybeUninit<Sums>,
+    sums: &mut MaybeUninit<Sums<DIGITS>>,
     next: &[Line],
 ) {
-    const FORTH: isize = (STEP_LINES * size_of::<Line>()) as isize;
     const { assert!(NEXT_LINES == 4, "as many as `multiply_digits` asks for") };
-    debug_assert!(a.len().min(b.len()) >= steps * STEP_LINES);
-    let [first, second, third] =
-        array::from_fn(|i| sums.as_mut_ptr().cast::<u8>().wrapping_add(i * PANEL * PANEL * 4));
-    let last = steps.saturating_sub(1) * STEP_LINES;
+    const { assert!(DIGITS == 1 || DIGITS == 3) };
+    let step_lines = Tiles::<DIGITS>::STEP_LINES;
+    let forth = (step_lines * size_of::<Line>()) as isize;
+    debug_assert!(a.len().min(b.len()) >= steps * step_lines);
+    let sums = sums.as_mut_ptr().cast::<u8>();
+    let [first, second, third] = array::from_fn(|i| sums.wrapping_add(i * PANEL * PANEL * 4));
+    let last = steps.saturating_sub(1) * step_lines;
     let (a, b) = (a.as_ptr(), b.as_ptr());
     let (a_last, b_last) = (a.wrapping_add(last), b.wrapping_add(last));
     let next = match next.is_empty() {
         true => (a, 0),
         false => (next.as_ptr(), NEXT_LINES * size_of::<Line>()),
     };
-    // To and fro, because the steps that were used last are still in the first-level cache.
     // SAFETY: loads stay within `steps` steps of each panel, there is room for the stores, and a prefetch of any
     // address is harmless.
     unsafe {
+        if DIGITS == 1 {
+            multiply_level!((a, b, steps, forth), next, first, multiply_digits!(0, 0));
+            return;
+        }
+        // To and fro, because the steps that were used last are still in the first-level cache.
         let next = multiply_level!(
-            (a, b, steps, FORTH),
+            (a, b, steps, forth),
             next,
             third,
             multiply_digits!(0, 2),
@@ -220,13 +235,13 @@ unsafe fn multiply_tiles(
             multiply_digits!(2, 0)
         );
         let next = multiply_level!(
-            (a_last, b_last, steps, -FORTH),
+            (a_last, b_last, steps, -forth),
             next,
             second,
             multiply_digits!(0, 1),
             multiply_digits!(1, 0)
         );
-        multiply_level!((a, b, steps, FORTH), next, first, multiply_digits!(0, 0));
+        multiply_level!((a, b, steps, forth), next, first, multiply_digits!(0, 0));
     }
 }
 
@@ -236,8 +251,8 @@ unsafe fn multiply_tiles(
 /// The place must have room for all rows, and columns in whole vectors.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn combine(
-    Sums(sums): &Sums,
+unsafe fn combine<const DIGITS: usize>(
+    Sums(sums): &Sums<DIGITS>,
     a_scales: &[Line],
     b_scales: &[Line],
     size: Size,
@@ -253,11 +268,11 @@ unsafe fn combine(
             let b_scale = _mm512_load_ps(b_scales.add(v * LANES));
             for r in 0..size.rows {
                 let scale = _mm512_mul_ps(_mm512_set1_ps(*a_scales.add(r)), b_scale);
-                let [first, second, third] = array::from_fn(|i| {
-                    let sums = sums[i][r].as_ptr().add(v * LANES);
-                    _mm512_cvtepi32_ps(_mm512_load_si512(sums.cast()))
-                });
-                let sum = _mm512_fmadd_ps(_mm512_fmadd_ps(first, by, second), by, third);
+                let mut sum = _mm512_setzero_ps();
+                for sums in sums {
+                    let sums = _mm512_load_si512(sums[r].as_ptr().add(v * LANES).cast());
+                    sum = _mm512_fmadd_ps(sum, by, _mm512_cvtepi32_ps(sums));
+                }
                 place.put(r, v, _mm512_mul_ps(sum, scale));
             }
         }
@@ -348,13 +363,34 @@ fn scales(largest: __m512i) -> (__m512, __m512) {
     (number(forth), number(back))
 }
 
+/// The scales by which the largest become 127: what numbers are to be divided by, and what undoes that. 1 of zeros
+/// alone; NaN where there is an infinity or NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn code_scales(largest: __m512i) -> (__m512, __m512) {
+    let number = _mm512_castsi512_ps(largest);
+    let zero = _mm512_cmpeq_epi32_mask(largest, _mm512_setzero_si512());
+    let finite = _mm512_cmplt_epu32_mask(largest, _mm512_set1_epi32(0x7f80_0000));
+    let scale = _mm512_div_ps(number, _mm512_set1_ps(EightBits::Int8.largest()));
+    let scale = _mm512_max_ps(scale, _mm512_set1_ps(f32::MIN_POSITIVE));
+    let scale = _mm512_mask_blend_ps(zero, scale, _mm512_set1_ps(1.0));
+    let scale = _mm512_mask_blend_ps(finite, _mm512_set1_ps(f32::NAN), scale);
+    (scale, scale)
+}
+
 /// Packs at most 16 rows × 64 terms as one half of a panel's step, what is not there as 0.
 ///
 /// Line i of a tile has the bytes of the terms j, j + 16, j + 32 and j + 48 together, for a of row i
 /// and every j < 16, for b of every row and j = i; the order of terms is the same on both sides, which
 /// is all a sum needs.
 #[target_feature(enable = "avx512f,avx512dq")]
-fn pack_tiles(x: Mat, scale: __m512, side: Side, half: usize, lines: &mut [Line; STEP_LINES]) {
+fn pack_tiles<const DIGITS: usize>(
+    x: Mat,
+    scale: __m512,
+    side: Side,
+    half: usize,
+    lines: &mut [Line],
+) {
     let data = Lines::of(x);
     let by_row = is_by_row(&x);
     let load = |q: usize, i: usize| match by_row {
@@ -377,7 +413,11 @@ fn pack_tiles(x: Mat, scale: __m512, side: Side, half: usize, lines: &mut [Line;
             Some(transposed) => transposed[q][i],
             None => load(q, i),
         });
-        let digits = digits(numbers.map(|x| _mm512_mul_ps(x, scale)));
+        let digits = digits::<DIGITS>(numbers.map(|x| match DIGITS {
+            // Codes are those of a division.
+            1 => _mm512_div_ps(x, scale),
+            _ => _mm512_mul_ps(x, scale),
+        }));
         for (d, line) in digits.into_iter().enumerate() {
             let line_of_tile = &raw mut lines[(2 * d + half) * TILE + i];
             // SAFETY: a line is 64 bytes, aligned to 64.
@@ -389,11 +429,12 @@ fn pack_tiles(x: Mat, scale: __m512, side: Side, half: usize, lines: &mut [Line;
 /// The digits of four vectors of numbers, the highest first; each lane has one byte of each vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn digits(x: [__m512; QUARTERS]) -> [__m512i; DIGITS] {
+fn digits<const DIGITS: usize>(x: [__m512; QUARTERS]) -> [__m512i; DIGITS] {
     let set = |x: u32| _mm512_set1_epi32(x as i32);
     // With 128 added to each, digits are the bytes of a number that is not negative; taking it off
     // again is to change their highest bit.
-    let bytes = x.map(|x| _mm512_add_epi32(_mm512_cvtps_epi32(x), set(0x80_8080)));
+    let offset = set(0x80_8080 >> (8 * (3 - DIGITS)));
+    let bytes = x.map(|x| _mm512_add_epi32(_mm512_cvtps_epi32(x), offset));
     // (mask & a) | (!mask & b)
     macro_rules! select {
         ($mask:expr, $a:expr, $b:expr) => {
@@ -408,5 +449,6 @@ fn digits(x: [__m512; QUARTERS]) -> [__m512i; DIGITS] {
     let (low, high) = (pair(bytes[0], bytes[1]), pair(bytes[2], bytes[3]));
     let lowest = |i: usize| select!(0xffff, low[i], _mm512_slli_epi32::<16>(high[i]));
     let third = select!(0xffff, _mm512_srli_epi32::<16>(low[0]), high[0]);
-    [third, lowest(1), lowest(0)].map(|x| _mm512_xor_si512(x, set(0x8080_8080)))
+    let by_place = [lowest(0), lowest(1), third];
+    array::from_fn(|d| _mm512_xor_si512(by_place[DIGITS - 1 - d], set(0x8080_8080)))
 }

@@ -178,6 +178,12 @@ impl<K> Packed<K> {
 }
 
 impl<K: Kernel> Packed<K> {
+    pub fn new(b: Mat) -> Self {
+        let mut packed = Self::default();
+        packed.set(b, Threads::All);
+        packed
+    }
+
     pub fn set(&mut self, b: Mat, threads: Threads) {
         packed::<K>(Side::B, b.t(), &(0..b.cols), &(0..b.rows), &mut self.lines, threads);
         (self.rows, self.cols) = (b.rows, b.cols);

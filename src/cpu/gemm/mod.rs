@@ -6,8 +6,11 @@ mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
+pub(super) mod codes;
 #[cfg(target_arch = "x86_64")]
 mod strassen;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
@@ -15,7 +18,10 @@ use rayon::prelude::*;
 
 use super::add::add_to;
 use super::math::{lower_tail, sigmoid};
+#[cfg(target_arch = "x86_64")]
+use crate::processor;
 use crate::processor::Unit;
+use crate::types::EightBits;
 
 /// A matrix read through strides, in elements.
 #[derive(Clone, Copy)]
@@ -191,13 +197,22 @@ fn unit(rows: usize, cols: usize) -> Unit {
 /// A right-hand side that is used again and again, in the layout that the product wants.
 pub(crate) enum Packed {
     #[cfg(target_arch = "x86_64")]
-    Amx(blocked::Packed<amx::Tiles>),
+    Amx(blocked::Packed<amx::Tiles<3>>),
+    #[cfg(target_arch = "x86_64")]
+    AmxCodes(blocked::Packed<amx::Tiles<1>>),
+    #[cfg(target_arch = "x86_64")]
+    Vnni(blocked::Packed<vnni::Codes>),
+    Codes(codes::Packed),
     #[cfg(target_arch = "x86_64")]
     Avx512(blocked::Packed<avx512::Registers>),
     #[cfg(target_arch = "x86_64")]
     Strassen(strassen::Packed),
     /// Row-major.
-    Plain { data: Vec<f32>, rows: usize, cols: usize },
+    Plain {
+        data: Vec<f32>,
+        rows: usize,
+        cols: usize,
+    },
 }
 
 impl Packed {
@@ -215,6 +230,23 @@ impl Packed {
             return Packed::Strassen(strassen::Packed::new(b));
         }
         Self::new(b)
+    }
+
+    /// One of codes by a scale of each column, for products of an a whose rows become the same.
+    pub fn codes(format: EightBits, b: Mat) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match (format, Unit::widest()) {
+            (EightBits::Int8, Unit::Amx) if b.rows <= amx::MOST_CODES => {
+                return Packed::AmxCodes(blocked::Packed::new(b));
+            }
+            (EightBits::Int8, Unit::Amx | Unit::Avx512)
+                if processor::has_vnni() && b.rows <= vnni::MOST_TERMS =>
+            {
+                return Packed::Vnni(blocked::Packed::new(b));
+            }
+            _ => {}
+        }
+        Packed::Codes(codes::Packed::new(format, b))
     }
 
     /// One that is still to be [`set`](Packed::set).
@@ -283,6 +315,11 @@ impl Rhs<'_> {
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Amx(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::AmxCodes(b)) => (b.rows(), b.cols()),
+            #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::Vnni(b)) => (b.rows(), b.cols()),
+            Rhs::Packed(Packed::Codes(b)) => b.shape(),
+            #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Avx512(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Strassen(b)) => (b.rows(), b.cols()),
@@ -322,6 +359,17 @@ pub(crate) fn gemm<'a>(
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        Rhs::Packed(Packed::AmxCodes(b)) => unsafe {
+            blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Rhs::Packed(Packed::Vnni(b)) => unsafe {
+            blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
+        },
+        Rhs::Packed(Packed::Codes(b)) => codes::gemm(a, b, out, out_stride, epilogue),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Rhs::Packed(Packed::Avx512(b)) => unsafe {
             blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
         },
@@ -334,7 +382,7 @@ pub(crate) fn gemm<'a>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the unit is available.
         Rhs::Mat(b) if m.min(n) >= 32 && unit(k, n) == Unit::Amx => unsafe {
-            let b = blocked::Rhs::<amx::Tiles>::Mat(b);
+            let b = blocked::Rhs::<amx::Tiles<3>>::Mat(b);
             blocked::gemm(a, b, out, out_stride, epilogue, threads);
         },
         #[cfg(target_arch = "x86_64")]
@@ -382,6 +430,11 @@ fn portable(a: Mat, b: Mat, out: &mut [f32], stride: usize, epilogue: Epilogue, 
             parallelism,
         );
     }
+    finish(out, stride, (m, n), epilogue);
+}
+
+/// What an epilogue does with a product that is in its place, or was added there.
+fn finish(out: &mut [f32], stride: usize, (m, n): (usize, usize), epilogue: Epilogue) {
     let Epilogue { bias, activation, before_activation, gelu_input, .. } = epilogue;
     if let Some(at) = gelu_input {
         let rows = out.par_chunks_mut(stride).zip(at.par_chunks(stride));

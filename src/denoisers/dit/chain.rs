@@ -61,8 +61,11 @@ impl Chain for Dit {
     }
 
     fn pack_weights(&self, packing: &mut Packing) -> Result<()> {
-        let blocks = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.fc1, &b.fc2]);
-        blocks.chain([&self.embed, &self.output]).try_for_each(|layer| packing.layer(layer))?;
+        let mut blocks = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.fc1, &b.fc2]);
+        blocks.try_for_each(|layer| packing.layer(layer))?;
+        for layer in [&self.embed, &self.output] {
+            packing.outer_layer(layer, packing.dtype())?;
+        }
         packing.tensor(self.position, &self.position_shape())
     }
 

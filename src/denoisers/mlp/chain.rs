@@ -72,9 +72,9 @@ impl Chain for Mlp {
 
     fn pack_weights(&self, packing: &mut Packing) -> Result<()> {
         // The stream, which the first layer writes, is f32.
-        packing.layer_to(&self.input, DType::F32)?;
-        let layers = self.blocks.iter().flatten().chain([&self.output]);
-        layers.into_iter().try_for_each(|layer| packing.layer(layer))
+        packing.outer_layer(&self.input, DType::F32)?;
+        self.blocks.iter().flatten().try_for_each(|layer| packing.layer(layer))?;
+        packing.outer_layer(&self.output, packing.dtype())
     }
 
     fn begin(

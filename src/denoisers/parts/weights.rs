@@ -6,7 +6,7 @@ use crate::denoisers::{Linear, Parameters};
 use crate::error::Result;
 use crate::ops::{self, Activation, PackedWeight, Weight};
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
-use crate::types::Precision;
+use crate::types::{EightBits, Precision};
 
 /// What evaluations read of the parameters, by where it is in the flat tensor.
 #[derive(Default)]
@@ -23,28 +23,37 @@ pub(in crate::denoisers) struct Packing<'a> {
     /// Of an image, of the layers that come next.
     pub tokens: usize,
     device: Device,
-    half: DType,
+    precision: Precision,
     packed: PackedWeights,
 }
 
 impl<'a> Packing<'a> {
     pub fn new(parameters: &'a Tensor, device: Device, precision: Precision) -> Self {
-        let (half, packed) = (precision.dtype(), PackedWeights::default());
-        Self { parameters, tokens: 1, device, half, packed }
+        Self { parameters, tokens: 1, device, precision, packed: PackedWeights::default() }
     }
 
-    /// A layer whose output has the precision's type.
+    /// A layer within the network, whose output has the precision's type.
     pub fn layer(&mut self, layer: &Linear) -> Result<()> {
-        self.layer_to(layer, self.half)
+        self.add(layer, self.precision.dtype(), self.precision.products())
     }
 
-    /// A layer whose output has this type.
-    pub fn layer_to(&mut self, layer: &Linear, output: DType) -> Result<()> {
+    /// The network's first or last layer, whose numbers keep their type, with an output of this one.
+    pub fn outer_layer(&mut self, layer: &Linear, output: DType) -> Result<()> {
+        self.add(layer, output, None)
+    }
+
+    /// The type of what lies between operations.
+    pub fn dtype(&self) -> DType {
+        self.precision.dtype()
+    }
+
+    fn add(&mut self, layer: &Linear, output: DType, products: Option<EightBits>) -> Result<()> {
         let weight = layer.weight(self.parameters)?;
-        // An image's rows may be paired only with one another: scores do not depend on the batch.
-        let weight = match self.tokens.is_multiple_of(2) {
-            true => PackedWeight::in_pairs(self.device, weight)?,
-            false => PackedWeight::on(self.device, weight)?,
+        let weight = match products {
+            Some(format) => PackedWeight::quantised(self.device, format, weight)?,
+            // An image's rows may be paired only with one another: scores do not depend on the batch.
+            None if self.tokens.is_multiple_of(2) => PackedWeight::in_pairs(self.device, weight)?,
+            None => PackedWeight::on(self.device, weight)?,
         };
         let bias = layer.bias(self.parameters)?.copied_to(self.device, output)?;
         self.packed.layers.insert(layer.offset, (weight, bias));

@@ -230,9 +230,12 @@ impl Evaluated for Unet {
     }
 
     fn pack_weights(&self, packing: &mut Packing) -> Result<()> {
-        for step in &self.layers.steps {
+        for (i, step) in self.layers.steps.iter().enumerate() {
             packing.tokens = step.output.cells();
             match &step.layer {
+                Layer::Conv(conv) if i == 0 => {
+                    packing.outer_layer(&conv.linear, packing.dtype())?
+                }
                 Layer::Conv(conv) => packing.layer(&conv.linear)?,
                 Layer::Res(res) => {
                     res.norms.iter().try_for_each(|norm| norm.pack(packing))?;
@@ -247,7 +250,7 @@ impl Evaluated for Unet {
             }
         }
         self.layers.norm.pack(packing)?;
-        packing.layer(&self.layers.out.linear)
+        packing.outer_layer(&self.layers.out.linear, packing.dtype())
     }
 
     fn memory(
