@@ -2,7 +2,7 @@
 
 use criterion::Criterion;
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::{DType, Device, EightBits, Precision, ops};
+use invad::{DType, Device, Precision, Products, ops};
 
 use crate::common::{
     Work, batches, device, measure_calls, networks, normal, normal_on_device, stored, zeros,
@@ -19,7 +19,7 @@ pub fn inversion(c: &mut Criterion) {
         }
         let parameters = normal(&[network.len()], 0.02, 0);
         let kind = Parameterisation::Epsilon;
-        for products in [None, Some(EightBits::Int8)] {
+        for products in [None, Some(Products::Int8), Some(Products::Bf16)] {
             let precision = Precision::of(device()).with_products(products);
             if precision.require("inversion", device()).is_err() {
                 continue;

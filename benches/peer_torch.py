@@ -10,7 +10,7 @@ Prints one line per measurement: the bench's name, the median and the fastest ti
 seconds. `inversion/base/B` is three evaluations of DiT-base and the score, `training/w256d4/8` a
 step with noising, loss, backward, clipping and fused AdamW, on a GPU `training/base/B` and
 `training/gigant/B` in mixed precision with a loss scale. On a GPU DiT-base is measured eager and by
-torch.compile, inversions then with CUDA graphs. `features/lite0/4` is EfficientNet-Lite0 to block 10
+torch.compile, inversions then with CUDA graphs, on a CPU in f32 and by autocast in bf16. `features/lite0/4` is EfficientNet-Lite0 to block 10
 on the bytes of four images of 256×256 with batch normalisation folded, channels first and channels last,
 `features/dinov2-vits14/4` DINOv2's smallest on four of 224×224.
 """
@@ -86,7 +86,7 @@ def inversion(calls, device):
     steps = [0, 500, 999]
     on_gpu = device != "cpu"
     model = DiT(1024, 8, 8).eval().to(device, torch.float16 if on_gpu else torch.float32)
-    cases = [("", batch) for batch in (1, 4)]
+    cases = [(mode, batch) for mode in ("", " bf16") for batch in (1, 4)]
     if on_gpu:
         cases = [(" eager", batch) for batch in (1, 4, 16, 64)] + [(" compiled", batch) for batch in (1, 64)]
     for mode, batch in cases:
@@ -94,6 +94,7 @@ def inversion(calls, device):
         network = torch.compile(model, mode="reduce-overhead", dynamic=False) if mode == " compiled" else model
 
         @torch.inference_mode()
+        @torch.autocast("cpu", torch.bfloat16, enabled=mode == " bf16")
         def call():
             x = features
             for i, t in enumerate(steps):

@@ -21,7 +21,7 @@ use invad::device::Plan;
 use invad::files::{FolderLock, write_atomic};
 use invad::train::{Average, Memory, Resources, StepReport};
 use invad::{
-    Control, DType, Device, EightBits, Error, Event, FitOptions, Fitted, Result, fit, fit_on,
+    Control, DType, Device, Error, Event, FitOptions, Fitted, Products, Result, fit, fit_on,
 };
 
 /// Trains one detector on the good images of all categories
@@ -86,10 +86,10 @@ struct Options {
     #[arg(long, value_name = "T", conflicts_with = "evaluations", allow_negative_numbers = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
-    /// What the network's layers multiply when the detector scores; int8, on a CPU with AMX or AVX-512 VNNI, is faster, and
-    /// kept if it moves no score of a held-out image by more than 0.1 [default: f32 on a CPU, f16 on a GPU]
+    /// What the network's layers multiply when the detector scores, if it moves no score of a held-out image by more than
+    /// 0.1: int8 is faster on a CPU with AMX or AVX-512 VNNI, bf16 with AMX [default: f32 on a CPU, f16 on a GPU]
     #[arg(long, value_parser = precision())]
-    precision: Option<EightBits>,
+    precision: Option<Products>,
     /// Optimiser steps [default: the recipe's]
     #[arg(long, value_name = "N", value_parser = steps())]
     steps: Option<u64>,
@@ -141,8 +141,12 @@ fn moments() -> impl TypedValueParser<Value = DType> {
         .map(|name| if name == "bf16" { DType::BF16 } else { DType::F32 })
 }
 
-fn precision() -> impl TypedValueParser<Value = EightBits> {
-    PossibleValuesParser::new(["int8"]).map(|_| EightBits::Int8)
+fn precision() -> impl TypedValueParser<Value = Products> {
+    let known = [Products::Int8, Products::Bf16];
+    PossibleValuesParser::new(known.map(Products::name)).map(move |name| {
+        let found = known.into_iter().find(|products| products.name() == name);
+        found.expect("one of the possible values")
+    })
 }
 
 fn main() -> ExitCode {

@@ -39,4 +39,4 @@ pub use error::{Error, Result};
 pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on, quantise};
 pub use tensor::{DType, Device, Tensor};
 pub use train::Trainer;
-pub use types::{EightBits, Precision};
+pub use types::{EightBits, Precision, Products};

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// The units, from the widest on, by the names that the variable takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Unit {
-    /// Intel's tiles of bytes.
+    /// Intel's tiles, of bytes and of bf16.
     Amx,
     /// 512-bit vectors.
     Avx512,
@@ -95,7 +95,8 @@ fn has_amx() -> bool {
         // SAFETY: every processor with AVX-512 has CPUID. Newer versions of Rust know that.
         #[allow(unused_unsafe)]
         let leaf = unsafe { __cpuid_count(7, 0) };
-        if leaf.edx & (1 << 24) == 0 || leaf.edx & (1 << 25) == 0 {
+        // AMX-BF16, AMX-TILE and AMX-INT8.
+        if [22, 24, 25].iter().any(|bit| leaf.edx & (1 << bit) == 0) {
             return false;
         }
         let granted: i64;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::gaussian::{Gaussians, Prior, Whitening};
 use crate::ops::expect_shape;
 use crate::tensor::{DType, Device, Tensor, TensorView};
-use crate::types::EightBits;
+use crate::types::Products;
 
 const FORMAT: &str = "invad-detector";
 /// Up to version 2 there was one kind of denoiser, which files did not name. From 4 on files have a checksum, and the NLL
@@ -69,7 +69,7 @@ pub struct CheckpointConfig {
     /// What the network's linear layers multiply, if not what the device has operations for
     /// ([`Precision::with_products`](crate::Precision::with_products)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<EightBits>,
+    pub products: Option<Products>,
 }
 
 /// A detector as it is kept in a file. Whoever trains makes one; whoever detects loads one.

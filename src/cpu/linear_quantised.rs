@@ -1,7 +1,7 @@
 //! Linear layers of numbers of eight bits, on the host.
 
-use super::gemm::codes::{Decoded, multiply};
-use crate::types::EightBits;
+use super::gemm::rounded::{Decoded, multiply};
+use crate::types::{EightBits, Products};
 
 /// Codes, and a scale of each row or of all.
 type Codes<'a> = (&'a [u8], &'a [f32]);
@@ -20,7 +20,11 @@ pub(crate) fn linear_quantised(
     }
     let x = Decoded::new(format, x, x_scales, m, k);
     let w = Decoded::new(format, w, w_scales, n, k);
-    y.copy_from_slice(&multiply(format, &x, &w));
+    let products = match format {
+        EightBits::Int8 => Products::Int8,
+        EightBits::E4m3 => Products::Fp8,
+    };
+    y.copy_from_slice(&multiply(products, &x, &w));
     if let Some(bias) = bias {
         y.chunks_exact_mut(n).for_each(|y| y.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
     }

@@ -17,7 +17,7 @@ use crate::denoisers;
 use crate::error::{Error, Result};
 use crate::gaussian::Prior;
 use crate::tensor::{Device, Tensor};
-use crate::types::{EightBits, Precision};
+use crate::types::{Precision, Products};
 
 /// Images that are computed at once by default.
 const BATCH_SIZE: usize = 8;
@@ -297,12 +297,12 @@ impl Detector {
         self.invert_by(evaluations, self.config().recipe.single_timestep)
     }
 
-    /// Has the network's linear layers multiply numbers of eight bits from then on, or with `None` what the device has
+    /// Has the network's linear layers multiply such numbers from then on, or with `None` those that the device has
     /// operations for. What was learnt of normal images is forgotten, and [`calibrate`](crate::calibrate) is to follow.
     ///
     /// # Errors
     /// Those of [`Detector::to_device`].
-    pub fn set_products(&mut self, products: Option<EightBits>) -> Result<()> {
+    pub fn set_products(&mut self, products: Option<Products>) -> Result<()> {
         let precision = Precision::of(self.device()).with_products(products);
         precision.require("Detector::set_products", self.device())?;
         self.checkpoint.config.products = products;

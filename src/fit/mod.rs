@@ -17,14 +17,14 @@ use crate::device::Plan;
 use crate::error::{Error, Result};
 use crate::tensor::{Device, Tensor};
 use crate::train::{Resources, StepReport, Trainer, divide, extract_features};
-use crate::types::{EightBits, Precision};
+use crate::types::{Precision, Products};
 use crate::weights::Fetched;
 
 pub use compare::Comparison;
 pub use control::Control;
 pub(crate) use control::is_stop;
 use learn::{Good, learn, learn_together};
-use quantise::multiply_eight_bits;
+use quantise::multiply;
 pub use quantise::quantise;
 use synthetic::Synthetic;
 
@@ -52,9 +52,9 @@ pub struct FitOptions {
     pub save_every: u64,
     /// Whether to put simpler methods on the same features beside the detector ([`Comparison`]).
     pub compare: bool,
-    /// Numbers of eight bits that the detector is to multiply, if that harms no score: see [`quantise`]. To train is the
+    /// What the detector is to multiply, if that harms no score: see [`quantise`]. To train is the
     /// same with and without.
-    pub products: Option<EightBits>,
+    pub products: Option<Products>,
 }
 
 setters!(FitOptions {
@@ -68,7 +68,7 @@ setters!(FitOptions {
     resume: bool,
     save_every: u64,
     compare: bool,
-    products: Option<EightBits>,
+    products: Option<Products>,
 });
 
 impl Default for FitOptions {
@@ -273,8 +273,8 @@ fn detector(
         true => Some(Comparison::of(told, backbone, &good, &painted, observe)?),
         false => None,
     };
-    if let Some(format) = options.products {
-        multiply_eight_bits(&mut detector, format, &good, observe)?;
+    if let Some(products) = options.products {
+        multiply(&mut detector, products, &good, observe)?;
     }
     // The detector is done: to stop from here on is to finish.
     let mut say = |event: Event| observe(event).unwrap_or_default();

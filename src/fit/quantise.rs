@@ -1,17 +1,17 @@
-//! Whether a detector may multiply numbers of eight bits.
+//! Whether a detector may multiply coarser numbers than its device's own.
 
 use super::learn::{Good, learn_together};
 use super::{Control, Event, Observe, good_images, is_stop};
 use crate::data::Dataset;
 use crate::detect::{Detector, ScoreOptions};
 use crate::error::Result;
-use crate::types::EightBits;
+use crate::types::Products;
 
 /// How far the score of a held-out image may move, in standard deviations of such images.
 const FARTHEST: f64 = 0.1;
 
 /// Has a detector that was calibrated with the good images of `dataset`, as by [`fit`](crate::fit) or
-/// [`calibrate`](crate::calibrate), multiply numbers of eight bits from then on ([`Detector::set_products`]), and learn and
+/// [`calibrate`](crate::calibrate), multiply coarser numbers from then on ([`Detector::set_products`]), and learn and
 /// calibrate anew. If the score of a held-out image moves by more than a tenth of such images' standard deviation,
 /// it computes and is calibrated as before, and `observe` is told a warning; [`Detector::precision`] says which. Where
 /// `observe` stopped it, [`Control::Stop`] is returned; then the detector is to be calibrated before it is done again.
@@ -22,27 +22,27 @@ const FARTHEST: f64 = 0.1;
 pub fn quantise(
     detector: &mut Detector,
     dataset: &Dataset,
-    format: EightBits,
+    products: Products,
     mut observe: impl FnMut(Event) -> Control,
 ) -> Result<Control> {
     let good = good_images(dataset, detector.config().seed, &mut |_| Ok(()))?;
-    match multiply_eight_bits(detector, format, &good, &mut |event| observe(event).go_on()) {
+    match multiply(detector, products, &good, &mut |event| observe(event).go_on()) {
         Err(e) if is_stop(&e) => Ok(Control::Stop),
         quantised => quantised.map(|()| Control::Continue),
     }
 }
 
 /// [`quantise`] with the good images of each category.
-pub(super) fn multiply_eight_bits(
+pub(super) fn multiply(
     detector: &mut Detector,
-    format: EightBits,
+    products: Products,
     good: &[Good],
     observe: &mut Observe,
 ) -> Result<()> {
-    let precision = detector.precision().with_products(Some(format));
+    let precision = detector.precision().with_products(Some(products));
     precision.require("quantise", detector.device())?;
     let before = held_out_scores(detector, good)?;
-    detector.set_products(Some(format))?;
+    detector.set_products(Some(products))?;
     learn_again(detector, good, observe)?;
     let after = held_out_scores(detector, good)?;
     let farthest = |(before, after): (&Vec<f64>, &Vec<f64>)| {
@@ -54,7 +54,7 @@ pub(super) fn multiply_eight_bits(
         return Ok(());
     };
     observe(Event::Warning(&format!(
-        "in {format} the score of a held-out image of `{category}` moves by {far:.2} standard deviations, more than \
+        "in {products} the score of a held-out image of `{category}` moves by {far:.2} standard deviations, more than \
          {FARTHEST}: the detector computes without it"
     )))?;
     detector.set_products(None)?;

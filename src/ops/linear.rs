@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::tensor::{DType, Tensor};
 use crate::tensor::{Device, TensorView, TensorViewMut};
-use crate::types::{EightBits, Precision};
+use crate::types::{Precision, Products};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
 pub struct PackedWeight(Packed, [usize; 2]);
@@ -58,22 +58,25 @@ impl PackedWeight {
         Self::by(gemm::Packed::in_pairs, device, weight.into())
     }
 
-    /// Packs a weight as codes of eight bits, by a scale of each of its rows. The rows of x become codes, too, and a
-    /// product is that of [`linear_quantised`](super::linear_quantised) of what [`quantise`](super::quantise) makes of both.
+    /// Packs a weight for products of other numbers than the device's own. Those of eight bits have a scale of each row
+    /// of the weight; the rows of x become the same, and a product is that of [`linear_quantised`](super::linear_quantised)
+    /// of what [`quantise`](super::quantise) makes of both.
     ///
     /// # Errors
-    /// As for [`PackedWeight::on`]; those of [`Precision::require`]; [`Error::Argument`] if K is above 133,144.
-    pub fn quantised<'a>(
+    /// As for [`PackedWeight::on`]; those of [`Precision::require`]; [`Error::Argument`] for int8 if K is above 133,144.
+    pub fn with_products<'a>(
         device: Device,
-        format: EightBits,
+        products: Products,
         weight: impl Into<TensorView<'a>>,
     ) -> Result<Self> {
-        const OP: &str = "PackedWeight::quantised";
+        const OP: &str = "PackedWeight::with_products";
         let weight = weight.into();
         let [_, k] = matrix(OP, "weight", weight.shape())?;
-        Precision::of(device).with_products(Some(format)).require(OP, device)?;
-        require_terms(OP, format, k)?;
-        Self::by(|weight| gemm::Packed::codes(format, weight), device, weight)
+        Precision::of(device).with_products(Some(products)).require(OP, device)?;
+        if let Some(format) = products.eight_bits() {
+            require_terms(OP, format, k)?;
+        }
+        Self::by(|weight| gemm::Packed::with_products(products, weight), device, weight)
     }
 
     fn by(

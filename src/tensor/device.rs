@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
-use crate::types::{Device, EightBits, Precision};
+use crate::types::{Device, Precision, Products};
 
 impl Device {
     /// The fastest device that this machine and this version can use; never panics. Why a GPU was
@@ -36,7 +36,7 @@ impl Precision {
     /// Whether a device has all operations for it; `op` is what needs them.
     ///
     /// # Errors
-    /// [`Error::Argument`] if it has not; [`Error::Unavailable`] if it does not multiply numbers of eight bits.
+    /// [`Error::Argument`] if it has not; [`Error::Unavailable`] if it does not multiply its products' numbers.
     pub fn require(self, op: &'static str, device: Device) -> Result<()> {
         let (own, got) = (Self::of(device).dtype(), self.dtype());
         if own != got {
@@ -44,10 +44,10 @@ impl Precision {
             return Err(Error::argument(op, "precision", expected, format!("{got:?}")));
         }
         match (device, self.products()) {
-            (_, None) | (Device::Cpu, Some(EightBits::Int8)) => Ok(()),
-            (_, Some(format)) => Err(Error::Unavailable {
-                what: format!("a network that multiplies {format} on {device}"),
-                why: "there is one of int8 on the CPU".into(),
+            (_, None) | (Device::Cpu, Some(Products::Int8 | Products::Bf16)) => Ok(()),
+            (_, Some(products)) => Err(Error::Unavailable {
+                what: format!("a network that multiplies {products} on {device}"),
+                why: "there are those of int8 and bf16 on the CPU".into(),
             }),
         }
     }

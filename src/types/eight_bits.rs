@@ -1,17 +1,11 @@
 //! Formats of eight bits.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 /// A format that numbers are quantised to: x ≈ scale · decode(code).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EightBits {
-    #[serde(rename = "int8")]
     /// Integers from −127 to 127, in two's complement.
     Int8,
-    #[serde(rename = "fp8")]
     /// Floats of 4 bits of exponent and 3 of mantissa without infinities, the E4M3 of Micikevicius et al., "FP8 Formats
     /// for Deep Learning", 2022.
     E4m3,
@@ -53,15 +47,6 @@ impl EightBits {
             Self::Int8 => (code as i8).into(),
             Self::E4m3 => decode_e4m3(code),
         }
-    }
-}
-
-impl fmt::Display for EightBits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Int8 => "int8",
-            Self::E4m3 => "fp8",
-        })
     }
 }
 

@@ -5,6 +5,7 @@ mod dtype;
 mod eight_bits;
 mod features;
 mod precision;
+mod products;
 #[macro_use]
 mod setters;
 
@@ -14,3 +15,4 @@ pub(crate) use dtype::to_u8;
 pub use eight_bits::EightBits;
 pub use features::FeatureShape;
 pub use precision::Precision;
+pub use products::Products;

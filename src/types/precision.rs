@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use super::{DType, Device, EightBits};
+use super::{DType, Device, Products};
 
 /// The numbers that a network computes with: its weights, and what lies between its operations. Sums, statistics and
 /// what is added up over many layers or steps are f32 with any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Precision {
     dtype: DType,
-    products: Option<EightBits>,
+    products: Option<Products>,
 }
 
 impl Precision {
@@ -26,9 +26,9 @@ impl Precision {
         }
     }
 
-    /// The same, but in evaluations the linear layers between a network's first and its last multiply numbers of eight
-    /// bits, if a format is given.
-    pub fn with_products(self, products: Option<EightBits>) -> Self {
+    /// The same, but in evaluations the linear layers between a network's first and its last multiply other
+    /// numbers, if any are given.
+    pub fn with_products(self, products: Option<Products>) -> Self {
         Self { products, ..self }
     }
 
@@ -38,7 +38,7 @@ impl Precision {
     }
 
     /// What the linear layers of evaluations multiply, where it is not that type.
-    pub fn products(self) -> Option<EightBits> {
+    pub fn products(self) -> Option<Products> {
         self.products
     }
 }
@@ -47,7 +47,7 @@ impl fmt::Display for Precision {
     /// What the linear layers of evaluations multiply.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.products, self.dtype) {
-            (Some(format), _) => format.fmt(f),
+            (Some(products), _) => products.fmt(f),
             (None, DType::F32) => f.write_str("f32"),
             (None, _) => f.write_str("f16"),
         }

@@ -3,7 +3,7 @@ use std::fs;
 use invad::checkpoint::{Checkpoint, Recipe};
 use invad::data::{Dataset, load_image};
 use invad::{
-    Control, Detector, Device, EightBits, Event, FitOptions, Fitted, Tensor, calibrate, denoisers,
+    Control, Detector, Device, Event, FitOptions, Fitted, Products, Tensor, calibrate, denoisers,
     fit, quantise,
 };
 use tempfile::{TempDir, tempdir};
@@ -23,7 +23,7 @@ fn data() -> (TempDir, Dataset) {
     (folder, dataset)
 }
 
-fn fitted(dataset: &Dataset, products: Option<EightBits>) -> (Detector, Vec<String>) {
+fn fitted(dataset: &Dataset, products: Option<Products>) -> (Detector, Vec<String>) {
     let options = FitOptions::default()
         .recipe(Recipe::whitened().batch(2))
         .steps(Some(6))
@@ -46,9 +46,9 @@ fn fitted(dataset: &Dataset, products: Option<EightBits>) -> (Detector, Vec<Stri
 fn eight_bits_are_kept_where_they_move_little() {
     let (folder, dataset) = data();
     let (plain, _) = fitted(&dataset, None);
-    let (detector, warnings) = fitted(&dataset, Some(EightBits::Int8));
+    let (detector, warnings) = fitted(&dataset, Some(Products::Int8));
     assert!(!warnings.iter().any(|text| text.contains("int8")), "{warnings:?}");
-    assert_eq!(detector.config().products, Some(EightBits::Int8));
+    assert_eq!(detector.config().products, Some(Products::Int8));
     assert_eq!((plain.precision().to_string(), detector.precision().to_string()), {
         ("f32".into(), "int8".into())
     });
@@ -75,6 +75,18 @@ fn eight_bits_are_kept_where_they_move_little() {
         Control::Continue
     );
     assert_eq!(score(&without), score(&plain));
+}
+
+#[test]
+fn rounded_numbers_move_less() {
+    let (folder, dataset) = data();
+    let image = load_image(folder.path().join("dots/train/good/00.png")).unwrap();
+    let scores = [None, Some(Products::Bf16)].map(|products| {
+        let (detector, _) = fitted(&dataset, products);
+        assert_eq!(detector.config().products, products);
+        detector.score(std::slice::from_ref(&image)).unwrap().remove(0).score
+    });
+    assert!(scores[0] != scores[1] && (scores[0] - scores[1]).abs() < 0.02, "{scores:?}");
 }
 
 /// Of a hidden unit that is large, and that nothing reads, eight bits leave nothing of the others.
@@ -107,7 +119,7 @@ fn eight_bits_are_refused_where_they_move_scores() {
     let before = detector.calibration().clone();
 
     let mut told = Vec::new();
-    let done = quantise(&mut detector, &dataset, EightBits::Int8, |event| {
+    let done = quantise(&mut detector, &dataset, Products::Int8, |event| {
         if let Event::Warning(text) = event {
             told.push(text.to_string());
         }
@@ -120,9 +132,9 @@ fn eight_bits_are_refused_where_they_move_scores() {
     assert_eq!(*detector.calibration(), before);
 
     // Formats that the device does not multiply are refused; stopped it says so.
-    let refused = quantise(&mut detector, &dataset, EightBits::E4m3, |_| Control::Continue);
+    let refused = quantise(&mut detector, &dataset, Products::Fp8, |_| Control::Continue);
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("fp8"), "{refused}");
-    let stopped = quantise(&mut detector, &dataset, EightBits::Int8, |_| Control::Stop);
+    let stopped = quantise(&mut detector, &dataset, Products::Int8, |_| Control::Stop);
     assert_eq!(stopped.unwrap(), Control::Stop);
 }

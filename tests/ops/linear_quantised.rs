@@ -1,7 +1,7 @@
 use super::quantise::{FORMATS, quantised};
 use crate::support::numbers::*;
 use invad::ops::{Activation, PackedWeight, Quantised};
-use invad::{Device, EightBits, Tensor, ops};
+use invad::{Device, EightBits, Products, Tensor, ops};
 
 /// Rows, terms and columns.
 const SIZES: [[usize; 3]; 6] =
@@ -77,7 +77,7 @@ fn packed_weights_are_the_same() {
             from(&data, &[rows, k])
         };
         let (x, w, bias) = (of(1, m), of(2, n), tensor(3, &[n], 1.0));
-        let packed = PackedWeight::quantised(Device::Cpu, EightBits::Int8, &w).unwrap();
+        let packed = PackedWeight::with_products(Device::Cpu, Products::Int8, &w).unwrap();
         let mut got = poisoned(&[m, n]);
         ops::linear(&x, &packed, Some(bias.view()), Activation::None, None, &mut got).unwrap();
         let (x, w) = (Side::new(&x, EightBits::Int8, true), Side::new(&w, EightBits::Int8, true));

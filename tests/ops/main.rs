@@ -27,6 +27,7 @@ mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;
+mod linear_bf16;
 mod linear_quantised;
 mod mahalanobis;
 mod normalise;

@@ -127,7 +127,7 @@ struct Sums<const DIGITS: usize>([[[i32; PANEL]; PANEL]; DIGITS]);
 /// Adds the product of one digit of a and one of b to tiles 0 to 3; digits are 2048 bytes apart. Asks for
 /// [`NEXT_LINES`] of what is wanted next.
 macro_rules! multiply_digits {
-    ($a:literal, $b:literal) => {
+    ($instruction:literal, $a:literal, $b:literal) => {
         concat!(
             "tileloadd tmm4, [{a} + {s} + 2048 * ",
             $a,
@@ -135,21 +135,25 @@ macro_rules! multiply_digits {
             "tileloadd tmm6, [{b} + {s} + 2048 * ",
             $b,
             "]\n",
-            "tdpbssd tmm0, tmm4, tmm6\n",
+            $instruction,
+            " tmm0, tmm4, tmm6\n",
             "prefetcht1 [{next}]\n",
             "prefetcht1 [{next} + 64]\n",
             "tileloadd tmm7, [{b} + {s} + 2048 * ",
             $b,
             " + 1024]\n",
-            "tdpbssd tmm1, tmm4, tmm7\n",
+            $instruction,
+            " tmm1, tmm4, tmm7\n",
             "tileloadd tmm5, [{a} + {s} + 2048 * ",
             $a,
             " + 1024]\n",
-            "tdpbssd tmm2, tmm5, tmm6\n",
+            $instruction,
+            " tmm2, tmm5, tmm6\n",
             "prefetcht1 [{next} + 128]\n",
             "prefetcht1 [{next} + 192]\n",
             "add {next}, {next_size}\n",
-            "tdpbssd tmm3, tmm5, tmm7\n",
+            $instruction,
+            " tmm3, tmm5, tmm7\n",
         )
     };
 }
@@ -192,6 +196,14 @@ macro_rules! multiply_level {
     }};
 }
 
+/// Where to begin to ask for what is wanted next, and how far to go each time; where nothing is, `other` is asked for.
+fn ask_for(next: &[Line], other: &[Line]) -> (*const Line, usize) {
+    match next.is_empty() {
+        true => (other.as_ptr(), 0),
+        false => (next.as_ptr(), NEXT_LINES * size_of::<Line>()),
+    }
+}
+
 /// The sums of a panel of a · a panel of b.
 ///
 /// # Safety
@@ -212,17 +224,14 @@ unsafe fn multiply_tiles<const DIGITS: usize>(
     let sums = sums.as_mut_ptr().cast::<u8>();
     let [first, second, third] = array::from_fn(|i| sums.wrapping_add(i * PANEL * PANEL * 4));
     let last = steps.saturating_sub(1) * step_lines;
+    let next = ask_for(next, a);
     let (a, b) = (a.as_ptr(), b.as_ptr());
     let (a_last, b_last) = (a.wrapping_add(last), b.wrapping_add(last));
-    let next = match next.is_empty() {
-        true => (a, 0),
-        false => (next.as_ptr(), NEXT_LINES * size_of::<Line>()),
-    };
     // SAFETY: loads stay within `steps` steps of each panel, there is room for the stores, and a prefetch of any
     // address is harmless.
     unsafe {
         if DIGITS == 1 {
-            multiply_level!((a, b, steps, forth), next, first, multiply_digits!(0, 0));
+            multiply_level!((a, b, steps, forth), next, first, multiply_digits!("tdpbssd", 0, 0));
             return;
         }
         // To and fro, because the steps that were used last are still in the first-level cache.
@@ -230,18 +239,18 @@ unsafe fn multiply_tiles<const DIGITS: usize>(
             (a, b, steps, forth),
             next,
             third,
-            multiply_digits!(0, 2),
-            multiply_digits!(1, 1),
-            multiply_digits!(2, 0)
+            multiply_digits!("tdpbssd", 0, 2),
+            multiply_digits!("tdpbssd", 1, 1),
+            multiply_digits!("tdpbssd", 2, 0)
         );
         let next = multiply_level!(
             (a_last, b_last, steps, -forth),
             next,
             second,
-            multiply_digits!(0, 1),
-            multiply_digits!(1, 0)
+            multiply_digits!("tdpbssd", 0, 1),
+            multiply_digits!("tdpbssd", 1, 0)
         );
-        multiply_level!((a, b, steps, forth), next, first, multiply_digits!(0, 0));
+        multiply_level!((a, b, steps, forth), next, first, multiply_digits!("tdpbssd", 0, 0));
     }
 }
 
@@ -278,6 +287,10 @@ unsafe fn combine<const DIGITS: usize>(
         }
     }
 }
+
+mod bf16;
+
+pub(crate) use bf16::Halves;
 
 /// Whether the numbers of a row are next to each other; else those of a column are.
 fn is_by_row(x: &Mat) -> bool {

@@ -6,7 +6,7 @@ mod amx;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod blocked;
-pub(super) mod codes;
+pub(super) mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod strassen;
 #[cfg(target_arch = "x86_64")]
@@ -21,7 +21,7 @@ use super::math::{lower_tail, sigmoid};
 #[cfg(target_arch = "x86_64")]
 use crate::processor;
 use crate::processor::Unit;
-use crate::types::EightBits;
+use crate::types::Products;
 
 /// A matrix read through strides, in elements.
 #[derive(Clone, Copy)]
@@ -201,8 +201,10 @@ pub(crate) enum Packed {
     #[cfg(target_arch = "x86_64")]
     AmxCodes(blocked::Packed<amx::Tiles<1>>),
     #[cfg(target_arch = "x86_64")]
+    AmxBf16(blocked::Packed<amx::Halves>),
+    #[cfg(target_arch = "x86_64")]
     Vnni(blocked::Packed<vnni::Codes>),
-    Codes(codes::Packed),
+    Rounded(rounded::Packed),
     #[cfg(target_arch = "x86_64")]
     Avx512(blocked::Packed<avx512::Registers>),
     #[cfg(target_arch = "x86_64")]
@@ -232,21 +234,22 @@ impl Packed {
         Self::new(b)
     }
 
-    /// One of codes by a scale of each column, for products of an a whose rows become the same.
-    pub fn codes(format: EightBits, b: Mat) -> Self {
+    /// One for products of other numbers, by a scale of each column where they are codes; the rows of a become the same.
+    pub fn with_products(products: Products, b: Mat) -> Self {
         #[cfg(target_arch = "x86_64")]
-        match (format, Unit::widest()) {
-            (EightBits::Int8, Unit::Amx) if b.rows <= amx::MOST_CODES => {
+        match (products, Unit::widest()) {
+            (Products::Int8, Unit::Amx) if b.rows <= amx::MOST_CODES => {
                 return Packed::AmxCodes(blocked::Packed::new(b));
             }
-            (EightBits::Int8, Unit::Amx | Unit::Avx512)
+            (Products::Int8, Unit::Amx | Unit::Avx512)
                 if processor::has_vnni() && b.rows <= vnni::MOST_TERMS =>
             {
                 return Packed::Vnni(blocked::Packed::new(b));
             }
+            (Products::Bf16, Unit::Amx) => return Packed::AmxBf16(blocked::Packed::new(b)),
             _ => {}
         }
-        Packed::Codes(codes::Packed::new(format, b))
+        Packed::Rounded(rounded::Packed::new(products, b))
     }
 
     /// One that is still to be [`set`](Packed::set).
@@ -317,8 +320,10 @@ impl Rhs<'_> {
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::AmxCodes(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::AmxBf16(b)) => (b.rows(), b.cols()),
+            #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Vnni(b)) => (b.rows(), b.cols()),
-            Rhs::Packed(Packed::Codes(b)) => b.shape(),
+            Rhs::Packed(Packed::Rounded(b)) => b.shape(),
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Avx512(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
@@ -364,10 +369,15 @@ pub(crate) fn gemm<'a>(
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
+        Rhs::Packed(Packed::AmxBf16(b)) => unsafe {
+            blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
         Rhs::Packed(Packed::Vnni(b)) => unsafe {
             blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
         },
-        Rhs::Packed(Packed::Codes(b)) => codes::gemm(a, b, out, out_stride, epilogue),
+        Rhs::Packed(Packed::Rounded(b)) => rounded::gemm(a, b, out, out_stride, epilogue),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Rhs::Packed(Packed::Avx512(b)) => unsafe {

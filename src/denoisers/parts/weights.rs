@@ -6,7 +6,7 @@ use crate::denoisers::{Linear, Parameters};
 use crate::error::Result;
 use crate::ops::{self, Activation, PackedWeight, Weight};
 use crate::tensor::{DType, Device, Tensor, TensorView, TensorViewMut};
-use crate::types::{EightBits, Precision};
+use crate::types::{Precision, Products};
 
 /// What evaluations read of the parameters, by where it is in the flat tensor.
 #[derive(Default)]
@@ -47,10 +47,10 @@ impl<'a> Packing<'a> {
         self.precision.dtype()
     }
 
-    fn add(&mut self, layer: &Linear, output: DType, products: Option<EightBits>) -> Result<()> {
+    fn add(&mut self, layer: &Linear, output: DType, products: Option<Products>) -> Result<()> {
         let weight = layer.weight(self.parameters)?;
         let weight = match products {
-            Some(format) => PackedWeight::quantised(self.device, format, weight)?,
+            Some(products) => PackedWeight::with_products(self.device, products, weight)?,
             // An image's rows may be paired only with one another: scores do not depend on the batch.
             None if self.tokens.is_multiple_of(2) => PackedWeight::in_pairs(self.device, weight)?,
             None => PackedWeight::on(self.device, weight)?,

@@ -1,11 +1,12 @@
-//! Products of codes of eight bits on processors without a unit of [`super`] that multiplies them: of the numbers that
-//! they stand for, in f32.
+//! Products of codes of eight bits and of rounded numbers on processors without a unit of [`super`] that multiplies them:
+//! of the numbers that they stand for, in f32.
 
+use half::bf16;
 use rayon::prelude::*;
 
 use super::{Epilogue, Mat, Threads, finish, portable};
 use crate::cpu::quantise;
-use crate::types::EightBits;
+use crate::types::{EightBits, Products};
 
 /// The most terms whose sum of products of integers is exact in f32, in which 2²⁴ is.
 const EXACT: usize = (1 << 24) / (128 * 128);
@@ -25,10 +26,15 @@ impl Decoded {
         Self { numbers, scales: scales.to_vec(), rows, terms }
     }
 
-    /// Those of what a matrix is quantised to, row by row.
-    fn of(format: EightBits, x: Mat) -> Self {
+    /// Those of what a matrix becomes, row by row.
+    fn of(products: Products, x: Mat) -> Self {
         let at = |i: usize| x.data[i / x.cols * x.row_stride + i % x.cols * x.col_stride];
-        let numbers: Vec<_> = (0..x.rows * x.cols).map(at).collect();
+        let numbers = (0..x.rows * x.cols).into_par_iter().map(at);
+        let Some(format) = products.eight_bits() else {
+            let numbers = numbers.map(|x| bf16::from_f32(x).to_f32()).collect();
+            return Self { numbers, scales: vec![1.0], rows: x.rows, terms: x.cols };
+        };
+        let numbers: Vec<_> = numbers.collect();
         let (mut codes, mut scales) = (vec![0; numbers.len()], vec![1.0; x.rows]);
         if x.rows > 0 {
             quantise(&numbers, format, &mut codes, &mut scales, x.cols);
@@ -46,7 +52,7 @@ impl Decoded {
 }
 
 /// The product of rows of `x` and of `w`, times the scales of both. Sums of integers are exact, and rounded once.
-pub(crate) fn multiply(format: EightBits, x: &Decoded, w: &Decoded) -> Vec<f32> {
+pub(crate) fn multiply(products: Products, x: &Decoded, w: &Decoded) -> Vec<f32> {
     let (rows, cols, terms) = (x.rows, w.rows, x.terms);
     let mut product = vec![0.0; rows * cols];
     if product.is_empty() {
@@ -60,7 +66,7 @@ pub(crate) fn multiply(format: EightBits, x: &Decoded, w: &Decoded) -> Vec<f32> 
         });
         portable(x, w.t(), out, cols, Epilogue::default(), Threads::All);
     };
-    if format == EightBits::E4m3 || terms <= EXACT {
+    if products != Products::Int8 || terms <= EXACT {
         add_span(0, terms, &mut product);
     } else {
         let mut sums = vec![0i64; product.len()];
@@ -77,11 +83,11 @@ pub(crate) fn multiply(format: EightBits, x: &Decoded, w: &Decoded) -> Vec<f32> 
 }
 
 /// A right-hand side.
-pub(crate) struct Packed(EightBits, Decoded);
+pub(crate) struct Packed(Products, Decoded);
 
 impl Packed {
-    pub fn new(format: EightBits, b: Mat) -> Self {
-        Self(format, Decoded::of(format, b.t()))
+    pub fn new(products: Products, b: Mat) -> Self {
+        Self(products, Decoded::of(products, b.t()))
     }
 
     pub fn shape(&self) -> (usize, usize) {
@@ -91,8 +97,8 @@ impl Packed {
 
 /// The product of [`super::gemm`], whose checks have passed.
 pub(super) fn gemm(a: Mat, b: &Packed, out: &mut [f32], stride: usize, epilogue: Epilogue) {
-    let Packed(format, b) = b;
-    let product = multiply(*format, &Decoded::of(*format, a), b);
+    let Packed(products, b) = b;
+    let product = multiply(*products, &Decoded::of(*products, a), b);
     let n = b.rows;
     for (out, product) in out.chunks_mut(stride).zip(product.chunks_exact(n)) {
         match epilogue.accumulate {
