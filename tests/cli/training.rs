@@ -152,6 +152,14 @@ fn a_finished_training_can_be_resumed_or_done_again() {
     train(data, out.path(), 20).arg("--resume").run().expect(0);
     let resumed = out.path().join("detector.safetensors");
     assert!(fs::read(&resumed).unwrap() == fs::read(detector).unwrap());
+    // What the detector multiplies is no part of the training.
+    let mut quantised = train(data, out.path(), 20);
+    let ran =
+        quantised.args(["--resume", "--device", "cpu", "--precision", "int8"]).run().expect(0);
+    assert!(ran.stdout.trim_end().ends_with("in int8"), "{}", ran.stdout);
+    assert!(fs::read(&resumed).unwrap() != fs::read(detector).unwrap());
+    let refused = train(data, out.path(), 20).args(["--precision", "fp4"]).run();
+    assert!(refused.code == 2 && refused.stderr.contains("int8, bf16"), "{}", refused.stderr);
     train(data, out.path(), 3).run().expect(0);
     assert!(fs::read(&resumed).unwrap() != fs::read(detector).unwrap());
 }
