@@ -74,6 +74,8 @@ const Operand& collective(const char* name, uint32_t mask, const Operand& input,
 void lead_nothing(const Operand*, Operand*, uint32_t);
 void lead_shuffle(const Operand*, Operand*, uint32_t);
 void lead_mma_m16n8k16(const Operand*, Operand*, uint32_t);
+void lead_mma_m16n8k32_s8(const Operand*, Operand*, uint32_t);
+void lead_mma_m16n8k32_e4m3(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix(const Operand*, Operand*, uint32_t);
 void lead_ldmatrix_trans(const Operand*, Operand*, uint32_t);
 
@@ -314,13 +316,23 @@ DEVICE void cp_async_wait(const char* file = __builtin_FILE(), int line = __buil
 
 // ---- mma.cuh
 
-DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <class Sum>
+DEVICE void emulated_mma(const char* name, Sum (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         emulator::Leader leader) {
     emulator::Operand operand{};
     memcpy(operand.word, a, 16);
     memcpy(operand.word + 4, d, 16);
     memcpy(operand.word + 8, b, 8);
-    memcpy(d, emulator::collective("mma.m16n8k16", 0xffffffffu, operand, emulator::lead_mma_m16n8k16).word,
-           16);
+    memcpy(d, emulator::collective(name, 0xffffffffu, operand, leader).word, 16);
+}
+DEVICE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    emulated_mma("mma.m16n8k16", d, a, b, emulator::lead_mma_m16n8k16);
+}
+DEVICE void mma_m16n8k32_s8(int32_t (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    emulated_mma("mma.m16n8k32.s8", d, a, b, emulator::lead_mma_m16n8k32_s8);
+}
+DEVICE void mma_m16n8k32_e4m3(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    emulated_mma("mma.m16n8k32.e4m3", d, a, b, emulator::lead_mma_m16n8k32_e4m3);
 }
 
 // Lanes that are not asked for a row bring none.

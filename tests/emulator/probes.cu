@@ -30,19 +30,35 @@ KERNEL void probe_fma2(const h16x2* a, const h16x2* b, const h16x2* c, h16x2* ou
 REGISTER_KERNEL(probe_fma2)
 
 // The registers of lane l are a[4l..], b[2l..] and d[4l..].
-KERNEL void probe_mma(const uint32_t* a, const uint32_t* b, float* d) {
+template <class Sum>
+DEVICE void probe_product(const uint32_t* a, const uint32_t* b, Sum* d,
+                          void (*mma)(Sum (&)[4], const uint32_t (&)[4], const uint32_t (&)[2])) {
     int lane = threadIdx.x;
     uint32_t ra[4], rb[2];
-    float rd[4];
+    Sum rd[4];
     for (int i = 0; i < 4; ++i) {
         ra[i] = a[4 * lane + i];
         rd[i] = d[4 * lane + i];
     }
     for (int i = 0; i < 2; ++i) rb[i] = b[2 * lane + i];
-    mma_m16n8k16(rd, ra, rb);
+    mma(rd, ra, rb);
     for (int i = 0; i < 4; ++i) d[4 * lane + i] = rd[i];
 }
+
+KERNEL void probe_mma(const uint32_t* a, const uint32_t* b, float* d) { probe_product(a, b, d, mma_m16n8k16); }
 REGISTER_KERNEL(probe_mma)
+
+KERNEL void probe_mma_s8(const uint32_t* a, const uint32_t* b, int32_t* d) {
+    probe_product(a, b, d, mma_m16n8k32_s8);
+}
+REGISTER_KERNEL(probe_mma_s8)
+
+#if defined(INVAD_EMULATED_DEVICE) || __CUDA_ARCH__ >= 890
+KERNEL void probe_mma_e4m3(const uint32_t* a, const uint32_t* b, float* d) {
+    probe_product(a, b, d, mma_m16n8k32_e4m3);
+}
+REGISTER_KERNEL(probe_mma_e4m3)
+#endif
 
 // The address of lane l is row[l] in 2048 halves of shared memory; out[12l..] gets x4, x4 transposed, x2, x2
 // transposed.

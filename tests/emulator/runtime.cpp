@@ -7,6 +7,9 @@
 #include <immintrin.h>
 #endif
 
+#include <math.h>
+
+#include <array>
 #include <map>
 
 #if !defined(__x86_64__) && !defined(INVAD_EMULATOR_UCONTEXT)
@@ -503,6 +506,60 @@ void lead_mma_m16n8k16(const Operand* inputs, Operand* outputs, uint32_t mask) {
         memcpy(outputs[lane].word, reinterpret_cast<float*>(&d[g]) + 2 * t, 8);
         memcpy(outputs[lane].word + 2, reinterpret_cast<float*>(&d[g + 8]) + 2 * t, 8);
     }
+}
+
+namespace {
+
+float e4m3_to_float(uint8_t code) {
+    int exponent = code >> 3 & 15, fraction = code & 7;
+    if ((code & 0x7f) == 0x7f) return NAN;
+    float magnitude = exponent ? ldexpf(float(8 + fraction), exponent - 10) : ldexpf(float(fraction), -9);
+    return code & 0x80 ? -magnitude : magnitude;
+}
+
+// Sums of s32 are kept as u32, which wraps as they do.
+template <class Sum, class Decode>
+void lead_mma_m16n8k32(const Operand* inputs, Operand* outputs, Decode decode) {
+    Sum a[16][32], b[32][8], d[16][8];
+    for (unsigned lane = 0; lane < warp_size; ++lane) {
+        unsigned g = lane / 4, t = lane % 4;
+        const uint32_t* word = inputs[lane].word;
+        for (unsigned byte = 0; byte < 4; ++byte) {
+            auto number = [&](unsigned i) { return decode(uint8_t(word[i] >> 8 * byte)); };
+            for (unsigned i = 0; i < 4; ++i) a[g + i % 2 * 8][4 * t + byte + i / 2 * 16] = number(i);
+            for (unsigned i = 0; i < 2; ++i) b[4 * t + byte + i * 16][g] = number(8 + i);
+        }
+        memcpy(&d[g][2 * t], &word[4], 8);
+        memcpy(&d[g + 8][2 * t], &word[6], 8);
+    }
+    for (unsigned row = 0; row < 16; ++row) {
+        Sum sum[8] = {};
+        for (unsigned k = 0; k < 32; ++k)
+            for (unsigned column = 0; column < 8; ++column) sum[column] += a[row][k] * b[k][column];
+        for (unsigned column = 0; column < 8; ++column) d[row][column] += sum[column];
+    }
+    for (unsigned lane = 0; lane < warp_size; ++lane) {
+        unsigned g = lane / 4, t = lane % 4;
+        memcpy(outputs[lane].word, &d[g][2 * t], 8);
+        memcpy(outputs[lane].word + 2, &d[g + 8][2 * t], 8);
+    }
+}
+
+}  // namespace
+
+void lead_mma_m16n8k32_s8(const Operand* inputs, Operand* outputs, uint32_t mask) {
+    require_full_warp(mask);
+    lead_mma_m16n8k32<uint32_t>(inputs, outputs, [](uint8_t code) { return uint32_t(int8_t(code)); });
+}
+
+void lead_mma_m16n8k32_e4m3(const Operand* inputs, Operand* outputs, uint32_t mask) {
+    require_full_warp(mask);
+    static const std::array<float, 256> numbers = [] {
+        std::array<float, 256> all{};
+        for (unsigned code = 0; code < 256; ++code) all[code] = e4m3_to_float(uint8_t(code));
+        return all;
+    }();
+    lead_mma_m16n8k32<float>(inputs, outputs, [](uint8_t code) { return numbers[code]; });
 }
 
 // Lane 8i + r brings row r of matrix i. All four matrices are there to be read; ldmatrix.x2 has no use for

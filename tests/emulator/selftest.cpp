@@ -351,6 +351,100 @@ void probe_mma(Driver& driver) {
     }
 }
 
+// The same of mma.m16n8k32 with inputs of eight bits; c's are those above.
+Place a_place_of_bytes(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    return {(i < 4 || (i >= 8 && i < 12)) ? group : group + 8,
+            i < 8 ? in_group * 4 + (i & 3) : in_group * 4 + (i & 3) + 16};
+}
+Place b_place_of_bytes(int lane, int i) {
+    int group = lane >> 2, in_group = lane % 4;
+    return {i < 4 ? in_group * 4 + (i & 3) : in_group * 4 + (i & 3) + 16, group};
+}
+
+// What `kernel` makes of d(16×8) += a(16×32)·b(32×8), row by row.
+template <class Sum>
+std::vector<Sum> product_of_bytes(Driver& driver, const char* kernel, const uint8_t (&a)[16][32],
+                                  const uint8_t (&b)[32][8], const std::vector<Sum>& c) {
+    std::vector<uint8_t> fragment_a, fragment_b;
+    std::vector<Sum> fragment_d, d(128);
+    for (int lane = 0; lane < 32; ++lane) {
+        for (int i = 0; i < 16; ++i)
+            fragment_a.push_back(a[a_place_of_bytes(lane, i).row][a_place_of_bytes(lane, i).column]);
+        for (int i = 0; i < 8; ++i)
+            fragment_b.push_back(b[b_place_of_bytes(lane, i).row][b_place_of_bytes(lane, i).column]);
+        for (int i = 0; i < 4; ++i)
+            fragment_d.push_back(c[size_t(8 * c_place(lane, i).row + c_place(lane, i).column)]);
+    }
+    auto out = driver.upload(fragment_d);
+    driver.launch(kernel, {1}, {32}, 0, driver.upload(fragment_a), driver.upload(fragment_b), out);
+    fragment_d = driver.download<Sum>(out, fragment_d.size());
+    for (int lane = 0; lane < 32; ++lane)
+        for (int i = 0; i < 4; ++i)
+            d[size_t(8 * c_place(lane, i).row + c_place(lane, i).column)] = fragment_d[size_t(4 * lane + i)];
+    return d;
+}
+
+void probe_mma_s8(Driver& driver) {
+    uint8_t a[16][32], b[32][8];
+    for (auto& row : a)
+        for (auto& x : row) x = uint8_t(random_numbers());
+    for (auto& row : b)
+        for (auto& x : row) x = uint8_t(random_numbers());
+    std::vector<int32_t> c(128);
+    for (auto& x : c) x = int32_t(random_numbers());
+    c[0] = INT32_MAX;  // without .satfinite a sum wraps
+    c[1] = INT32_MIN;
+    auto d = product_of_bytes(driver, "probe_mma_s8", a, b, c);
+    for (size_t i = 0; i < 128; ++i) {
+        int64_t sum = c[i];
+        for (size_t k = 0; k < 32; ++k) sum += int8_t(a[i / 8][k]) * int8_t(b[k][i % 8]);
+        expect(uint32_t(d[i]) == uint32_t(sum), "mma of s8", i);
+    }
+}
+
+// E4M3 of OCP's 8-bit floating point specification: bias 7, no infinity, NaN is S.1111.111.
+double value_of_e4m3(int code) {
+    double sign = code & 0x80 ? -1 : 1;
+    int exponent = code >> 3 & 15, fraction = code & 7;
+    if (exponent == 15 && fraction == 7) return NAN;
+    return sign * (exponent ? (1 + fraction / 8.0) * exp2(exponent - 7) : fraction / 8.0 * exp2(-6));
+}
+
+uint8_t e4m3_of(double x) {  // of a value that is one
+    for (int code = 0; code < 256; ++code)
+        if (value_of_e4m3(code) == x) return uint8_t(code);
+    stop("no e4m3");
+}
+
+void probe_mma_e4m3(Driver& driver) {
+    uint8_t a[16][32], b[32][8];
+    for (auto& row : a)
+        for (auto& x : row) x = e4m3_of(small_integer());
+    for (auto& row : b)
+        for (auto& x : row) x = e4m3_of(small_integer());
+    std::vector<float> c(128);
+    for (auto& x : c) x = float(small_integer());
+    auto d = product_of_bytes(driver, "probe_mma_e4m3", a, b, c);
+    for (size_t i = 0; i < 128; ++i) {
+        double sum = c[i];
+        for (size_t k = 0; k < 32; ++k) sum += value_of_e4m3(a[i / 8][k]) * value_of_e4m3(b[k][i % 8]);
+        expect(d[i] == sum, "mma of e4m3", i);
+    }
+    // Each code by itself: a row of zeros but for it, times one.
+    for (auto& row : b)
+        for (auto& x : row) x = e4m3_of(1);
+    for (int first = 0; first < 256; first += 16) {
+        memset(a, 0, sizeof a);
+        for (int row = 0; row < 16; ++row) a[row][random_numbers() % 32] = uint8_t(first + row);
+        d = product_of_bytes(driver, "probe_mma_e4m3", a, b, std::vector<float>(128));
+        for (size_t i = 0; i < 128; ++i) {
+            double want = value_of_e4m3(first + int(i / 8));
+            expect(d[i] == want || (want != want && d[i] != d[i]), "mma of one e4m3", i);
+        }
+    }
+}
+
 void probe_ldmatrix(Driver& driver) {
     std::vector<uint16_t> x(2048);
     for (size_t i = 0; i < x.size(); ++i) x[i] = uint16_t(i * 31 + 7);
@@ -464,6 +558,8 @@ void run_probes(Driver& driver) {
     probe_conversions(driver);
     probe_fma2(driver);
     for (int i = 0; i < 10; ++i) probe_mma(driver);
+    for (int i = 0; i < 10; ++i) probe_mma_s8(driver);
+    if (driver.arch() >= 89) probe_mma_e4m3(driver);
     for (int i = 0; i < 10; ++i) probe_ldmatrix(driver);
     probe_memory(driver);
     probe_warps(driver);
