@@ -1,5 +1,6 @@
 //! Embeds the CUDA sources: every `kernels/*.cu` with its includes expanded, a hash of that text, the parameters of
-//! its entry point, the size of its launch, and the sets of constants that operations compile it with. Needs no CUDA.
+//! its entry point, the size of its launch, the sets of constants that operations compile it with, and the architecture
+//! that it is for. Needs no CUDA.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -32,11 +33,12 @@ fn main() {
         let digest = Sha256::digest(text.as_bytes());
         let hash = digest.iter().fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
         let (parameters, sets) = (parameters(name, &text), sets(&path, &text));
-        let launch = launch(name, &text);
+        let (launch, arch) = (launch(name, &text), arch(name, &text));
         writeln!(
             table,
             "    Source {{ name: {name:?}, hash: {hash:?}, text: include_str!({file:?}), \
-             parameters: &[{parameters}], launch: {launch:?}, sets: &[{sets}] }},"
+             parameters: &[{parameters}], launch: {launch:?}, sets: &[{sets}], \
+             arch: {arch:?} }},"
         )
         .unwrap();
     }
@@ -82,6 +84,12 @@ fn launch<'a>(name: &str, text: &'a str) -> [&'a str; 3] {
         panic!("{KERNELS}/{name}.cu: no `// Launch: grid …; block …`, or `; shared …` after it");
     }
     launch
+}
+
+/// The architecture that the line `// Architecture: N` of the comment at the head names, if there is one.
+fn arch(name: &str, text: &str) -> Option<u32> {
+    let line = text.lines().find_map(|line| line.strip_prefix("// Architecture: "))?;
+    Some(line.parse().unwrap_or_else(|_| panic!("{KERNELS}/{name}.cu: `{line}`: no architecture")))
 }
 
 /// The sets of constants as Rust has them. Each line `// Sets: A 1 2, B 0 1` of the comment at the head stands for

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use common::say;
-use invad::cuda::{compile, variants};
+use invad::cuda::{Usage, compile, variants};
 use invad::{Error, Result};
 
 /// Compiles every kernel in all its variants and shows registers, shared memory (bytes of a block) and
@@ -64,9 +64,13 @@ fn table(options: &Options) -> Result<ExitCode> {
     for (variant, name) in variants.iter().zip(names) {
         let mut line = format!("{name:width$}");
         for &arch in &options.arch {
-            let usage = compile(variant.kernel, &variant.defines, arch)?.usage();
-            let cell = usage
-                .map_or("?".into(), |u| format!("{} / {} / {}", u.registers, u.shared, u.spills));
+            let cell = if variant.is_for(arch) {
+                let usage = compile(variant.kernel, &variant.defines, arch)?.usage();
+                let cell = |u: Usage| format!("{} / {} / {}", u.registers, u.shared, u.spills);
+                usage.map_or("?".into(), cell)
+            } else {
+                "–".into()
+            };
             line += &format!("  {cell:>16}");
         }
         say(line);

@@ -39,14 +39,15 @@ pub fn launches() -> String {
     contracts().into_iter().map(row).fold(heading.into(), |table, row| table + &row)
 }
 
-/// A row for each variant: registers, shared memory of its own, and blocks that a multiprocessor holds of it.
+/// A row for each variant that is for this architecture: registers, shared memory of its own, and blocks that a
+/// multiprocessor holds of it.
 pub fn registers() -> Result<String> {
     let mut table = format!(
         "{}, sm_{ARCH}:\n\n\
          | kernel | defines | registers | shared (bytes) | blocks/SM |\n|---|---|---|---|---|\n",
         compiler()
     );
-    for variant in variants() {
+    for variant in variants().into_iter().filter(|v| v.is_for(ARCH)) {
         let compiled = compile(variant.kernel, &variant.defines, ARCH)?;
         let defines: Vec<String> =
             variant.defines.iter().map(|(name, value)| format!("`{name}={value}`")).collect();

@@ -1,4 +1,4 @@
-// The vocabulary of the kernels: all a kernel includes, and the only place with inline PTX.
+// The vocabulary of the kernels: all a kernel includes, and with wgmma.cuh the only place with inline PTX.
 // On the emulated device tests/emulator/device.hpp is included first and supplies the same names.
 #pragma once
 

@@ -11,7 +11,7 @@ use std::{env, fs};
 use sha2::{Digest, Sha256};
 
 use super::Source;
-use super::compile::{OPTIONS, compile_source};
+use super::compile::{OPTIONS, compile_source, target};
 use super::probe::probe;
 use crate::error::Result;
 
@@ -22,17 +22,18 @@ const HASH: usize = 32;
 
 /// Machine code for a kernel: kept from before, or compiled and kept.
 pub(super) fn cubin(source: &Source, defines: &[(&str, i64)], arch: u32) -> Result<Vec<u8>> {
-    let path = folder().map(|folder| folder.join(file_name(source, defines, arch)));
+    let target = target(arch);
+    let path = folder().map(|folder| folder.join(file_name(source, defines, &target)));
     if let Some(cubin) = path.as_deref().and_then(read) {
         return Ok(cubin);
     }
     match &path {
         Some(path) => log::info!(
-            "compiling the kernel {} for sm_{arch}; it is kept as {}",
+            "compiling the kernel {} for {target}; it is kept as {}",
             source.name,
             path.display()
         ),
-        None => log::info!("compiling the kernel {} for sm_{arch}", source.name),
+        None => log::info!("compiling the kernel {} for {target}", source.name),
     }
     let cubin = compile_source(source, defines, arch)?.cubin;
     if let Some(path) = path
@@ -57,9 +58,9 @@ fn folder() -> Option<PathBuf> {
     }
 }
 
-fn file_name(source: &Source, defines: &[(&str, i64)], arch: u32) -> String {
+fn file_name(source: &Source, defines: &[(&str, i64)], target: &str) -> String {
     let key = format!(
-        "{}\n{}\n{defines:?}\n{OPTIONS:?}\n{arch}\n{}\n{}",
+        "{}\n{}\n{defines:?}\n{OPTIONS:?}\n{target}\n{}\n{}",
         source.name,
         source.hash,
         probe().nvrtc.name_and_version(),
@@ -67,7 +68,7 @@ fn file_name(source: &Source, defines: &[(&str, i64)], arch: u32) -> String {
     );
     let hash = Sha256::digest(key.as_bytes());
     let hash = hash[..8].iter().fold(String::new(), |name, byte| format!("{name}{byte:02x}"));
-    format!("{}-sm_{arch}-{hash}.cubin", source.name)
+    format!("{}-{target}-{hash}.cubin", source.name)
 }
 
 fn read(path: &Path) -> Option<Vec<u8>> {

@@ -40,17 +40,28 @@ pub struct Usage {
     pub spills: u32,
 }
 
-/// Compiles a kernel for sm_`arch`, each define as `-DNAME=VALUE`. Needs NVRTC, but neither a GPU
-/// nor a driver.
+/// Compiles a kernel for the architecture of compute capability `arch` / 10, each define as `-DNAME=VALUE`. Needs
+/// NVRTC, but neither a GPU nor a driver.
 ///
 /// # Errors
-/// [`Error::Unavailable`] without NVRTC; [`Error::Argument`] if there is no such kernel;
-/// [`Error::Compile`] if it does not compile.
+/// [`Error::Unavailable`] without NVRTC; [`Error::Argument`] if there is no such kernel, or none for this
+/// architecture; [`Error::Compile`] if it does not compile.
 pub fn compile(kernel: &str, defines: &[(&str, i64)], arch: u32) -> Result<Compiled> {
     let Some(source) = find(kernel) else {
         return Err(Error::argument("compile", "kernel", "one of invad's kernels", kernel));
     };
+    if let Some(only) = source.arch.filter(|&only| only != arch) {
+        return Err(Error::argument("compile", "arch", format!("{only}, for {kernel}"), arch));
+    }
     compile_source(source, defines, arch)
+}
+
+/// The compiler's name of an architecture, with all the instructions that it has: machine code is for the GPU at
+/// hand, which need not have any of its successors' run it.
+pub(super) fn target(arch: u32) -> String {
+    // Those of 9.0 that no later GPU has.
+    let suffix = if arch == 90 { "a" } else { "" };
+    format!("sm_{arch}{suffix}")
 }
 
 pub(super) fn compile_source(
@@ -70,7 +81,7 @@ pub(super) fn compile_source(
         log,
     };
     let mut options: Vec<String> = OPTIONS.map(String::from).into();
-    options.push(format!("--gpu-architecture=sm_{arch}"));
+    options.push(format!("--gpu-architecture={}", target(arch)));
     options.extend(defines.iter().map(|(name, value)| format!("-D{name}={value}")));
     let program = Program::new(source).map_err(|e| error(e.to_string()))?;
     match program.compile(&options) {

@@ -44,6 +44,8 @@ struct Source {
     launch: [&'static str; 3],
     /// The sets of constants that operations compile it with, of some a choice.
     sets: &'static [&'static [Define]],
+    /// The one architecture that it is for, if it is not for all.
+    arch: Option<u32>,
 }
 
 static SOURCES: &[Source] = include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -99,12 +101,22 @@ pub struct Variant {
     pub kernel: &'static str,
     /// The constants and their values.
     pub defines: Vec<(&'static str, i64)>,
+    /// The one architecture that the kernel is for; without one it is for all.
+    arch: Option<u32>,
+}
+
+impl Variant {
+    /// Whether the kernel is for an architecture, which [`compile`] takes alike.
+    pub fn is_for(&self, arch: u32) -> bool {
+        self.arch.is_none_or(|only| only == arch)
+    }
 }
 
 /// Every kernel in the variants that operations use; of the widths of `adaln_zero` and its gradient a choice.
 pub fn variants() -> Vec<Variant> {
     let of = |source: &'static Source| {
-        source.sets.iter().map(|set| Variant { kernel: source.name, defines: set.to_vec() })
+        let of = |set: &&[Define]| (source.name, set.to_vec(), source.arch);
+        source.sets.iter().map(of).map(|(kernel, defines, arch)| Variant { kernel, defines, arch })
     };
     SOURCES.iter().flat_map(of).collect()
 }

@@ -16,6 +16,6 @@ library() {
     $compile "$@" -Wl,-soname,"${file%%.so*}.so" -o "$out/$file"
     ln -sf "$file" "$out/${file%%.so*}.so"
 }
-library libcuda.so.1 "$@" "$here/runtime.cpp" "$here/driver.cpp" -ldl
+library libcuda.so.1 "$@" "$here/runtime.cpp" "$here/hopper.cpp" "$here/driver.cpp" -ldl
 library libnvrtc.so.12 "$@" "-DINVAD_EMULATOR_DEVICE_HEADER=\"$here/device.hpp\"" "$here/nvrtc.cpp"
 library libcublasLt.so.12 "$@" "$here/cublaslt.cpp" -L"$out" -lcuda -Wl,-rpath,"\$ORIGIN"

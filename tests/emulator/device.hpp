@@ -364,3 +364,9 @@ DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
 
 DEVICE float exp2_approx(float x) { return exp2f(x); }
 DEVICE float log2_approx(float x) { return log2f(x); }
+
+// ---- what later architectures have, as NVRTC says that they do
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#include "hopper.hpp"
+#endif

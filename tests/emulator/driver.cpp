@@ -72,9 +72,10 @@ const std::pair<int, const char*> names[] = {
     {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT"},
 };
 
-// The device: an RTX 4090 by its limits, with fewer multiprocessors.
+// The device: an RTX 4090 by its limits, with fewer multiprocessors; of compute capability 9.0 with an H200's shared
+// memory.
 constexpr int max_block = 1024, max_block_z = 64, max_grid_yz = 65535;
-constexpr int shared_default = 48 << 10, shared_limit = 99 << 10, shared_per_multiprocessor = 100 << 10;
+constexpr int shared_default = 48 << 10;
 constexpr int threads_per_multiprocessor = 1536, blocks_per_multiprocessor = 24;
 
 constexpr size_t guard_bytes = 256;
@@ -96,6 +97,10 @@ uint64_t environment(const char* name, uint64_t otherwise) {
     const char* text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 0) : otherwise;
 }
+
+int compute_capability() { return int(environment("INVAD_EMULATOR_ARCH", 89)); }
+int shared_per_multiprocessor() { return (compute_capability() == 90 ? 228 : 100) << 10; }
+int shared_limit() { return shared_per_multiprocessor() - 1024; }
 
 uint64_t seed() { return environment("INVAD_EMULATOR_SEED", 0); }
 
@@ -611,7 +616,7 @@ API cuDeviceTotalMem_v2(size_t* bytes, int) {
 }
 
 API cuDeviceGetAttribute(int* value, int attribute, int) {
-    int arch = int(environment("INVAD_EMULATOR_ARCH", 89));
+    int arch = compute_capability();
     switch (attribute) {
         case 1:
         case 2:
@@ -631,8 +636,8 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
         case 41: *value = 1; break;  // unified addressing
         case 75: *value = arch / 10; break;
         case 76: *value = arch % 10; break;
-        case 81: *value = shared_per_multiprocessor; break;
-        case 97: *value = shared_limit; break;
+        case 81: *value = shared_per_multiprocessor(); break;
+        case 97: *value = shared_limit(); break;
         case 106: *value = blocks_per_multiprocessor; break;
         case 115: *value = 1; break;  // memory pools, hence asynchronous allocation
         default: *value = 0;
@@ -1091,7 +1096,7 @@ API cuModuleGetFunction(void** function, void* handle, const char* name) {
 API cuFuncSetAttribute(void* handle, int attribute, int value) {
     ENTER;
     if (attribute != 8) return SUCCESS;
-    if (value < 0 || value > shared_limit)
+    if (value < 0 || value > shared_limit())
         return refuse(INVALID_VALUE, "more dynamic shared memory than a block can have");
     static_cast<Function*>(handle)->max_dynamic_shared = std::max(value, shared_default);
     return SUCCESS;
@@ -1100,7 +1105,7 @@ API cuFuncSetAttribute(void* handle, int attribute, int value) {
 // Registers and the static shared memory are not known here.
 API cuFuncGetAttribute(int* value, int attribute, void* handle) {
     ENTER;
-    int arch = int(environment("INVAD_EMULATOR_ARCH", 89));
+    int arch = compute_capability();
     switch (attribute) {
         case 0: *value = max_block; break;
         case 5:
@@ -1117,7 +1122,7 @@ API cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, void*, int
                                                          unsigned) {
     if (block <= 0 || block > max_block) return INVALID_VALUE;
     int by_threads = threads_per_multiprocessor / ((block + 31) / 32 * 32);
-    int by_memory = int(shared_per_multiprocessor / (shared_bytes + 1024));
+    int by_memory = int(size_t(shared_per_multiprocessor()) / (shared_bytes + 1024));
     *blocks = std::min({by_threads, by_memory, blocks_per_multiprocessor});
     return SUCCESS;
 }

@@ -32,7 +32,7 @@ struct Program {
     std::string source, name, log, cubin;
 };
 
-const char* const architectures[] = {"80", "86", "87", "89", "90", "100", "120"};
+const char* const architectures[] = {"80", "86", "87", "89", "90", "90a", "100", "120"};
 
 std::vector<std::string> words(const char* text) {
     std::istringstream stream(text ? text : "");
@@ -52,6 +52,7 @@ bool translate(int count, const char* const* options, std::vector<std::string>& 
             arguments.push_back("-D" + option.substr(15));
         } else if (starts_with(option, "--gpu-architecture=sm_")) {
             for (const char* known : architectures) architecture |= option.substr(22) == known;
+            if (option.substr(22) == "90a") arguments.push_back("-D__CUDA_ARCH_FEAT_SM90_ALL");
         } else if (option != "--std=c++17" && option != "-std=c++17" && option != "-lineinfo" &&
                    option != "--generate-line-info" && option != "-default-device" &&
                    option != "--use_fast_math" && !starts_with(option, "--ptxas-options=") &&

@@ -146,3 +146,53 @@ KERNEL void probe_indices(int* out) {
     out[block * threads + thread] = block * threads + thread;
 }
 REGISTER_KERNEL(probe_indices)
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#include "../../kernels/include/tile.cuh"
+#include "../../kernels/include/wgmma.cuh"
+
+// d (64×256) = the sum over `steps` of 16 columns of a (64×64) · b (256×64)ᵀ, and what d was with `add`: thread t's
+// registers are d[128t..].
+KERNEL void probe_wgmma_shared(const h16* a, const h16* b, float* d, int steps, int add) {
+    DYNAMIC_SHARED(unsigned char, bytes);
+    h16* tile = first_tile(bytes);
+    copy_tile_async<256, 64, 128, false>(tile, b, 64, 256, 64);
+    copy_tile_async<64, 64, 128, false>(tile + 256 * 64, a, 64, 64, 64);
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_proxy_async();
+    __syncthreads();
+    float v[32][4];
+    for (int i = 0; i < 128; ++i) v[i / 4][i % 4] = d[128 * threadIdx.x + i];
+    begin_products(v);
+    for (int i = 0; i < steps; ++i) {
+        wgmma_m64n256k16(v, tile_descriptor(tile + 256 * 64) + i * COLUMNS_16,
+                         tile_descriptor(tile) + i * COLUMNS_16, add || i > 0);
+    }
+    finish_products(v);
+    for (int i = 0; i < 128; ++i) d[128 * threadIdx.x + i] = v[i / 4][i % 4];
+}
+REGISTER_KERNEL(probe_wgmma_shared)
+
+// d (64×64) = the sum over `steps` of 16 rows of a (64×64) · b (64×64): thread t's registers are a[16t..] and d[32t..].
+KERNEL void probe_wgmma_registers(const uint32_t* a, const h16* b, float* d, int steps, int add) {
+    DYNAMIC_SHARED(unsigned char, bytes);
+    h16* tile = first_tile(bytes);
+    copy_tile_async<64, 64, 128, false>(tile, b, 64, 64, 64);
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_proxy_async();
+    __syncthreads();
+    uint32_t left[4][4];
+    float v[8][4];
+    for (int i = 0; i < 16; ++i) left[i / 4][i % 4] = a[16 * threadIdx.x + i];
+    for (int i = 0; i < 32; ++i) v[i / 4][i % 4] = d[32 * threadIdx.x + i];
+    begin_products(v);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        if (i < steps) wgmma_m64n64k16(v, left[i], tile_descriptor(tile) + i * ROWS_16, add || i > 0);
+    finish_products(v);
+    for (int i = 0; i < 32; ++i) d[32 * threadIdx.x + i] = v[i / 4][i % 4];
+}
+REGISTER_KERNEL(probe_wgmma_registers)
+#endif

@@ -286,6 +286,7 @@ void fiber_main() {
         release(block_end);
         Fiber* me = self();
         if (!me->copies.empty()) fail(launch_failed, "cp.async still pending when the thread exits");
+        if (products_pending()) fail(launch_failed, "wgmma still pending when the thread exits");
         if (at_barrier) fail(launch_failed, "divergent __syncthreads: this thread exits while others wait");
         me->exited = true;
         ++exited;
@@ -295,6 +296,7 @@ void fiber_main() {
 
 void run_block(size_t shared_bytes) {
     if (shared_bytes) memset(shared, 0xff, shared_bytes);
+    start_hopper(shared_bytes);
     exited = 0;
     at_barrier = 0;
     ready_warps = 0;
@@ -590,8 +592,10 @@ void async_commit() { ++self()->open_group; }
 void async_wait(int pending_groups, void (*copy)(AsyncCopy)) {
     auto& copies = self()->copies;
     size_t done = 0;
-    while (done < copies.size() && copies[done].second < self()->open_group - pending_groups)
-        copy(copies[done++].first);
+    for (; done < copies.size() && copies[done].second < self()->open_group - pending_groups; ++done) {
+        copy(copies[done].first);
+        cp_async_landed(copies[done].first.shared);
+    }
     copies.erase(copies.begin(), copies.begin() + done);
 }
 

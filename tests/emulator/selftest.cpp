@@ -73,7 +73,7 @@ std::string compile(void* nvrtc, const std::string& name, int arch, std::vector<
     auto call = [&](const char* function) { return reinterpret_cast<int (*)(...)>(dlsym(nvrtc, function)); };
     std::vector<std::string> seen;
     std::string source = expand(here + "/" + name, seen);
-    options.push_back("--gpu-architecture=sm_" + std::to_string(arch));
+    options.push_back("--gpu-architecture=sm_" + std::to_string(arch) + (arch == 90 ? "a" : ""));
     options.push_back("--std=c++17");
     std::vector<const char*> list;
     for (auto& option : options) list.push_back(option.c_str());
@@ -163,6 +163,12 @@ struct Driver {
         check("cuMemcpyDtoHAsync_v2", static_cast<void*>(values.data()), p, count * sizeof(T), stream);
         check("cuStreamSynchronize", stream);
         return values;
+    }
+
+    void allow_shared(const char* kernel, int bytes) {
+        void* function;
+        check("cuModuleGetFunction", &function, module, kernel);
+        check("cuFuncSetAttribute", function, 8, bytes);
     }
 
     template <class... A>
@@ -553,6 +559,58 @@ void probe_math(Driver& driver) {
     }
 }
 
+// Where the ISA has register i of a warpgroup's thread in an accumulator of wgmma.
+Place wgmma_place(int thread, int i) {
+    auto [row, column] = c_place(thread % 32, i % 4);
+    return {thread / 32 * 16 + row, i / 4 * 8 + column};
+}
+
+std::vector<double> small_integers(size_t size) {
+    std::vector<double> x(size);
+    for (auto& value : x) value = small_integer();
+    return x;
+}
+
+std::vector<uint16_t> halves_of(const std::vector<double>& x) {
+    std::vector<uint16_t> h;
+    for (double value : x) h.push_back(half_of(value));
+    return h;
+}
+
+// Products of all steps of a tile: a (64×64) from shared memory with b (256×64) transposed, or from registers with b
+// (64×64).
+void probe_wgmma(Driver& driver, bool shared, int steps, bool add) {
+    const int columns = shared ? 256 : 64, registers = columns / 2;
+    auto a = small_integers(64 * 64), b = small_integers(64 * size_t(columns));
+    auto c = small_integers(64 * size_t(columns));
+    std::vector<float> d;
+    std::vector<double> left;
+    for (int thread = 0; thread < 128; ++thread) {
+        for (int i = 0; i < registers; ++i) {
+            auto [row, column] = wgmma_place(thread, i);
+            d.push_back(float(c[size_t(row * columns + column)]));
+        }
+        for (int i = 0; i < 32; ++i) {
+            auto [row, column] = a_place(thread % 32, i % 8);
+            left.push_back(a[size_t((thread / 32 * 16 + row) * 64 + i / 8 * 16 + column)]);
+        }
+    }
+    const char* kernel = shared ? "probe_wgmma_shared" : "probe_wgmma_registers";
+    const unsigned bytes = (shared ? 320 : 64) * 128 + 1024;
+    auto pd = driver.upload(d);
+    driver.allow_shared(kernel, int(bytes));
+    driver.launch(kernel, {1}, {128}, bytes, driver.upload(halves_of(shared ? a : left)), driver.upload(halves_of(b)),
+                  pd, steps, int(add));
+    d = driver.download<float>(pd, d.size());
+    for (size_t i = 0; i < d.size(); ++i) {
+        auto [row, column] = wgmma_place(int(i) / registers, int(i) % registers);
+        double sum = add ? c[size_t(row * columns + column)] : 0;
+        for (int k = 0; k < 16 * steps; ++k)
+            sum += a[size_t(row * 64 + k)] * b[size_t(shared ? column * 64 + k : k * 64 + column)];
+        expect(d[i] == sum, kernel, i);
+    }
+}
+
 void run_probes(Driver& driver) {
     random_numbers.seed(1);
     probe_conversions(driver);
@@ -564,6 +622,12 @@ void run_probes(Driver& driver) {
     probe_memory(driver);
     probe_warps(driver);
     probe_math(driver);
+    for (int steps = 1; steps <= 4 && driver.arch() == 90; ++steps) {
+        for (bool add : {false, true}) {
+            probe_wgmma(driver, true, steps, add);
+            probe_wgmma(driver, false, steps, add);
+        }
+    }
 }
 
 // ---- NVRTC's and cuBLASLt's interfaces
@@ -731,11 +795,11 @@ void check_products(Driver& driver, void* library) {
 const size_t count = 256;
 
 // Runs a kernel of faults.cu on 256 floats that are their own index, and compares with `expected`.
-void run_fault(Driver& driver, const char* kernel, std::function<float(size_t)> expected) {
+void run_fault(Driver& driver, const char* kernel, std::function<float(size_t)> expected, unsigned shared = 4096) {
     std::vector<float> x(count);
     for (size_t i = 0; i < count; ++i) x[i] = float(i);
     auto px = driver.upload(x), out = driver.upload(std::vector<float>(count, -1));
-    driver.launch(kernel, {1}, {count}, 4096, px, out);
+    driver.launch(kernel, {1}, {count}, shared, px, out);
     auto r = driver.download<float>(out, count);
     for (size_t i = 0; i < count; ++i) {
         float right = expected(i);
@@ -818,7 +882,20 @@ Fault kernel_fault(const char* kernel, std::function<float(size_t)> expected) {
     return [=](Driver& driver, bool) { run_fault(driver, kernel, expected); };
 }
 
+// One of sm_90a, which has a tile in shared memory.
+Fault wgmma_fault(const char* kernel, float per_row = 1) {
+    auto expected = [=](size_t i) { return per_row * float(i % 32) + (per_row == 2 ? 32 : 0); };
+    return [=](Driver& driver, bool) { run_fault(driver, kernel, expected, 10240); };
+}
+
 const std::map<std::string, Fault> faults = {
+    {"wgmma_missing_proxy_fence", wgmma_fault("wgmma_missing_proxy_fence")},
+    {"wgmma_early_proxy_fence", wgmma_fault("wgmma_early_proxy_fence")},
+    {"wgmma_slot_released_early", wgmma_fault("wgmma_slot_released_early", 2)},
+    {"wgmma_wrong_descriptor", wgmma_fault("wgmma_wrong_descriptor")},
+    {"wgmma_misplaced_tile", wgmma_fault("wgmma_misplaced_tile")},
+    {"wgmma_missing_wait", wgmma_fault("wgmma_missing_wait")},
+    {"wgmma_missing_fence", wgmma_fault("wgmma_missing_fence")},
     {"missing_barrier", kernel_fault("missing_barrier", [](size_t i) { return float(i ? i - 1 : 0); })},
     {"missing_second_barrier",
      kernel_fault("missing_second_barrier", [](size_t i) { return float((i + 10) % 256); })},
@@ -882,6 +959,7 @@ struct Check {
     const char* sanitizer;  // as for -fsanitize=, or empty
     std::vector<int> seeds;
     std::vector<const char*> words;
+    int arch = 89;
 };
 
 const std::vector<int> any = {1, 2, 3, 4};
@@ -924,6 +1002,14 @@ const std::vector<Check> checks = {
     {"too_many_threads", "", {0}, {"INVALID_VALUE", "block out of range"}},
     {"too_much_shared_memory", "", {0}, {"INVALID_VALUE", "49152"}},
     {"too_much_memory", "", {0}, {"OUT_OF_MEMORY"}},
+    {"wgmma_missing_proxy_fence", "", {0}, {"without a fence.proxy.async"}, 90},
+    {"wgmma_early_proxy_fence", "", {0}, {"without a fence.proxy.async"}, 90},
+    {"wgmma_slot_released_early", "", any, {"wrong result"}, 90},
+    {"wgmma_slot_released_early", "thread", {0}, {"ThreadSanitizer: data race", "emulated_read16"}, 90},
+    {"wgmma_wrong_descriptor", "", {0}, {"stride from eight rows to the next"}, 90},
+    {"wgmma_misplaced_tile", "", {0}, {"multiple of 1024 bytes"}, 90},
+    {"wgmma_missing_wait", "", {0}, {"wrong result"}, 90},
+    {"wgmma_missing_fence", "", {0}, {"without a wgmma.fence"}, 90},
 };
 
 std::string output_of(const std::string& command) {
@@ -940,6 +1026,7 @@ std::string output_of(const std::string& command) {
 std::string run_alone(const std::string& program, const std::string& directory, const Check& check, int seed,
                       bool repaired) {
     std::string sanitizer = check.sanitizer, variables = "INVAD_EMULATOR_SEED=" + std::to_string(seed);
+    variables += " INVAD_EMULATOR_ARCH=" + std::to_string(check.arch);
     if (!sanitizer.empty()) {
         variables += " INVAD_EMULATOR_CXXFLAGS='-fsanitize=" + sanitizer + " -fno-sanitize-recover=all'";
     }
@@ -974,11 +1061,13 @@ int check_all(const std::string& program, const std::string& directory) {
         fflush(stdout);
         wrong += !right;
     };
-    for (const char* seed : {"0", "1", "2", "3"}) {
-        std::string output =
-            output_of(std::string("INVAD_EMULATOR_SEED=") + seed + " " + program + " probes " + directory +
-                      "/libcuda.so.1 " + directory + "/libnvrtc.so.12");
-        report(succeeded(output), std::string("probes, seed ") + seed, output);
+    for (const char* arch : {"89", "90"}) {
+        for (const char* seed : {"0", "1", "2", "3"}) {
+            std::string output = output_of(std::string("INVAD_EMULATOR_ARCH=") + arch + " INVAD_EMULATOR_SEED=" + seed +
+                                           " " + program + " probes " + directory + "/libcuda.so.1 " + directory +
+                                           "/libnvrtc.so.12");
+            report(succeeded(output), std::string("probes of sm_") + arch + ", seed " + seed, output);
+        }
     }
     std::string interfaces = output_of(program + " interfaces " + directory);
     report(succeeded(interfaces), "NVRTC's and cuBLASLt's interfaces", interfaces);

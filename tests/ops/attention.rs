@@ -192,6 +192,8 @@ mod on_gpu {
     use crate::gpu::*;
     use half::f16;
     use invad::{DType, Device};
+    use std::env;
+    use std::process::Command;
 
     /// Output (B, N, H·d) and log-sum-exp (B, H, N), and the output with scores and probabilities
     /// stored in f16.
@@ -432,6 +434,25 @@ mod on_gpu {
         for shape in [[2, 4, 5, 64], [1, 16, 3, 64], [3, 4, 1, 64]] {
             check(shape, 1.7);
             check_backward(shape, 1.7, [1.0; 2]);
+        }
+    }
+
+    /// The kernel of compute capability 9.0, which the emulated GPU has where it is told so.
+    #[test]
+    fn of_hopper() {
+        if gpu().is_none() || !is_emulated() {
+            return;
+        }
+        for seed in ["0", "1"] {
+            let ran = Command::new(env::current_exe().unwrap())
+                .args(["attention::on_gpu::", "--skip", "backward", "--skip", "of_hopper"])
+                .env("INVAD_TEST_DEVICE", "emulated")
+                .env("INVAD_EMULATOR_ARCH", "90")
+                .env("INVAD_EMULATOR_SEED", seed)
+                .output()
+                .unwrap();
+            let [out, err] = [ran.stdout, ran.stderr].map(|text| String::from_utf8(text).unwrap());
+            assert!(ran.status.success(), "seed {seed}: {out}{err}");
         }
     }
 

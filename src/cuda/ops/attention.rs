@@ -1,7 +1,8 @@
-//! `kernels/attention.cu`, `kernels/attention_split.cu`, `kernels/attention_tiled.cu`, and
+//! `kernels/attention.cu`, `kernels/attention_split.cu`, `kernels/attention_tiled.cu`, `kernels/attention_wgmma.cu`, and
 //! `kernels/attention_backward_*.cu`.
 
 use super::Op;
+use crate::cuda::context::Limits;
 use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -18,6 +19,8 @@ const TOKENS: usize = 256;
 const ROWS: usize = 64;
 /// Queries of a block of the kernel that splits keys.
 const SPLIT_ROWS: usize = 32;
+/// Queries of a tile of the kernel for Hopper.
+const WGMMA_ROWS: usize = 128;
 
 /// Sizes of an attention, as kernels take them.
 struct Sizes {
@@ -70,9 +73,10 @@ pub(crate) fn attention(
     let lse = lse.map(|v| op.write("lse", v, DType::F32)).transpose()?;
     let ([n, h, d], scale) = (sizes.ints(), sizes.scale());
     let (grid, split) = (sizes.grid(ROWS), sizes.grid(SPLIT_ROWS));
-    let Sizes { tokens, size, bucket, .. } = sizes;
+    let &Sizes { tokens, size, bucket, .. } = &sizes;
     // Every block gets a multiprocessor.
-    let is_small = split.iter().product::<usize>() <= op.context.limits.multiprocessors;
+    let Limits { arch, multiprocessors, .. } = op.context.limits;
+    let is_small = split.iter().product::<usize>() <= multiprocessors;
     let args = args![qkv, out, lse, n, h, d, scale];
     let head_size = ("HEAD_SIZE", bucket as i64);
     // SAFETY: qkv, out and lse have these sizes, and the kernel's constants fit them.
@@ -80,6 +84,15 @@ pub(crate) fn attention(
         if tokens <= TOKENS && is_small {
             let launch = Launch { grid: split, block: 256, shared: 92_160 };
             op.launch("attention_split", &[head_size], launch, &args)
+        } else if arch == 90 && tokens <= TOKENS && tokens > ROWS {
+            // Of fewer tokens most of a tile would be empty.
+            let tiles = sizes.grid(WGMMA_ROWS).iter().product::<usize>();
+            let blocks = tiles.min(multiprocessors);
+            let tiles = op.int("qkv", tiles + blocks)? - blocks as i32;
+            let whole = tokens == TOKENS && size.is_multiple_of(64);
+            let launch = Launch { grid: [blocks, 1, 1], block: 256, shared: 197_632 };
+            let args = args![qkv, out, lse, n, h, d, tiles, scale];
+            op.launch("attention_wgmma", &[("TOKENS_256", i64::from(whole))], launch, &args)
         } else if tokens <= TOKENS {
             let whole = tokens == TOKENS && size.is_multiple_of(32);
             let launch = Launch { grid, block: 128, shared: 32 << 10 };
