@@ -88,7 +88,8 @@ constexpr unsigned char sealed[] = {0xa0, 0x7f};
 std::recursive_mutex mutex;
 Outcome sticky;           // of the first failed launch; ends the context, as on a device
 std::string last_reason;  // what cuGetErrorString adds to an error that is not sticky
-int context;              // has an address only
+constexpr int most_devices = 8;
+int contexts[most_devices];  // of each device; they have an address only
 thread_local void* current_context;
 uint64_t launches;
 
@@ -96,6 +97,8 @@ uint64_t environment(const char* name, uint64_t otherwise) {
     const char* text = getenv(name);
     return text && *text ? strtoull(text, nullptr, 0) : otherwise;
 }
+
+int devices() { return int(std::min<uint64_t>(environment("INVAD_EMULATOR_DEVICES", 1), most_devices)); }
 
 uint64_t seed() { return environment("INVAD_EMULATOR_SEED", 0); }
 
@@ -253,6 +256,7 @@ struct Stream {
     std::deque<Work> waiting;
     uint64_t enqueued = 0, done = 0;
     bool blocking = false;  // kept in order with the null stream
+    void* context = nullptr;  // that it was made in; of the null stream none
     std::shared_ptr<Capture> capture;
     std::vector<size_t> captured_after;  // the nodes that the next one follows
 };
@@ -585,13 +589,13 @@ API cuGetExportTable(const void** table, const void*) {
 }
 
 API cuDeviceGetCount(int* count) {
-    *count = 1;
+    *count = devices();
     return SUCCESS;
 }
 
 API cuDeviceGet(int* device, int ordinal) {
-    if (ordinal != 0) return INVALID_DEVICE;
-    *device = 0;
+    if (ordinal < 0 || ordinal >= devices()) return INVALID_DEVICE;
+    *device = ordinal;
     return SUCCESS;
 }
 
@@ -640,8 +644,9 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-API cuDevicePrimaryCtxRetain(void** handle, int) {
-    *handle = &context;
+API cuDevicePrimaryCtxRetain(void** handle, int device) {
+    if (device < 0 || device >= devices()) return INVALID_DEVICE;
+    *handle = &contexts[device];
     return SUCCESS;
 }
 
@@ -667,14 +672,15 @@ API cuCtxGetCurrent(void** handle) {
 }
 
 API cuCtxSetCurrent(void* handle) {
-    if (handle && handle != &context) return INVALID_CONTEXT;
+    if (handle && (handle < contexts || handle >= contexts + devices())) return INVALID_CONTEXT;
     current_context = handle;
     return SUCCESS;
 }
 
 API cuCtxGetDevice(int* device) {
-    *device = 0;
-    return current_context ? SUCCESS : INVALID_CONTEXT;
+    if (!current_context) return INVALID_CONTEXT;
+    *device = int(static_cast<int*>(current_context) - contexts);
+    return SUCCESS;
 }
 
 // Refused, and the end of every capture, whatever its mode and thread.
@@ -857,6 +863,7 @@ API cuStreamCreate(void** handle, unsigned flags) {
     ENTER;
     streams.push_back(std::make_shared<Stream>());
     streams.back()->blocking = !(flags & 1);
+    streams.back()->context = current_context;
     *handle = streams.back().get();
     return SUCCESS;
 }
@@ -1132,6 +1139,8 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
     ENTER_WITH_STREAM(stream_handle);
     auto& function = *static_cast<Function*>(handle);
     const Kernel& kernel = function.kernel;
+    if (stream->context && stream->context != current_context)
+        return refuse(INVALID_HANDLE, std::string(kernel.name) + ": the stream is another device's");
     auto in = [](uint64_t value, uint64_t limit) { return value >= 1 && value <= limit; };
     std::string name = kernel.name;
     if (!in(grid_x, 0x7fffffff) || !in(grid_y, max_grid_yz) || !in(grid_z, max_grid_yz)) {
