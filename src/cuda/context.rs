@@ -79,6 +79,9 @@ thread_local! {
 }
 
 struct Recording {
+    /// Whose work it is: that of one stream, of one GPU.
+    of: *const Context,
+    device: Device,
     stream: CUstream,
     /// The memory that the work uses.
     kept: Vec<Allocation>,
@@ -138,17 +141,22 @@ impl Context {
 
     /// The stream that takes this thread's work now: the context's, or the one that records it.
     pub fn stream(&self) -> CUstream {
-        let recording = RECORDING.with_borrow(|recording| recording.as_ref().map(|r| r.stream));
-        recording.unwrap_or(self.stream.cu_stream())
+        self.recorder().unwrap_or(self.stream.cu_stream())
     }
 
-    /// Whether this thread's work is being recorded and not run.
+    /// Whether this thread's work of this context is being recorded and not run.
     pub fn is_recording(&self) -> bool {
-        RECORDING.with_borrow(Option::is_some)
+        self.recorder().is_some()
     }
 
-    /// Has `stream` take the work that `f` queues from this thread; returned with what `f` returns is the
-    /// memory that the work uses.
+    fn recorder(&self) -> Option<CUstream> {
+        RECORDING.with_borrow(|recording| {
+            recording.as_ref().filter(|r| std::ptr::eq(r.of, self)).map(|r| r.stream)
+        })
+    }
+
+    /// Has `stream` take the work of this context that `f` queues from this thread; returned with what `f` returns
+    /// is the memory that the work uses.
     pub fn recording<T>(&self, stream: &CudaStream, f: impl FnOnce() -> T) -> (T, Vec<Allocation>) {
         struct Restore(Option<Recording>);
         impl Drop for Restore {
@@ -156,21 +164,31 @@ impl Context {
                 RECORDING.set(self.0.take());
             }
         }
-        let recording = Recording { stream: stream.cu_stream(), kept: Vec::new() };
+        let (device, stream) = (self.device, stream.cu_stream());
+        let recording = Recording { of: self, device, stream, kept: Vec::new() };
         let _restore = Restore(RECORDING.replace(Some(recording)));
         let done = f();
         (done, RECORDING.take().map_or(Vec::new(), |recording| recording.kept))
     }
 
-    /// Has the recording of this thread's work, if there is one, keep memory that the work uses.
-    pub fn keep(&self, memory: &Allocation) {
+    /// Has the recording of this thread's work, if there is one, keep memory that the work uses; none where it is
+    /// the caller's. Refused is what the recording could not run again.
+    pub fn take_part(&self, memory: Option<&Allocation>) -> Result<()> {
         RECORDING.with_borrow_mut(|recording| {
-            if let Some(Recording { kept, .. }) = recording
-                && !kept.iter().any(|other| Arc::ptr_eq(other, memory))
-            {
+            let Some(Recording { of, device, kept, .. }) = recording else { return Ok(()) };
+            let Some(memory) = memory else {
+                let why = "memory of the caller's cannot be part of a recording";
+                return Err(self.error("recording", why));
+            };
+            if !std::ptr::eq(*of, self) {
+                let why = format!("work is being recorded for {device} alone; record this apart");
+                return Err(self.error("recording", why));
+            }
+            if !kept.iter().any(|other| Arc::ptr_eq(other, memory)) {
                 kept.push(memory.clone());
             }
-        });
+            Ok(())
+        })
     }
 
     /// Has the driver's next calls of this thread mean this GPU.

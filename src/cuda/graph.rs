@@ -30,8 +30,8 @@ impl Graph {
     /// by waiting for the whole GPU (`cuCtxSynchronize`), which the driver refuses meanwhile.
     ///
     /// Recorded work has the addresses of the tensors it was given, whose memory lives as long as the recording
-    /// does. Numbers cannot be copied between host and GPU in it, and memory of a
-    /// [`Queue`](super::interop::Queue) cannot take part.
+    /// does. Numbers cannot be copied between host and GPU in it; work of another GPU, or on memory of a
+    /// [`Queue`](super::interop::Queue), is refused.
     ///
     /// # Errors
     /// What `f` returns; [`Error::Argument`] if the device is not a GPU; [`Error::Cuda`] if the work

@@ -24,8 +24,8 @@ const LARGEST_GRID: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
 #[derive(Default)]
 pub(crate) struct Kernels(Mutex<HashMap<&'static str, Vec<Variant>>>);
 
-/// A kernel compiled with these constants.
-type Variant = (Box<[Define]>, Arc<Kernel>);
+/// A kernel compiled with these constants: none while it is being compiled, which the others do not wait for.
+type Variant = (Box<[Define]>, Arc<Mutex<Option<Arc<Kernel>>>>);
 
 /// A kernel, loaded on a GPU.
 pub(crate) struct Kernel {
@@ -126,14 +126,24 @@ impl Kernels {
         name: &'static str,
         defines: &[Define],
     ) -> Result<Arc<Kernel>> {
-        let mut loaded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let variants = loaded.entry(name).or_default();
-        if let Some((_, kernel)) = variants.iter().find(|(d, _)| **d == *defines) {
+        let variant = self.variant(name, defines);
+        let mut loaded = variant.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = &*loaded {
             return Ok(kernel.clone());
         }
         let kernel = Arc::new(Kernel::load(context, name, defines)?);
-        variants.push((defines.into(), kernel.clone()));
-        Ok(kernel)
+        Ok(loaded.insert(kernel).clone())
+    }
+
+    fn variant(&self, name: &'static str, defines: &[Define]) -> Arc<Mutex<Option<Arc<Kernel>>>> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let variants = known.entry(name).or_default();
+        if let Some((_, variant)) = variants.iter().find(|(d, _)| **d == *defines) {
+            return variant.clone();
+        }
+        let variant = Arc::default();
+        variants.push((defines.into(), Arc::clone(&variant)));
+        variant
     }
 }
 

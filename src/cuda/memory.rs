@@ -116,13 +116,8 @@ impl<'a> Slice<'a> {
     /// Where the numbers are, for work that is queued now. Where that is recorded, the recording keeps the memory
     /// as long as it lives.
     pub fn address_of_work(&self) -> Result<u64> {
-        match self.owner {
-            Some(owner) => self.context.keep(owner),
-            None if self.len > 0 && self.context.is_recording() => {
-                let why = "memory of the caller's cannot be part of a recording";
-                return Err(self.context.error("recording", why));
-            }
-            None => {}
+        if self.len > 0 {
+            self.context.take_part(self.owner)?;
         }
         Ok(self.address)
     }

@@ -4,7 +4,7 @@ use invad::cuda::interop::cudarc::driver::CudaContext;
 use invad::{DType, Device, Tensor, ops};
 
 use crate::alone::passes_alone;
-use crate::support::emulator::gpu;
+use crate::support::emulator::{gpu, is_emulated};
 
 #[test]
 fn recorded_work_runs_again_and_again() {
@@ -134,6 +134,48 @@ fn a_recording_of_a_callers_memory() {
     assert!(refused.contains("memory of the caller's"), "{refused}");
     step().unwrap();
     assert_eq!(stream.clone_dtoh(&x).unwrap(), [3.0; 8]);
+}
+
+/// In a process of its own, which has two GPUs.
+#[test]
+fn another_gpus_work_is_not_recorded() {
+    if is_emulated() {
+        passes_alone("graph::two_gpus_at_once", &[("INVAD_EMULATOR_DEVICES", "2")]);
+    }
+}
+
+/// Each GPU's work is recorded apart, and runs on its own.
+#[test]
+#[ignore = "run by the other test"]
+fn two_gpus_at_once() {
+    let Some(gpu) = gpu() else { return };
+    let tensors = |device| {
+        let x = Tensor::from_f32(vec![1.0; 100], &[100], device).unwrap();
+        (x, Tensor::zeros(&[100], DType::F16, device).unwrap())
+    };
+    let ((mut x, output), (mut y, other)) = (tensors(gpu), tensors(Device::Cuda(1)));
+    let refused = Graph::record(gpu, || {
+        ops::inversion_step(&mut x, &output, 2.0, 0.0)?;
+        ops::inversion_step(&mut y, &other, 3.0, 0.0)
+    });
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "cuda:1: recording: work is being recorded for cuda:0 alone; record this apart"
+    );
+    // Both once for real.
+    assert_eq!((x.to_vec_f32(), y.to_vec_f32()), (vec![2.0; 100], vec![3.0; 100]));
+    let mut first = Graph::record(gpu, || {
+        // What is on the other GPU can be looked at meanwhile.
+        assert_eq!(y.to_vec_f32(), [3.0; 100]);
+        ops::inversion_step(&mut x, &output, 2.0, 0.0)
+    })
+    .unwrap();
+    let work = || ops::inversion_step(&mut y, &other, 3.0, 0.0);
+    let mut second = Graph::record(Device::Cuda(1), work).unwrap();
+    first.run().unwrap();
+    second.run().unwrap();
+    second.run().unwrap();
+    assert_eq!((x.to_vec_f32(), y.to_vec_f32()), (vec![8.0; 100], vec![81.0; 100]));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod alone;
 mod cache;
+mod compiling;
 mod features;
 mod fit;
 mod graph;

@@ -89,7 +89,8 @@ constexpr unsigned char sealed[] = {0xa0, 0x7f};
 std::recursive_mutex mutex;
 Outcome sticky;           // of the first failed launch; ends the context, as on a device
 std::string last_reason;  // what cuGetErrorString adds to an error that is not sticky
-int context;              // has an address only
+constexpr int most_devices = 8;
+int contexts[most_devices];  // of each device; they have an address only
 thread_local void* current_context;
 uint64_t launches;
 
@@ -101,6 +102,7 @@ uint64_t environment(const char* name, uint64_t otherwise) {
 int compute_capability() { return int(environment("INVAD_EMULATOR_ARCH", 89)); }
 int shared_per_multiprocessor() { return (compute_capability() == 90 ? 228 : 100) << 10; }
 int shared_limit() { return shared_per_multiprocessor() - 1024; }
+int devices() { return int(std::min<uint64_t>(environment("INVAD_EMULATOR_DEVICES", 1), most_devices)); }
 
 uint64_t seed() { return environment("INVAD_EMULATOR_SEED", 0); }
 
@@ -258,6 +260,7 @@ struct Stream {
     std::deque<Work> waiting;
     uint64_t enqueued = 0, done = 0;
     bool blocking = false;  // kept in order with the null stream
+    void* context = nullptr;  // that it was made in; of the null stream none
     std::shared_ptr<Capture> capture;
     std::vector<size_t> captured_after;  // the nodes that the next one follows
 };
@@ -590,13 +593,13 @@ API cuGetExportTable(const void** table, const void*) {
 }
 
 API cuDeviceGetCount(int* count) {
-    *count = 1;
+    *count = devices();
     return SUCCESS;
 }
 
 API cuDeviceGet(int* device, int ordinal) {
-    if (ordinal != 0) return INVALID_DEVICE;
-    *device = 0;
+    if (ordinal < 0 || ordinal >= devices()) return INVALID_DEVICE;
+    *device = ordinal;
     return SUCCESS;
 }
 
@@ -645,8 +648,9 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
     return SUCCESS;
 }
 
-API cuDevicePrimaryCtxRetain(void** handle, int) {
-    *handle = &context;
+API cuDevicePrimaryCtxRetain(void** handle, int device) {
+    if (device < 0 || device >= devices()) return INVALID_DEVICE;
+    *handle = &contexts[device];
     return SUCCESS;
 }
 
@@ -672,14 +676,15 @@ API cuCtxGetCurrent(void** handle) {
 }
 
 API cuCtxSetCurrent(void* handle) {
-    if (handle && handle != &context) return INVALID_CONTEXT;
+    if (handle && (handle < contexts || handle >= contexts + devices())) return INVALID_CONTEXT;
     current_context = handle;
     return SUCCESS;
 }
 
 API cuCtxGetDevice(int* device) {
-    *device = 0;
-    return current_context ? SUCCESS : INVALID_CONTEXT;
+    if (!current_context) return INVALID_CONTEXT;
+    *device = int(static_cast<int*>(current_context) - contexts);
+    return SUCCESS;
 }
 
 // Refused, and the end of every capture, whatever its mode and thread.
@@ -862,6 +867,7 @@ API cuStreamCreate(void** handle, unsigned flags) {
     ENTER;
     streams.push_back(std::make_shared<Stream>());
     streams.back()->blocking = !(flags & 1);
+    streams.back()->context = current_context;
     *handle = streams.back().get();
     return SUCCESS;
 }
@@ -1137,6 +1143,8 @@ API cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
     ENTER_WITH_STREAM(stream_handle);
     auto& function = *static_cast<Function*>(handle);
     const Kernel& kernel = function.kernel;
+    if (stream->context && stream->context != current_context)
+        return refuse(INVALID_HANDLE, std::string(kernel.name) + ": the stream is another device's");
     auto in = [](uint64_t value, uint64_t limit) { return value >= 1 && value <= limit; };
     std::string name = kernel.name;
     if (!in(grid_x, 0x7fffffff) || !in(grid_y, max_grid_yz) || !in(grid_z, max_grid_yz)) {

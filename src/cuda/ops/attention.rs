@@ -116,6 +116,7 @@ pub(crate) fn attention_backward(
 ) -> Result<()> {
     let op = Op::new("attention_backward", "qkv", qkv.on_cuda())?;
     let sizes = Sizes::of(&op, &qkv)?;
+    op.load("attention_backward_kv")?;
     let qkv = op.aligned("qkv", op.read("qkv", qkv, DType::F16)?)?;
     let out = op.aligned("out", op.read("out", out, DType::F16)?)?;
     let lse = op.read("lse", lse, DType::F32)?;

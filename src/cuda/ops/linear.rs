@@ -47,6 +47,9 @@ pub(crate) fn linear(
     let narrow = kind == Gelu::Kept || erf;
     let dtype = if narrow { DType::F16 } else { op.float("y", y.dtype())? };
     let numbers = if erf { gelu::numbers(&op, "y", y.shape())? } else { 0 };
+    if erf {
+        op.load("gelu")?;
+    }
     let product = Product {
         form: Form::Output,
         m,
@@ -77,7 +80,7 @@ pub(crate) fn linear(
     };
     // SAFETY: the operands have the product's shapes and types; y has `numbers` numbers.
     unsafe {
-        op.context.gemm()?.run(op.context, product, operands)?;
+        op.product(product, operands)?;
         if erf { gelu::launch(&op, y, y, numbers, true) } else { Ok(()) }
     }
 }
@@ -119,7 +122,7 @@ pub(crate) fn linear_backward_input(
     let operands =
         Operands { left, right: halves(&op, "dy", dy)?, bias: 0, kept, skip: dx, result: dx };
     // SAFETY: the operands have the product's shapes and types.
-    unsafe { op.context.gemm()?.run(op.context, product, operands) }
+    unsafe { op.product(product, operands) }
 }
 
 /// dweight += dyᵀ · x and dbias += Σ dy over rows, both f32: dy f32 (then rounded for the product) or
@@ -133,6 +136,9 @@ pub(crate) fn linear_backward_weight(
 ) -> Result<()> {
     const OP: &str = "linear_backward_weight";
     let op = Op::new(OP, "dy", dy.on_cuda())?;
+    if dbias.is_some() {
+        op.load("column_sums")?;
+    }
     let product = Product {
         form: Form::WeightGradient,
         m,
@@ -149,7 +155,7 @@ pub(crate) fn linear_backward_weight(
     let right = halves(&op, "dy", dy)?;
     let operands = Operands { left, right, bias: 0, kept: 0, skip: dweight, result: dweight };
     // SAFETY: the operands have the product's shapes and types.
-    unsafe { op.context.gemm()?.run(op.context, product, operands)? };
+    unsafe { op.product(product, operands)? };
     let Some(dbias) = dbias.filter(|_| m > 0) else { return Ok(()) };
     let dtype = dy.dtype();
     let address = op.read("dy", dy, dtype)?;

@@ -1,9 +1,11 @@
 //! Operations on a GPU, one file each under the name of the operation. Shapes have been checked by
 //! [`crate::ops`]; here are checked devices, types, alignment, and what the kernels cannot do.
 
+use std::cell::OnceCell;
 use std::sync::MutexGuard;
 
 use super::context::Context;
+use super::gemm::{Operands, Product};
 use super::launch::{Arg, Define, Launch};
 use super::memory::{Slice, SliceMut};
 use crate::error::{Error, Result};
@@ -83,18 +85,16 @@ pub(crate) use timestep_embedding::{TIMESTEP_TABLE_BYTES, timestep_embedding};
 struct Op<'a> {
     name: &'static str,
     context: &'a Context,
-    /// The kernels of an operation may leave scratch memory to each other.
-    _queueing: MutexGuard<'a, ()>,
+    /// Held from the first kernel on that is queued, since those of an operation may leave scratch memory to each
+    /// other. Before, others do not wait while a kernel is compiled.
+    queueing: OnceCell<MutexGuard<'a, ()>>,
 }
 
 impl<'a> Op<'a> {
     /// The operation `name` on the GPU that `first` is on.
     fn new(name: &'static str, arg: &'static str, first: Option<Slice<'a>>) -> Result<Self> {
         match first {
-            Some(slice) => {
-                let context = slice.context();
-                Ok(Self { name, context, _queueing: context.queueing() })
-            }
+            Some(slice) => Ok(Self { name, context: slice.context(), queueing: OnceCell::new() }),
             None => {
                 Err(Error::Device { op: name, arg, expected: Device::Cuda(0), got: Device::Cpu })
             }
@@ -170,7 +170,13 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Queues a kernel.
+    /// Loads a kernel without constants that follows another of the operation.
+    fn load(&self, kernel: &'static str) -> Result<()> {
+        debug_assert!(self.queueing.get().is_none(), "{kernel} is loaded late");
+        self.context.kernels.get(self.context, kernel, &[]).map(drop)
+    }
+
+    /// Queues a kernel. One that follows another should have been loaded before ([`Self::load`]).
     ///
     /// # Safety
     /// As [`super::launch::Kernel::launch`].
@@ -182,8 +188,20 @@ impl<'a> Op<'a> {
         args: &[Arg],
     ) -> Result<()> {
         let kernel = self.context.kernels.get(self.context, kernel, defines)?;
+        self.queueing.get_or_init(|| self.context.queueing());
         // SAFETY: the caller vouches for it.
         unsafe { kernel.launch(self.context, launch, args) }
+    }
+
+    /// Queues a matrix product.
+    ///
+    /// # Safety
+    /// As [`Gemm::run`](super::gemm::Gemm::run).
+    unsafe fn product(&self, product: Product, operands: Operands) -> Result<()> {
+        let gemm = self.context.gemm()?;
+        self.queueing.get_or_init(|| self.context.queueing());
+        // SAFETY: the caller vouches for it.
+        unsafe { gemm.run(self.context, product, operands) }
     }
 }
 
