@@ -448,6 +448,7 @@ mod on_gpu {
                 .args(["attention::on_gpu::", "--skip", "backward", "--skip", "of_hopper"])
                 .env("INVAD_TEST_DEVICE", "emulated")
                 .env("INVAD_EMULATOR_ARCH", "90")
+                .env("INVAD_ATTENTION", "wgmma")
                 .env("INVAD_EMULATOR_SEED", seed)
                 .output()
                 .unwrap();

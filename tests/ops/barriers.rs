@@ -59,6 +59,7 @@ fn passes(removed: &str, seed: u64, arch: &str) -> bool {
         .env("INVAD_TEST_DEVICE", "emulated")
         .env("INVAD_EMULATOR_SEED", seed.to_string())
         .env("INVAD_EMULATOR_ARCH", arch)
+        .env("INVAD_ATTENTION", "wgmma")
         .env("INVAD_EMULATOR_REMOVE", removed)
         .output()
         .unwrap();
