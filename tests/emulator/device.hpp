@@ -362,7 +362,10 @@ DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
 
 // ---- math.cuh
 
-DEVICE float exp2_approx(float x) { return exp2f(x); }
+DEVICE float exp2_approx(float x) {
+    const float y = exp2f(x);
+    return y < 0x1p-126f ? 0.0f : y;  // a NaN stays
+}
 DEVICE float log2_approx(float x) { return log2f(x); }
 
 // ---- what later architectures have, as NVRTC says that they do

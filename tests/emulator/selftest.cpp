@@ -553,7 +553,9 @@ void probe_math(Driver& driver) {
             if (fabs(expected) > 3.4028235e38) return double(got) == copysign(INFINITY, expected);
             return same(got, expected) || fabs(got - expected) <= relative * fabs(expected) + absolute;
         };
-        expect(near(r[3 * i], exp2(double(x[i])), 0x1p-21, 0x1p-149), "exp2", i);
+        // Subnormals are zero.
+        const double power = exp2(double(x[i]));
+        expect(power < 0x1p-126 ? r[3 * i] <= 0x1p-126 : near(r[3 * i], power, 0x1p-21, 0), "exp2", i);
         expect(near(r[3 * i + 1], log2(magnitude), 0x1p-21, 0x1p-21), "log2", i);
         expect(near(r[3 * i + 2], 1 / sqrt(magnitude), 0x1p-22, 0), "rsqrt", i);
     }
