@@ -24,10 +24,7 @@ KERNEL void LAUNCH_BOUNDS(256, 4) gelu(const h16* x, h16* y, int n, int erf) {
         for (int e = 0; e < 8; ++e) v[e] *= 0.5f * erfcf(-0.70710678f * v[e]);
     } else {
 #pragma unroll
-        for (int e = 0; e < 8; ++e) {
-            const float u = 0.79788456f * (v[e] + 0.044715f * v[e] * v[e] * v[e]);
-            v[e] *= sigmoid(2.0f * u);
-        }
+        for (int e = 0; e < 8; ++e) v[e] = gelu_tanh(v[e]);
     }
     store8(y + i, v);
 }

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::tensor::{DType, Tensor};
 use crate::tensor::{Device, TensorView, TensorViewMut};
+#[cfg(feature = "cuda")]
+use crate::types::EightBits;
 use crate::types::{Precision, Products};
 
 /// A weight that is used again and again, laid out for the device's matrix product.
@@ -25,6 +27,9 @@ enum Packed {
     /// As it is, in f16.
     #[cfg(feature = "cuda")]
     Cuda(Tensor),
+    /// As codes of int8, and a scale of each row.
+    #[cfg(feature = "cuda")]
+    CudaCodes(Tensor, Tensor),
 }
 
 impl PackedWeight {
@@ -76,7 +81,21 @@ impl PackedWeight {
         if let Some(format) = products.eight_bits() {
             require_terms(OP, format, k)?;
         }
+        #[cfg(feature = "cuda")]
+        if device != Device::Cpu {
+            return Self::codes_on(device, weight);
+        }
         Self::by(|weight| gemm::Packed::with_products(products, weight), device, weight)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn codes_on(device: Device, weight: TensorView) -> Result<Self> {
+        let [n, k] = matrix("PackedWeight::with_products", "weight", weight.shape())?;
+        let weight = weight.copied_to(device, DType::F32)?;
+        let mut codes = Tensor::zeros(&[n, k], DType::U8, device)?;
+        let mut scales = Tensor::zeros(&[n], DType::F32, device)?;
+        super::quantise(&weight, EightBits::Int8, &mut codes, &mut scales)?;
+        Ok(Self(Packed::CudaCodes(codes, scales), [n, k]))
     }
 
     fn by(
@@ -213,6 +232,18 @@ fn forward(
         let weight = match &weight {
             Weight::Plain(w) => *w,
             Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => w.view(),
+            Weight::Packed(PackedWeight(Packed::CudaCodes(codes, scales), _)) => {
+                if before_activation.is_some() {
+                    let expected = "none where the weight is codes, on a GPU";
+                    return Err(Error::argument(op, "before_activation", expected, "some"));
+                }
+                let (codes, scales) = (codes.view(), scales.view());
+                let weight = super::Quantised { codes, scales, format: EightBits::Int8 };
+                let sizes = (m, k, n);
+                return crate::cuda::ops::linear_of_codes(
+                    op, x, weight, bias, activation, residual, y, sizes,
+                );
+            }
             Weight::Packed(PackedWeight(Packed::Cpu(_), _)) => {
                 let (expected, got) = (x.device(), Device::Cpu);
                 return Err(Error::Device { op, arg: "weight", expected, got });
@@ -225,7 +256,7 @@ fn forward(
         Weight::Plain(w) => gemm::Rhs::Mat(gemm::Mat::new(w.f32s(op, "weight")?, n, k).t()),
         Weight::Packed(PackedWeight(Packed::Cpu(w), _)) => gemm::Rhs::Packed(w),
         #[cfg(feature = "cuda")]
-        Weight::Packed(PackedWeight(Packed::Cuda(w), _)) => {
+        Weight::Packed(PackedWeight(Packed::Cuda(w) | Packed::CudaCodes(w, _), _)) => {
             let (expected, got) = (Device::Cpu, w.device());
             return Err(Error::Device { op, arg: "weight", expected, got });
         }

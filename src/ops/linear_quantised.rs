@@ -23,7 +23,8 @@ pub struct Quantised<'a> {
 /// y = x · weightᵀ + bias, where both are quantised: Σ decode(x)·decode(weight), times the scales of row and column.
 ///
 /// `x`: (…, K); `weight`: (N, K), of the same format; `bias`: (N), f32; `y`: (…, N), f32. Sums of integers are exact and
-/// rounded once, those of E4M3 are f32. For the CPU.
+/// rounded once, those of E4M3 are f32. On a GPU there are codes of [`EightBits::Int8`] by a scale of each row, and K is a
+/// multiple of 16.
 ///
 /// # Errors
 /// [`Error::Shape`] if the shapes do not fit together; [`Error::Argument`] if the formats differ, or for integers where K
@@ -61,6 +62,7 @@ pub fn linear_quantised<'a>(
         return Err(Error::argument(OP, "weight", expected, format!("{:?}", weight.format)));
     }
     require_terms(OP, x.format, k)?;
+    on_gpu!(x.codes, crate::cuda::ops::linear_quantised(x, weight, bias, y, (m, k, n)));
     cpu::linear_quantised(
         (x.codes.u8s(OP, "x")?, x.scales.f32s(OP, "x's scales")?),
         (weight.codes.u8s(OP, "weight")?, weight.scales.f32s(OP, "weight's scales")?),

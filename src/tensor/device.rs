@@ -44,10 +44,10 @@ impl Precision {
             return Err(Error::argument(op, "precision", expected, format!("{got:?}")));
         }
         match (device, self.products()) {
-            (_, None) | (Device::Cpu, Some(Products::Int8 | Products::Bf16)) => Ok(()),
+            (_, None | Some(Products::Int8)) | (Device::Cpu, Some(Products::Bf16)) => Ok(()),
             (_, Some(products)) => Err(Error::Unavailable {
                 what: format!("a network that multiplies {products} on {device}"),
-                why: "there are those of int8 and bf16 on the CPU".into(),
+                why: "there are those of int8 on all devices, and of bf16 on the CPU".into(),
             }),
         }
     }

@@ -4,7 +4,7 @@ use invad::checkpoint::Recipe;
 use invad::denoisers::{Dit, DitConfig};
 use invad::detect::ScoreOptions;
 use invad::diffusion::{Inverter, Parameterisation};
-use invad::{DType, Detector, Device, Error, Tensor, ops};
+use invad::{DType, Detector, Device, Error, Precision, Products, Tensor, ops};
 
 use crate::support::emulator::gpu;
 use crate::support::networks::*;
@@ -48,6 +48,35 @@ fn latents_are_those_of_the_cpu() {
             assert!(off < 2e-3, "{config:?} {parameterisation:?} {steps} steps: {off:.1e}");
         }
     }
+}
+
+/// In int8 the GPU is closer to the CPU in int8 than that is to itself in f32.
+#[test]
+fn int8_is_that_of_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let config = DitConfig { channels: 24, grid: 8, width: 64, depth: 2, heads: 2, patch: 1 };
+    let dit = Dit::new(config).unwrap();
+    let parameters = parameters(&dit, 5);
+    let shape = [3, config.grid, config.grid, config.channels];
+    let x = tensor(1, &shape, 1.7);
+    let inverted = |device, products| {
+        let precision = Precision::of(device).with_products(products);
+        let (kind, evaluations) = (BOTH[1], (1, 100));
+        let inverter =
+            Inverter::in_precision(&dit, &parameters, kind, evaluations, device, precision)
+                .unwrap();
+        let mut z = x.view().copied_to(device, DType::F32).unwrap();
+        inverter.invert(&mut z, &mut inverter.workspace(3).unwrap()).unwrap();
+        z
+    };
+    let int8 = Some(Products::Int8);
+    let on_cpu = inverted(Device::Cpu, int8);
+    let (off, coarse) = (
+        difference(&inverted(gpu, int8), &on_cpu),
+        difference(&on_cpu, &inverted(Device::Cpu, None)),
+    );
+    println!("off by {off:.1e}, int8 from f32 by {coarse:.1e}");
+    assert!(coarse > 1e-3 && off < 0.7 * coarse, "{off:.1e} {coarse:.1e}");
 }
 
 /// Map and stats of an inversion whose last step is fused with the score: those of the latent, and

@@ -174,3 +174,165 @@ fn refuses_what_does_not_fit() {
         "linear_quantised: `x's scales` should have shape [2] or [1], got [3]",
     );
 }
+
+#[cfg(feature = "cuda")]
+mod on_gpu {
+    use half::f16;
+    use invad::{DType, Precision};
+
+    use super::super::gpu::*;
+    use super::*;
+
+    /// Rows, terms and columns.
+    const SIZES: [[usize; 3]; 5] =
+        [[1, 16, 1], [5, 48, 7], [130, 144, 129], [257, 272, 40], [300, 1040, 136]];
+
+    fn quantised_on(gpu: Device, x: &Tensor) -> (Tensor, Tensor) {
+        let mut codes = Tensor::zeros(x.shape(), DType::U8, gpu).unwrap();
+        codes.view_mut().fill(85.0).unwrap();
+        let mut scales = Tensor::zeros(&x.shape()[..1], DType::F32, gpu).unwrap();
+        scales.view_mut().fill(f32::NAN).unwrap();
+        ops::quantise(x, EightBits::Int8, &mut codes, &mut scales).unwrap();
+        (codes, scales)
+    }
+
+    #[test]
+    fn codes_are_those_of_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        for [rows, k] in [[1, 8], [7, 16], [40, 264], [3, 2056], [33, 4096]] {
+            let mut data = halves(1, rows * k, 3.0);
+            data[..k].iter_mut().for_each(|x| *x *= 1e-4);
+            if rows > 3 {
+                data[k..2 * k].fill(0.0);
+                data[2 * k + 5] = f32::NAN;
+                data[3 * k] = f32::NEG_INFINITY;
+            }
+            for dtype in [DType::F32, DType::F16] {
+                let data: Vec<f32> = match dtype {
+                    DType::F16 => data.iter().map(|&x| f16::from_f32(x).to_f32()).collect(),
+                    _ => data.clone(),
+                };
+                let (want, scale) = quantised(&from(&data, &[rows, k]), EightBits::Int8, rows);
+                let (got, got_scale) = quantised_on(gpu, &upload(&data, &[rows, k], dtype, gpu));
+                let (want, got) = (want.to_vec_f32(), got.to_vec_f32());
+                for (row, (a, b)) in
+                    scale.to_vec_f32().iter().zip(got_scale.to_vec_f32()).enumerate()
+                {
+                    assert!(
+                        *a == b || (a.is_nan() && b.is_nan()),
+                        "{rows} {k} row {row}: {b}, not {a}"
+                    );
+                    let of = row * k..(row + 1) * k;
+                    assert!(a.is_nan() || want[of.clone()] == got[of], "{rows} {k} row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn follows_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        for [m, k, n] in SIZES {
+            let (x, w, bias) =
+                (tensor(1, &[m, k], 2.0), tensor(2, &[n, k], 1.0), tensor(3, &[n], 1.0));
+            let (xs, ws) =
+                (Side::new(&x, EightBits::Int8, true), Side::new(&w, EightBits::Int8, true));
+            let mut want = poisoned(&[m, n]);
+            ops::linear_quantised(xs.view(), ws.view(), Some(bias.view()), &mut want).unwrap();
+            let on = |of: &Tensor| of.view().copied_to(gpu, DType::F32).unwrap();
+            let [x, w] = [&x, &w].map(|of| {
+                let (codes, scales) = quantised_on(gpu, &on(of));
+                Side { codes, scales, format: EightBits::Int8 }
+            });
+            let bias = on(&bias);
+            let mut y = Guarded::new(&[m, n], DType::F32, gpu);
+            ops::linear_quantised(x.view(), w.view(), Some(bias.view()), y.view_mut()).unwrap();
+            for (i, (got, want)) in y.f64s().into_iter().zip(want.to_vec_f32()).enumerate() {
+                // Sums are the same; scale and bias may be one operation or two.
+                let want = f64::from(want);
+                assert!(
+                    (got - want).abs() <= 3e-7 * (1.0 + want.abs()),
+                    "{m} {k} {n} at {i}: {got}, {want}"
+                );
+            }
+        }
+    }
+
+    /// Warps that share a largest number, and slots that are used again.
+    #[test]
+    fn tiny() {
+        let Some(gpu) = gpu() else { return };
+        let [m, k, n] = [3, 528, 5];
+        let (mut x, w) = (halves(1, m * k, 1.0), tensor(2, &[n, k], 1.0));
+        // The largest of a row is another warp's than the one that writes its first codes.
+        x.iter_mut().skip(300).step_by(k).for_each(|x| *x = 8.0);
+        x.iter_mut().step_by(k).skip(1).for_each(|x| *x = -9.0);
+        let on_cpu = PackedWeight::with_products(Device::Cpu, Products::Int8, &w).unwrap();
+        let mut want = poisoned(&[m, n]);
+        ops::linear(&from(&x, &[m, k]), &on_cpu, None, Activation::None, None, &mut want).unwrap();
+        let on_gpu = PackedWeight::with_products(gpu, Products::Int8, &w).unwrap();
+        let mut y = Guarded::new(&[m, n], DType::F32, gpu);
+        let x = upload(&x, &[m, k], DType::F16, gpu);
+        ops::linear(&x, &on_gpu, None, Activation::None, None, y.view_mut()).unwrap();
+        for (got, want) in y.f64s().into_iter().zip(want.to_vec_f32()) {
+            let want = f64::from(want);
+            assert!((got - want).abs() <= 1e-6 * (1.0 + want.abs()), "{got}, {want}");
+        }
+    }
+
+    /// Layers with packed codes: what follows a product, and rows that do not depend on others.
+    #[test]
+    fn layers_follow_the_cpu() {
+        let Some(gpu) = gpu() else { return };
+        for [m, k, n] in [[3, 32, 8], [140, 144, 136], [257, 272, 24]] {
+            let x = halves(1, m * k, 2.0);
+            let (w, bias) = (tensor(2, &[n, k], 1.0), halves(3, n, 1.0));
+            let on_cpu = PackedWeight::with_products(Device::Cpu, Products::Int8, &w).unwrap();
+            let on_gpu = PackedWeight::with_products(gpu, Products::Int8, &w).unwrap();
+            for activation in [Activation::None, Activation::Gelu] {
+                let mut want = poisoned(&[m, n]);
+                let (x_cpu, bias_cpu) = (from(&x, &[m, k]), from(&bias, &[n]));
+                ops::linear(&x_cpu, &on_cpu, Some(bias_cpu.view()), activation, None, &mut want)
+                    .unwrap();
+                let rows_of = |rows: usize| {
+                    let x = upload(&x[..rows * k], &[rows, k], DType::F16, gpu);
+                    let bias = upload(&bias, &[n], DType::F16, gpu);
+                    let mut y = Guarded::new(&[rows, n], DType::F16, gpu);
+                    ops::linear(&x, &on_gpu, Some(bias.view()), activation, None, y.view_mut())
+                        .unwrap();
+                    y.f64s()
+                };
+                let all = rows_of(m);
+                for (i, (got, want)) in all.iter().zip(want.to_vec_f32()).enumerate() {
+                    let want = f64::from(want);
+                    assert!(
+                        (got - want).abs() <= 1e-3 * (0.01 + want.abs()),
+                        "{m} {k} {n} at {i}: {got}, {want}"
+                    );
+                }
+                for rows in [1, 2, m / 2 + 1] {
+                    assert!(rows_of(rows) == all[..rows * n], "{rows} of {m} rows");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_kernels_cannot() {
+        let Some(gpu) = gpu() else { return };
+        let odd = tensor(1, &[4, 24], 1.0);
+        let packed = PackedWeight::with_products(gpu, Products::Int8, &odd).unwrap();
+        let x = upload(&[1.0; 48], &[2, 24], DType::F16, gpu);
+        let mut y = Tensor::zeros(&[2, 4], DType::F16, gpu).unwrap();
+        let run = ops::linear(&x, &packed, None, Activation::None, None, &mut y);
+        assert_refused(
+            run,
+            "linear: `x` should have shape (…, a multiple of 16) on a GPU, got [2, 24]",
+        );
+        let fp8 = PackedWeight::with_products(gpu, Products::Fp8, &odd).unwrap_err().to_string();
+        assert!(fp8.contains("fp8"), "{fp8}");
+        assert!(
+            Precision::of(gpu).with_products(Some(Products::Int8)).require("test", gpu).is_ok()
+        );
+    }
+}

@@ -33,10 +33,12 @@ mod group_norm;
 mod inversion_step;
 mod inverted_residual;
 mod linear;
+mod linear_quantised;
 mod mahalanobis;
 mod normal;
 mod normalise;
 mod patchify;
+mod quantise;
 mod resize_bilinear;
 mod score;
 mod silu;
@@ -70,10 +72,12 @@ pub(crate) use inverted_residual::{Residual, ResidualScratch, inverted_residual}
 pub(crate) use linear::{
     linear, linear_backward_input, linear_backward_scratch, linear_backward_weight,
 };
+pub(crate) use linear_quantised::{linear as linear_of_codes, linear_quantised};
 pub(crate) use mahalanobis::mahalanobis;
 pub(crate) use normal::normal;
 pub(crate) use normalise::{factors, normalise};
 pub(crate) use patchify::{patchify, unpatchify};
+pub(crate) use quantise::quantise;
 pub(crate) use resize_bilinear::resize_bilinear;
 pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
