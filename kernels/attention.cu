@@ -34,8 +34,8 @@ const int K_WIDTH = 16;
 const int V_WIDTH = 32;
 const int SLOT = KEYS * V_WIDTH;
 const bool MASKED = !TOKENS_256;
-// Three blocks to a multiprocessor leave 168 registers, which suffices without masks.
-const int BLOCKS = MASKED ? 2 : 3;
+// To a multiprocessor; they leave 168 registers, which suffices.
+const int BLOCKS = 3;
 
 static_assert((KEYS + QUERIES) * K_WIDTH <= SLOT, "a chunk of k and q fits a slot");
 
