@@ -33,6 +33,7 @@ pub(crate) fn linear_quantised(
 }
 
 /// The same of an x in f32 or f16, whose rows become codes: bias and residual of y's type, f16 or f32.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn linear(
     name: &'static str,
     x: TensorView,
