@@ -1,13 +1,34 @@
 //! Files that are either complete or not there, and folders that one process writes in.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tempfile::TempPath;
 
 use crate::error::{Error, Result};
+
+/// The folder of compiled kernels and of measurements, in place of one in the user's cache folder.
+pub(crate) const CACHE_VARIABLE: &str = "INVAD_KERNEL_CACHE";
+
+/// Where compiled kernels and measurements of this machine lie, if they are kept.
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    match env::var_os(CACHE_VARIABLE) {
+        Some(folder) if folder.is_empty() => None,
+        Some(folder) => Some(folder.into()),
+        None => {
+            let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+            let cache = absolute("XDG_CACHE_HOME")
+                .or_else(|| absolute("LOCALAPPDATA"))
+                .or_else(|| Some(env::home_dir()?.join(".cache")))?;
+            Some(cache.join("invad").join("kernels"))
+        }
+    }
+}
 
 /// How the names of temporary files end.
 const SUFFIX: &str = ".tmp";
@@ -25,6 +46,40 @@ pub fn write_atomic(
     let mut file = AtomicFile::create(path)?;
     write(&mut file.writer).map_err(|e| Error::io(&file.path, e))?;
     file.commit()
+}
+
+/// The folder of [`cache_folder`].
+///
+/// # Errors
+/// [`Error::Argument`] of `op` if nothing is kept.
+pub(crate) fn require_cache(op: &'static str) -> Result<PathBuf> {
+    cache_folder().ok_or_else(|| {
+        let expected = "the folder to keep what is measured in, or unset";
+        Error::argument(op, CACHE_VARIABLE, expected, "nothing")
+    })
+}
+
+/// Writes what was measured on this machine to a file of [`cache_folder`], and returns where it is.
+///
+/// # Errors
+/// As [`require_cache`]; [`Error::Io`] if it cannot be written.
+pub(crate) fn keep(op: &'static str, file: &str, measured: &impl Serialize) -> Result<PathBuf> {
+    let folder = require_cache(op)?;
+    fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    let path = folder.join(file);
+    write_atomic(&path, |file| Ok(serde_json::to_writer_pretty(file, measured)?))?;
+    Ok(path)
+}
+
+/// What [`keep`] has kept, if it has; a file that cannot be read is passed over, with a warning.
+pub(crate) fn kept<T: DeserializeOwned>(file: &str) -> Option<T> {
+    let path = cache_folder()?.join(file);
+    let text = match fs::read(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return None,
+        text => text.map_err(|e| e.to_string()),
+    };
+    let kept = text.and_then(|text| serde_json::from_slice(&text).map_err(|e| e.to_string()));
+    kept.inspect_err(|e| log::warn!("{}: {e}; nothing of it is used", path.display())).ok()
 }
 
 /// A file that is written piece by piece and only appears with [`AtomicFile::commit`]; one that is

@@ -34,6 +34,7 @@ pub mod tensor;
 pub mod train;
 pub mod weights;
 
+pub use cpu::{MeasuredUnit, measure_units};
 pub use detect::Detector;
 pub use error::{Error, Result};
 pub use fit::{Comparison, Control, Event, FitOptions, Fitted, calibrate, fit, fit_on, quantise};

@@ -3,7 +3,10 @@
 use std::env;
 use std::sync::LazyLock;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
+use crate::files::{keep, kept};
 
 /// The units, from the widest on, by the names that the variable takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,19 +19,55 @@ pub(crate) enum Unit {
     Portable,
 }
 
-/// The widest unit that is used, in place of the widest that there is.
+/// The unit that is used, in place of the one that was measured to be the fastest, or else of the widest that there is.
 const VARIABLE: &str = "INVAD_CPU";
 const NAMES: [(&str, Unit); 3] =
     [("amx", Unit::Amx), ("avx512", Unit::Avx512), ("portable", Unit::Portable)];
 
+/// The file of what was measured.
+const FILE: &str = "processor.json";
+
+#[derive(Serialize, Deserialize)]
+struct Measured {
+    /// Which processor it was measured on.
+    processor: String,
+    unit: String,
+}
+
 impl Unit {
-    /// The widest in use, for the whole life of the process.
-    pub fn widest() -> Self {
-        static WIDEST: LazyLock<Unit> = LazyLock::new(|| {
-            let asked = choose(asked().as_deref());
-            asked.or_else(|_| choose(None)).unwrap_or(Unit::Portable)
+    /// The one in use, for the whole life of the process.
+    pub fn in_use() -> Self {
+        static IN_USE: LazyLock<Unit> = LazyLock::new(|| {
+            let asked = asked().or_else(Unit::fastest);
+            let chosen = choose(asked.as_deref());
+            chosen.or_else(|_| choose(None)).unwrap_or(Unit::Portable)
         });
-        *WIDEST
+        *IN_USE
+    }
+
+    /// Those that there are, the widest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.into_iter().map(|(_, unit)| unit).filter(|unit| unit.available())
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        let found = NAMES.into_iter().find(|(_, unit)| *unit == self);
+        found.map_or("", |(name, _)| name)
+    }
+
+    /// The one that was measured to be the fastest on this processor.
+    fn fastest() -> Option<String> {
+        let measured: Measured = kept(FILE)?;
+        (measured.processor == processor()).then_some(measured.unit)
+    }
+
+    /// Keeps it as the fastest for processes to come.
+    ///
+    /// # Errors
+    /// Those of [`keep`].
+    pub fn keep(self, op: &'static str) -> Result<()> {
+        keep(op, FILE, &Measured { processor: processor(), unit: self.name().into() }).map(drop)
     }
 
     fn available(self) -> bool {
@@ -44,7 +83,7 @@ impl Unit {
     }
 }
 
-/// Whether the unit that the variable asks for can be had; [`Unit::widest`] passes over one that cannot.
+/// Whether the unit that the variable asks for can be had; [`Unit::in_use`] passes over one that cannot.
 ///
 /// # Errors
 /// [`Error::Argument`] if it cannot.
@@ -68,6 +107,31 @@ fn choose(name: Option<&str>) -> Result<Unit> {
     })
 }
 
+/// The processor, by the name and the signature that it gives.
+#[cfg(target_arch = "x86_64")]
+fn processor() -> String {
+    use std::arch::x86_64::__cpuid;
+
+    // Miri has no CPUID.
+    if !has_avx512() {
+        return env::consts::ARCH.into();
+    }
+    // SAFETY: every processor with AVX-512 has CPUID and these leaves. Newer versions of Rust know that.
+    #[allow(unused_unsafe)]
+    let leaf = |number| unsafe { __cpuid(number) };
+    let name = (0x8000_0002..=0x8000_0004).flat_map(|number| {
+        let leaf = leaf(number);
+        [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx].into_iter().flat_map(u32::to_le_bytes)
+    });
+    let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+    format!("{}, {:x}", String::from_utf8_lossy(&name).trim(), leaf(1).eax)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn processor() -> String {
+    env::consts::ARCH.into()
+}
+
 #[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq")
@@ -77,6 +141,12 @@ fn has_avx512() -> bool {
 #[cfg(target_arch = "x86_64")]
 pub(crate) fn has_vnni() -> bool {
     has_avx512() && is_x86_feature_detected!("avx512vnni")
+}
+
+/// Whether there are instructions for the products of bf16 in 512-bit vectors.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_bf16() -> bool {
+    has_avx512() && is_x86_feature_detected!("avx512bf16")
 }
 
 /// Whether this processor and operating system have AMX; asks the kernel for it once.

@@ -38,6 +38,7 @@ mod rgb_to_luma;
 mod score;
 mod silu;
 mod timestep_embedding;
+mod units;
 
 pub(crate) use adaln_zero::{PerImage, adaln_zero, adaln_zero_backward};
 pub(crate) use adamw::{adamw, global_norm};
@@ -72,6 +73,7 @@ pub(crate) use rgb_to_luma::rgb_to_luma;
 pub(crate) use score::score;
 pub(crate) use silu::{silu, silu_backward};
 pub(crate) use timestep_embedding::timestep_embedding;
+pub use units::{MeasuredUnit, measure_units};
 
 use rayon::prelude::*;
 

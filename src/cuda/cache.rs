@@ -4,9 +4,9 @@
 //! that went into the code. Files are written aside and renamed, so that other processes see them
 //! whole or not at all; one that is damaged nevertheless is made anew.
 
+use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -14,16 +14,15 @@ use super::Source;
 use super::compile::{OPTIONS, compile_source, target};
 use super::probe::probe;
 use crate::error::Result;
+use crate::files::cache_folder;
 
-/// The folder of compiled kernels, in place of the user's cache folder.
-const VARIABLE: &str = "INVAD_KERNEL_CACHE";
 /// Bytes of a SHA-256.
 const HASH: usize = 32;
 
 /// Machine code for a kernel: kept from before, or compiled and kept.
 pub(super) fn cubin(source: &Source, defines: &[(&str, i64)], arch: u32) -> Result<Vec<u8>> {
     let target = target(arch);
-    let path = folder().map(|folder| folder.join(file_name(source, defines, &target)));
+    let path = cache_folder().map(|folder| folder.join(file_name(source, defines, &target)));
     if let Some(cubin) = path.as_deref().and_then(read) {
         return Ok(cubin);
     }
@@ -42,20 +41,6 @@ pub(super) fn cubin(source: &Source, defines: &[(&str, i64)], arch: u32) -> Resu
         log::warn!("{}: {e}; the kernel {} will be compiled again", path.display(), source.name);
     }
     Ok(cubin)
-}
-
-fn folder() -> Option<PathBuf> {
-    match env::var_os(VARIABLE) {
-        Some(folder) if folder.is_empty() => None,
-        Some(folder) => Some(folder.into()),
-        None => {
-            let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
-            let cache = absolute("XDG_CACHE_HOME")
-                .or_else(|| absolute("LOCALAPPDATA"))
-                .or_else(|| Some(env::home_dir()?.join(".cache")))?;
-            Some(cache.join("invad").join("kernels"))
-        }
-    }
 }
 
 fn file_name(source: &Source, defines: &[(&str, i64)], target: &str) -> String {

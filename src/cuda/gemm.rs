@@ -1,19 +1,24 @@
 //! Matrix products, by cuBLASLt. What describes a product is made once per shape and kept.
 
 use std::collections::HashMap;
-use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::mem::zeroed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t, cublasLtMatmulAlgo_t,
+    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t,
+    cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulAlgoCheck, cublasLtMatmulAlgoGetHeuristic,
     cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cudaDataType,
+    cublasLtMatmulHeuristicResult_t as Found, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType,
 };
 use cudarc::driver::{CudaSlice, DevicePtr};
 
 use super::context::Context;
 use super::memory::allocate;
+use super::tuning::{self, Choice, Choices};
 use crate::error::Result;
 
 /// cuBLASLt on one GPU.
@@ -21,6 +26,10 @@ pub(crate) struct Gemm {
     handle: cublasLtHandle_t,
     workspace: Option<CudaSlice<u8>>,
     plans: Mutex<HashMap<Product, Plan>>,
+    /// What was measured on this GPU.
+    choices: Choices,
+    /// What is being measured, if anything is.
+    measuring: Mutex<Option<Choices>>,
 }
 
 // SAFETY: cuBLASLt's handle may be used by any thread; the plans are behind a lock.
@@ -56,6 +65,26 @@ pub(crate) enum Form {
     WeightGradient,
 }
 
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Product { form, m, n, k, wide, bias, gelu, skip } = *self;
+        let form = match form {
+            Form::Output => "output",
+            Form::InputGradient => "gradient of the input",
+            Form::WeightGradient => "gradient of the weight",
+        };
+        write!(f, "{form}, m {m}, n {n}, k {k}, {}", if wide { "f32" } else { "f16" })?;
+        f.write_str(if bias { ", bias" } else { "" })?;
+        f.write_str(match gelu {
+            Gelu::None => "",
+            Gelu::Applied => ", GELU",
+            Gelu::Kept => ", GELU of what is kept",
+            Gelu::Slope => ", GELU's slope",
+        })?;
+        f.write_str(if skip { ", added" } else { "" })
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Gelu {
     None,
@@ -82,6 +111,25 @@ pub(crate) struct Operands {
     pub result: u64,
 }
 
+/// What the addresses of left, right, skip and result are multiples of, at most 256 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Alignments([u32; 4]);
+
+impl Alignments {
+    fn of(at: Operands) -> Self {
+        const MOST: u64 = 256;
+        let of = |address: u64| 1 << (address | MOST).trailing_zeros();
+        Self([at.left, at.right, at.skip, at.result].map(of))
+    }
+}
+
+impl fmt::Display for Alignments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self([left, right, skip, result]) = self;
+        write!(f, "aligned to {left}, {right}, {skip}, {result} bytes")
+    }
+}
+
 /// A product as cuBLASLt knows it, in its column-major view: yᵀ = weight · xᵀ, dxᵀ = weightᵀ · dyᵀ or
 /// dweightᵀ = xᵀ · dy.
 struct Plan {
@@ -89,17 +137,32 @@ struct Plan {
     left: cublasLtMatrixLayout_t,
     right: cublasLtMatrixLayout_t,
     result: cublasLtMatrixLayout_t,
-    /// For each alignment of the operands, the algorithm.
-    algorithms: HashMap<u64, cublasLtMatmulAlgo_t>,
+    algorithms: HashMap<Alignments, Algorithm>,
 }
 
 impl Gemm {
     pub fn new(context: &Context) -> Result<Self> {
         context.bind()?;
         let handle = result::create_handle().map_err(|e| context.error("cuBLASLt", e))?;
-        let mut gemm = Self { handle, workspace: None, plans: Mutex::default() };
+        let mut gemm = Self {
+            handle,
+            workspace: None,
+            plans: Mutex::default(),
+            choices: tuning::read(context),
+            measuring: Mutex::default(),
+        };
         gemm.workspace = allocate(context, Self::workspace_bytes(context.limits.arch))?;
         Ok(gemm)
+    }
+
+    /// Does `work`, and for each of its products measures what cuBLASLt suggests; from then on products are computed by
+    /// what was fastest.
+    pub fn measure(&self, work: impl FnOnce() -> Result<()>) -> Result<Choices> {
+        *lock(&self.measuring) = Some(Choices::new());
+        lock(&self.plans).clear();
+        let done = work();
+        let measured = lock(&self.measuring).take();
+        done.map(|()| measured.unwrap_or_default())
     }
 
     /// What NVIDIA recommends for sm_`arch`: 32 MiB from Hopper on, 4 MiB before.
@@ -118,7 +181,7 @@ impl Gemm {
         }
         context.bind()?;
         let describe = |e: CublasError| context.error(format!("cuBLASLt: {product:?}"), e);
-        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut plans = lock(&self.plans);
         let plan = match plans.entry(product) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -135,14 +198,85 @@ impl Gemm {
             unsafe { plan.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &at.kept) }
                 .map_err(describe)?;
         }
+        let alignments = Alignments::of(at);
+        let algorithm = match plan.algorithms.get(&alignments) {
+            Some(algorithm) => *algorithm,
+            None => {
+                // SAFETY: by this function's contract.
+                let chosen = unsafe { self.choose(context, plan, product, at)? };
+                plan.algorithms.insert(alignments, chosen);
+                chosen
+            }
+        };
+        // SAFETY: by this function's contract.
+        unsafe { self.queue(context, plan, product, at, &algorithm) }.map_err(describe)
+    }
+
+    /// The algorithm of a product: the one that was measured to be the fastest, or cuBLASLt's first suggestion.
+    ///
+    /// # Safety
+    /// As [`Gemm::run`].
+    unsafe fn choose(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        product: Product,
+        at: Operands,
+    ) -> Result<Algorithm> {
+        /// How many suggestions are measured.
+        const MOST: usize = 24;
+        let alignments = Alignments::of(at);
+        let name = format!("{product}, {alignments}");
+        let suggested = |most| {
+            let suggested = plan.suggested(self.handle, alignments, self.workspace_len(), most);
+            suggested.map_err(|e| context.error(format!("cuBLASLt: {product:?}"), e))
+        };
+        let mut measuring = lock(&self.measuring);
+        if let Some(measured) = &mut *measuring
+            && !context.is_recording()
+        {
+            let suggested = suggested(MOST)?;
+            let choice = tuning::fastest(context, &suggested, |algorithm| {
+                // SAFETY: by this function's contract.
+                let queued = unsafe { self.queue(context, plan, product, at, algorithm) };
+                queued.map_err(|e| context.error(format!("cuBLASLt: {product:?}"), e))
+            })?;
+            let algorithm = Algorithm { data: choice.algorithm };
+            measured.insert(name, choice);
+            return Ok(algorithm);
+        }
+        if let Some(Choice { algorithm: data, .. }) = self.choices.get(&name) {
+            let algorithm = Algorithm { data: *data };
+            if plan.accepts(self.handle, &algorithm, self.workspace_len()) {
+                return Ok(algorithm);
+            }
+            log::warn!(
+                "cuBLASLt refuses what was measured for: {name}; run the example tune again"
+            );
+        }
+        Ok(suggested(1)?[0])
+    }
+
+    fn workspace_len(&self) -> usize {
+        self.workspace.as_ref().map_or(0, CudaSlice::len)
+    }
+
+    /// # Safety
+    /// As [`Gemm::run`].
+    unsafe fn queue(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        product: Product,
+        at: Operands,
+        algorithm: &Algorithm,
+    ) -> Result<(), CublasError> {
         let workspace = self.workspace.as_ref();
-        let bytes = workspace.map_or(0, CudaSlice::len);
-        let algorithm = plan.algorithm(self.handle, at, bytes).map_err(describe)?;
         let address = workspace.map_or(0, |w| w.device_ptr(context.main_stream()).0);
         let (one, of_skip) = (1.0f32, if product.skip { 1.0f32 } else { 0.0 });
         // SAFETY: the plan describes memory that the caller vouches for; the workspace is used by
         // this stream only.
-        let queued = unsafe {
+        unsafe {
             result::matmul(
                 self.handle,
                 plan.product,
@@ -156,14 +290,17 @@ impl Gemm {
                 plan.result,
                 at.result as *mut c_void,
                 plan.result,
-                &algorithm,
+                algorithm,
                 address as *mut c_void,
-                bytes,
+                self.workspace_len(),
                 context.stream().cast(),
             )
-        };
-        queued.map_err(describe)
+        }
     }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Gemm {
@@ -234,29 +371,28 @@ impl Plan {
         }
     }
 
-    /// The algorithm that cuBLASLt thinks fastest for operands aligned as these.
-    fn algorithm(
-        &mut self,
+    /// The algorithms that cuBLASLt suggests for operands aligned as these: at least one, the first of which it thinks
+    /// fastest, and no more than `most`.
+    fn suggested(
+        &self,
         handle: cublasLtHandle_t,
-        at: Operands,
+        Alignments(alignments): Alignments,
         workspace: usize,
-    ) -> Result<cublasLtMatmulAlgo_t, CublasError> {
-        const MOST: u64 = 256;
-        let alignment = |address: u64| (address | MOST) & (address | MOST).wrapping_neg();
-        let [left, right, skip, y] = [at.left, at.right, at.skip, at.result].map(alignment);
-        let key = left | right << 16 | skip << 32 | y << 48;
-        if let Some(algorithm) = self.algorithms.get(&key) {
-            return Ok(*algorithm);
-        }
+        most: usize,
+    ) -> Result<Vec<Algorithm>, CublasError> {
         let preference = result::create_matmul_pref()?;
-        let attributes = [
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, left),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, right),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, skip),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y),
+        let names = [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         ];
-        // SAFETY: the descriptions are alive; the workspace's size is a usize, alignments are u32.
-        let found = unsafe {
+        // SAFETY: results are plain numbers, of which any bits are some.
+        let mut found: Vec<Found> = vec![unsafe { zeroed() }; most];
+        let mut count: c_int = 0;
+        // SAFETY: the descriptions are alive; the workspace's size is a usize, alignments are u32; there is room for
+        // `most` results.
+        let asked = unsafe {
             let set = |attribute, value: *const c_void, bytes| {
                 result::set_matmul_pref_attribute(preference, attribute, value, bytes)
             };
@@ -266,13 +402,12 @@ impl Plan {
                 size_of::<usize>(),
             )
             .and_then(|()| {
-                attributes.into_iter().try_for_each(|(attribute, bytes)| {
-                    let bytes = bytes as u32;
+                names.into_iter().zip(alignments).try_for_each(|(attribute, bytes)| {
                     set(attribute, (&raw const bytes).cast(), size_of::<u32>())
                 })
             })
             .and_then(|()| {
-                result::get_matmul_algo_heuristic(
+                cublasLtMatmulAlgoGetHeuristic(
                     handle,
                     self.product,
                     self.left,
@@ -280,14 +415,42 @@ impl Plan {
                     self.result,
                     self.result,
                     preference,
+                    most as c_int,
+                    found.as_mut_ptr(),
+                    &mut count,
                 )
+                .result()
             })
         };
         // SAFETY: nobody has the preference after this.
         unsafe { result::destroy_matmul_pref(preference) }.ok();
-        let algorithm = found?.algo;
-        self.algorithms.insert(key, algorithm);
-        Ok(algorithm)
+        asked?;
+        found.truncate(count as usize);
+        found.retain(|found| found.state == cublasStatus_t::CUBLAS_STATUS_SUCCESS);
+        match found.is_empty() {
+            true => Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)),
+            false => Ok(found.into_iter().map(|found| found.algo).collect()),
+        }
+    }
+
+    /// Whether cuBLASLt can compute the product by an algorithm of a file.
+    fn accepts(&self, handle: cublasLtHandle_t, algorithm: &Algorithm, workspace: usize) -> bool {
+        // SAFETY: the result is plain numbers; the descriptions are alive, and what is not an algorithm is refused.
+        unsafe {
+            let mut found: Found = zeroed();
+            let (c, d) = (self.result, self.result);
+            let checked = cublasLtMatmulAlgoCheck(
+                handle,
+                self.product,
+                self.left,
+                self.right,
+                c,
+                d,
+                algorithm,
+                &mut found,
+            );
+            checked.result().is_ok() && found.workspaceSize <= workspace
+        }
     }
 }
 

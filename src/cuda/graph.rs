@@ -69,8 +69,13 @@ impl Graph {
     /// # Errors
     /// [`Error::Cuda`] if the GPU fails.
     pub fn run(&mut self) -> Result<()> {
-        self.context.bind()?;
         let _queueing = self.context.queueing();
+        self.queue()
+    }
+
+    /// [`Graph::run`] for who holds the context's lock of queueing.
+    pub(super) fn queue(&mut self) -> Result<()> {
+        self.context.bind()?;
         // SAFETY: the graph and the memory that it uses are alive.
         let queued = unsafe {
             result::graph::launch(

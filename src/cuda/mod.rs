@@ -7,7 +7,7 @@
 //!
 //! | variable | effect |
 //! |---|---|
-//! | `INVAD_KERNEL_CACHE` | folder of compiled kernels in place of the user's cache folder; empty: none are kept |
+//! | `INVAD_KERNEL_CACHE` | folder of compiled kernels, and of what [`measure_products`] keeps, in place of the user's cache folder; empty: none are kept |
 //! | `CUDA_PATH`, `VIRTUAL_ENV` | where libraries are looked for, after the loader's own path |
 
 use std::fmt;
@@ -23,11 +23,13 @@ mod memory;
 pub(crate) mod ops;
 mod probe;
 mod transfer;
+mod tuning;
 
 pub use compile::{Compiled, Usage, compile};
 pub use graph::Graph;
 use launch::{Define, Kind};
 pub use probe::{Gpu, Library, Probe, probe};
+pub use tuning::{Choice, Choices, measure_products};
 
 pub(crate) use context::{context, free_memory, reserve_scratch, workspace_bytes};
 pub(crate) use memory::{Memory, Slice, SliceMut};

@@ -85,6 +85,7 @@ const CUBLASLT: &[&str] = &[
     "cublasLtCreate",
     "cublasLtDestroy",
     "cublasLtMatmul",
+    "cublasLtMatmulAlgoCheck",
     "cublasLtMatmulAlgoGetHeuristic",
     "cublasLtMatmulDescCreate",
     "cublasLtMatmulDescDestroy",

@@ -16,3 +16,4 @@ mod scores;
 mod support;
 mod training;
 mod transfer;
+mod tuning;

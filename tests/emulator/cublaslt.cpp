@@ -49,8 +49,24 @@ struct Description {
     bool is_gelu_slope() const { return (epilogue & DGELU) == DGELU; }
 };
 
+// How many terms are summed before the sum is added to those before: what tells one algorithm from another, by the last
+// bits of a product.
+struct Algorithm {
+    uint64_t name, block_k;
+    uint64_t rest[6];
+
+    bool is_known() const;
+};
+
+constexpr uint64_t algorithm_name = 0x656d75;
+constexpr uint64_t blocks_k[] = {256, 64, 16};
+
+bool Algorithm::is_known() const {
+    return name == algorithm_name && std::find(std::begin(blocks_k), std::end(blocks_k), block_k) != std::end(blocks_k);
+}
+
 struct Heuristic {
-    uint64_t algorithm[8];
+    Algorithm algorithm;
     size_t workspace;
     int state;
     float waves;
@@ -68,7 +84,7 @@ void write(void* p, int type, size_t i, float value) {
 
 // ---- the product, in blocks that fit the caches: c(m×n) = a(m×k)·b(k×n), c column-major in f32
 
-constexpr size_t tile_m = 16, tile_n = 6, block_m = 128, block_n = 768, block_k = 256;
+constexpr size_t tile_m = 16, tile_n = 6, block_m = 128, block_n = 768;
 
 struct Operand {
     const void* data;
@@ -113,7 +129,7 @@ void multiply_tile(const float* a, const float* b, size_t depth, float* c, size_
 }
 
 void multiply(const Operand& a, const Operand& b, size_t m, size_t first_column, size_t end_column, size_t k,
-              float* c) {
+              size_t block_k, float* c) {
     std::vector<float> packed_a(block_m * block_k), packed_b((block_n + tile_n) * block_k);
     for (size_t jc = first_column; jc < end_column; jc += block_n) {
         size_t columns = std::min(block_n, end_column - jc);
@@ -165,6 +181,7 @@ struct Matmul {
     float alpha, beta;
     const char *pa, *pb, *pc;
     char* pd;
+    size_t block_k;
 
     int bias_type() const { return description.bias_type < 0 ? d.type : description.bias_type; }
 
@@ -227,7 +244,7 @@ struct Matmul {
             Operand right{pb + batch * b.stride * b.element(), b.type, description.transpose_b != 0, b.ld};
             in_parallel(n, 2.0 * m * n * k, [&](size_t first, size_t end) {
                 std::fill(product.begin() + first * m, product.begin() + end * m, 0.0f);
-                multiply(left, right, m, first, end, k, product.data());
+                multiply(left, right, m, first, end, k, block_k, product.data());
                 finish(product.data(), first, end, pc + batch * c.stride * c.element(),
                        pd + batch * d.stride * d.element(),
                        bias + batch * description.bias_stride * bias_element);
@@ -346,18 +363,31 @@ API cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, L
                                    Layout* d, void*, int requested, Heuristic* results, int* found) {
     *found = 0;
     if (requested < 1) return INVALID_VALUE;
-    if (int status = Matmul{*description, *a, *b, *c, *d, 1, 0, nullptr, nullptr, nullptr, nullptr}.check())
-        return status;
-    *results = {};
-    *found = 1;
+    if (int status = Matmul{*description, *a, *b, *c, *d, 1, 0}.check()) return status;
+    for (uint64_t block_k : blocks_k) {
+        if (*found == requested) break;
+        results[*found] = {};
+        results[*found].algorithm = {algorithm_name, block_k};
+        ++*found;
+    }
+    return SUCCESS;
+}
+
+API cublasLtMatmulAlgoCheck(void*, Description* description, Layout* a, Layout* b, Layout* c, Layout* d,
+                            const Algorithm* algorithm, Heuristic* result) {
+    if (!algorithm->is_known()) return INVALID_VALUE;
+    if (int status = Matmul{*description, *a, *b, *c, *d, 1, 0}.check()) return status;
+    *result = {};
+    result->algorithm = *algorithm;
     return SUCCESS;
 }
 
 API cublasLtMatmul(void*, Description* description, const float* alpha, const char* pa, Layout* a,
                    const char* pb, Layout* b, const float* beta, const char* pc, Layout* c, char* pd,
-                   Layout* d, const void*, void*, size_t, void* stream) {
-    auto matmul =
-        std::make_shared<Matmul>(Matmul{*description, *a, *b, *c, *d, *alpha, *beta, pa, pb, pc, pd});
+                   Layout* d, const Algorithm* algorithm, void*, size_t, void* stream) {
+    if (algorithm && !algorithm->is_known()) return INVALID_VALUE;
+    auto matmul = std::make_shared<Matmul>(Matmul{*description, *a, *b, *c, *d, *alpha, *beta, pa, pb, pc, pd,
+                                                  algorithm ? algorithm->block_k : blocks_k[0]});
     if (int status = matmul->check()) return status;
     if (matmul->description.has_bias() && !matmul->description.bias) return INVALID_VALUE;
     if (matmul->description.has_aux() && !matmul->description.aux) return INVALID_VALUE;

@@ -199,7 +199,13 @@ unsafe fn multiply_vectors<const ROWS: usize, const V: usize>(
 /// `k0..k0 + terms`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn pack_vector(x: Mat, rows: Range<usize>, k0: usize, terms: usize, put: impl Fn(usize, __m512)) {
+pub(super) fn pack_vector(
+    x: Mat,
+    rows: Range<usize>,
+    k0: usize,
+    terms: usize,
+    put: impl Fn(usize, __m512),
+) {
     let count = rows.len();
     if count == 0 || terms == 0 {
         return;

@@ -5,7 +5,11 @@ mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod bf16;
+#[cfg(target_arch = "x86_64")]
 mod blocked;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 pub(super) mod rounded;
 #[cfg(target_arch = "x86_64")]
 mod strassen;
@@ -188,9 +192,9 @@ const AMX_FROM: usize = 128;
 /// What computes a product with a right-hand side of this shape, whatever the other's: a row of a product does not
 /// depend on how many there are.
 fn unit(rows: usize, cols: usize) -> Unit {
-    match Unit::widest() {
+    match Unit::in_use() {
         Unit::Amx if rows.min(cols) < AMX_FROM => Unit::Avx512,
-        widest => widest,
+        in_use => in_use,
     }
 }
 
@@ -204,6 +208,8 @@ pub(crate) enum Packed {
     AmxBf16(blocked::Packed<amx::Halves>),
     #[cfg(target_arch = "x86_64")]
     Vnni(blocked::Packed<vnni::Codes>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(blocked::Packed<bf16::Pairs>),
     Rounded(rounded::Packed),
     #[cfg(target_arch = "x86_64")]
     Avx512(blocked::Packed<avx512::Registers>),
@@ -219,8 +225,13 @@ pub(crate) enum Packed {
 
 impl Packed {
     pub fn new(b: Mat) -> Self {
+        Self::of(unit(b.rows, b.cols), b)
+    }
+
+    /// One for a unit that there is.
+    pub fn of(unit: Unit, b: Mat) -> Self {
         let mut packed = Self::empty();
-        packed.set(b, Threads::All);
+        packed.set_of(unit, b, Threads::All);
         packed
     }
 
@@ -237,7 +248,7 @@ impl Packed {
     /// One for products of other numbers, by a scale of each column where they are codes; the rows of a become the same.
     pub fn with_products(products: Products, b: Mat) -> Self {
         #[cfg(target_arch = "x86_64")]
-        match (products, Unit::widest()) {
+        match (products, Unit::in_use()) {
             (Products::Int8, Unit::Amx) if b.rows <= amx::MOST_CODES => {
                 return Packed::AmxCodes(blocked::Packed::new(b));
             }
@@ -247,6 +258,9 @@ impl Packed {
                 return Packed::Vnni(blocked::Packed::new(b));
             }
             (Products::Bf16, Unit::Amx) => return Packed::AmxBf16(blocked::Packed::new(b)),
+            (Products::Bf16, Unit::Avx512) if processor::has_bf16() => {
+                return Packed::Avx512Bf16(blocked::Packed::new(b));
+            }
             _ => {}
         }
         Packed::Rounded(rounded::Packed::new(products, b))
@@ -259,7 +273,11 @@ impl Packed {
 
     /// Packs another matrix, in the memory that is there if it is large enough and of the same unit.
     pub fn set(&mut self, b: Mat, threads: Threads) {
-        match (unit(b.rows, b.cols), self) {
+        self.set_of(unit(b.rows, b.cols), b, threads);
+    }
+
+    fn set_of(&mut self, unit: Unit, b: Mat, threads: Threads) {
+        match (unit, self) {
             #[cfg(target_arch = "x86_64")]
             (Unit::Amx, Packed::Amx(packed)) => packed.set(b, threads),
             #[cfg(target_arch = "x86_64")]
@@ -323,6 +341,8 @@ impl Rhs<'_> {
             Rhs::Packed(Packed::AmxBf16(b)) => (b.rows(), b.cols()),
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Vnni(b)) => (b.rows(), b.cols()),
+            #[cfg(target_arch = "x86_64")]
+            Rhs::Packed(Packed::Avx512Bf16(b)) => (b.rows(), b.cols()),
             Rhs::Packed(Packed::Rounded(b)) => b.shape(),
             #[cfg(target_arch = "x86_64")]
             Rhs::Packed(Packed::Avx512(b)) => (b.rows(), b.cols()),
@@ -375,6 +395,11 @@ pub(crate) fn gemm<'a>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Rhs::Packed(Packed::Vnni(b)) => unsafe {
+            blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Rhs::Packed(Packed::Avx512Bf16(b)) => unsafe {
             blocked::gemm(a, blocked::Rhs::Packed(b), out, out_stride, epilogue, threads);
         },
         Rhs::Packed(Packed::Rounded(b)) => rounded::gemm(a, b, out, out_stride, epilogue),

@@ -1,5 +1,4 @@
-//! Products of codes of eight bits in the registers of AVX-512 VNNI: 8 rows by up to 3 vectors of columns at a time, four
-//! terms with an instruction.
+//! Products of codes of eight bits in the registers of AVX-512 VNNI, four terms with an instruction.
 //!
 //! The instruction multiplies bytes without a sign by bytes with one. Codes of a have 128 added, and 128 times the sum of a
 //! column's codes is taken off again.
@@ -10,17 +9,16 @@ use std::ops::Range;
 
 use super::Mat;
 use super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, lanes};
+use super::dot;
 use crate::types::EightBits;
 
-/// Vectors of a panel of b.
-const VECTORS: usize = 3;
 /// Terms of a step: bytes of a number of 32 bits.
 const STEP: usize = 4;
 /// What codes of a have added.
 const OFFSET: i32 = 128;
 /// Lines at the start of a panel of a: scales. Of b: scales, and what is taken off.
 const A_HEAD: usize = 1;
-const B_HEAD: usize = 2 * VECTORS;
+const B_HEAD: usize = 2 * dot::VECTORS;
 /// The most terms of a sum: those of a span, so that a row has one scale.
 pub(super) const MOST_TERMS: usize = Codes::TERMS;
 
@@ -29,8 +27,8 @@ pub(crate) enum Codes {}
 
 // SAFETY: `multiply` reads the heads, and for each step 8 numbers of a and 3 vectors of b.
 unsafe impl Kernel for Codes {
-    const ROWS: usize = 8;
-    const COLS: usize = VECTORS * LANES;
+    const ROWS: usize = dot::ROWS;
+    const COLS: usize = dot::VECTORS * LANES;
     const TERMS: usize = 16384;
     const BLOCK: usize = 144;
 
@@ -38,7 +36,7 @@ unsafe impl Kernel for Codes {
         let steps = terms.div_ceil(STEP);
         match side {
             Side::A => A_HEAD + steps.div_ceil(LANES / Self::ROWS),
-            Side::B => B_HEAD + steps * VECTORS,
+            Side::B => B_HEAD + steps * dot::VECTORS,
         }
     }
 
@@ -81,7 +79,7 @@ unsafe impl Kernel for Codes {
                 }
             }
             if side == Side::B {
-                head[VECTORS + row / LANES][row % LANES] =
+                head[dot::VECTORS + row / LANES][row % LANES] =
                     (-OFFSET).wrapping_mul(_mm512_reduce_add_epi32(sum));
             }
         }
@@ -93,16 +91,7 @@ unsafe impl Kernel for Codes {
         let Rows::Packed(a) = a else { unreachable!("packed always") };
         let steps = terms.div_ceil(STEP);
         // SAFETY: who packs for this kernel has made sure of VNNI; the rest is this function's contract.
-        unsafe {
-            match (size.rows, size.cols.div_ceil(LANES)) {
-                (..=2, 1) => multiply::<2, 1>(a, b, steps, place, next),
-                (..=2, 2) => multiply::<2, 2>(a, b, steps, place, next),
-                (..=2, _) => multiply::<2, VECTORS>(a, b, steps, place, next),
-                (_, 1) => multiply::<8, 1>(a, b, steps, place, next),
-                (_, 2) => multiply::<8, 2>(a, b, steps, place, next),
-                (_, _) => multiply::<8, VECTORS>(a, b, steps, place, next),
-            }
-        }
+        unsafe { dot::of_size!(size, multiply(a, b, steps, place, next)) }
     }
 }
 
@@ -157,7 +146,7 @@ impl Row<'_> {
 /// The processor must have VNNI, both panels these steps, and the place room for all rows and vectors.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512dq,avx512vnni")]
-unsafe fn multiply<const ROWS: usize, const V: usize>(
+unsafe fn multiply<const N: usize, const V: usize>(
     a: &[Line],
     b: &[Line],
     steps: usize,
@@ -165,35 +154,14 @@ unsafe fn multiply<const ROWS: usize, const V: usize>(
     next: &[Line],
 ) {
     let (a_scales, b_head): (*const f32, *const f32) = (a.as_ptr().cast(), b.as_ptr().cast());
-    let mut a: *const i32 = a[A_HEAD..].as_ptr().cast();
-    let mut b: *const i32 = b[B_HEAD..].as_ptr().cast();
-    let mut sums = [[_mm512_setzero_si512(); V]; ROWS];
-    let mut next = next.iter();
-    for _ in 0..steps {
-        // SAFETY: there are this many steps in both; a prefetch is harmless.
-        unsafe {
-            for _ in 0..2 {
-                if let Some(line) = next.next() {
-                    _mm_prefetch::<_MM_HINT_T1>((&raw const *line).cast());
-                }
-            }
-            let columns: [__m512i; V] =
-                array::from_fn(|v| _mm512_load_si512(b.add(v * LANES).cast()));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let x = _mm512_set1_epi32(*a.add(r));
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = _mm512_dpbusd_epi32(*sum, x, column);
-                }
-            }
-            a = a.add(Codes::ROWS);
-            b = b.add(VECTORS * LANES);
-        }
-    }
-    for v in 0..V {
-        // SAFETY: heads have a number of each row and column, and there is room for the product.
-        unsafe {
+    let zero = _mm512_setzero_si512();
+    // SAFETY: by this function's contract; heads have a number of each row and column.
+    unsafe {
+        let add = |sum, x, column| _mm512_dpbusd_epi32(sum, x, column);
+        let sums: [[_; V]; N] = dot::sums(&a[A_HEAD..], &b[B_HEAD..], steps, next, zero, add);
+        for v in 0..V {
             let scales = _mm512_load_ps(b_head.add(v * LANES));
-            let off = _mm512_load_si512(b_head.add((VECTORS + v) * LANES).cast());
+            let off = _mm512_load_si512(b_head.add((dot::VECTORS + v) * LANES).cast());
             for (r, sums) in sums.iter().enumerate() {
                 let scale = _mm512_mul_ps(_mm512_set1_ps(*a_scales.add(r)), scales);
                 let sum = _mm512_cvtepi32_ps(_mm512_add_epi32(sums[v], off));

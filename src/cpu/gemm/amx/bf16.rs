@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::super::Mat;
+use super::super::bf16::{joined, rounded};
 use super::super::blocked::{Kernel, LANES, Line, Place, Rows, Side, Size, transpose};
 use super::{DIGIT_LINES, Lines, PANEL, TILE, Tiles, ask_for, is_by_row};
 
@@ -116,22 +117,8 @@ fn pack_tile(x: Mat, side: Side, lines: &mut [Line]) {
                 None => load(h, i),
             })
         });
-        // (mask & high) | (!mask & low)
-        let mask = _mm512_set1_epi32(!0xffff);
-        let both = _mm512_ternarylogic_epi32::<0xca>(mask, high, _mm512_srli_epi32::<16>(low));
+        let both = joined(_mm512_srli_epi32::<16>(low), high);
         // SAFETY: a line is 64 bytes, aligned to 64.
         unsafe { _mm512_store_si512((&raw mut *line).cast(), both) };
     }
-}
-
-/// Numbers of which the upper half is the nearest in bf16, of two the even one; NaN stays NaN.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn rounded(x: __m512) -> __m512i {
-    let bits = _mm512_castps_si512(x);
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-    let up = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-    let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x40_0000));
-    _mm512_mask_blend_epi32(nan, _mm512_add_epi32(bits, up), quiet)
 }
