@@ -87,7 +87,8 @@ struct Options {
     #[arg(value_parser = clap::value_parser!(u16).range(1..=999))]
     timestep: Option<u16>,
     /// What the network's layers multiply when the detector scores, if it moves no score of a held-out image by more than
-    /// 0.1: int8 is faster on a CPU with AMX or AVX-512 VNNI, bf16, for a CPU only, with AMX [default: f32 on a CPU, f16 on a GPU]
+    /// 0.1 standard deviations: int8 is faster on a CPU with AMX or AVX-512 VNNI; bf16, for a CPU only, with AMX or AVX-512
+    /// BF16 [default: f32 on a CPU, f16 on a GPU]
     #[arg(long, value_parser = precision())]
     precision: Option<Products>,
     /// Optimiser steps [default: the recipe's]

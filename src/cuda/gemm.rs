@@ -111,14 +111,16 @@ pub(crate) struct Operands {
     pub result: u64,
 }
 
-/// What the addresses of left, right, skip and result are multiples of, at most 256 bytes.
+/// What the addresses of left, right, skip and result are multiples of, at most [`Alignments::MOST`] bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Alignments([u32; 4]);
 
 impl Alignments {
+    /// What memory that was taken as a whole is aligned to.
+    const MOST: u32 = 256;
+
     fn of(at: Operands) -> Self {
-        const MOST: u64 = 256;
-        let of = |address: u64| 1 << (address | MOST).trailing_zeros();
+        let of = |address: u64| 1 << (address | u64::from(Self::MOST)).trailing_zeros();
         Self([at.left, at.right, at.skip, at.result].map(of))
     }
 }
@@ -126,7 +128,10 @@ impl Alignments {
 impl fmt::Display for Alignments {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self([left, right, skip, result]) = self;
-        write!(f, "aligned to {left}, {right}, {skip}, {result} bytes")
+        match self.0.iter().all(|of| *of == Self::MOST) {
+            true => Ok(()),
+            false => write!(f, ", aligned to {left}, {right}, {skip}, {result} bytes"),
+        }
     }
 }
 
@@ -226,7 +231,7 @@ impl Gemm {
         /// How many suggestions are measured.
         const MOST: usize = 24;
         let alignments = Alignments::of(at);
-        let name = format!("{product}, {alignments}");
+        let name = format!("{product}{alignments}");
         let suggested = |most| {
             let suggested = plan.suggested(self.handle, alignments, self.workspace_len(), most);
             suggested.map_err(|e| context.error(format!("cuBLASLt: {product:?}"), e))

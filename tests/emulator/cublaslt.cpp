@@ -179,9 +179,9 @@ struct Matmul {
     Description description;
     Layout a, b, c, d;
     float alpha, beta;
-    const char *pa, *pb, *pc;
-    char* pd;
-    size_t block_k;
+    const char *pa = nullptr, *pb = nullptr, *pc = nullptr;
+    char* pd = nullptr;
+    size_t block_k = 0;
 
     int bias_type() const { return description.bias_type < 0 ? d.type : description.bias_type; }
 
@@ -367,7 +367,7 @@ API cublasLtMatmulAlgoGetHeuristic(void*, Description* description, Layout* a, L
     for (uint64_t block_k : blocks_k) {
         if (*found == requested) break;
         results[*found] = {};
-        results[*found].algorithm = {algorithm_name, block_k};
+        results[*found].algorithm = {algorithm_name, block_k, {}};
         ++*found;
     }
     return SUCCESS;
