@@ -14,6 +14,9 @@ use invad::ops::{self, Activation, PackedWeight};
 use invad::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+#[path = "../examples/common/roofline.rs"]
+mod roofline;
+
 /// Calls that a GPU gets as one recording, so that launching them takes no part in what is measured.
 #[cfg(feature = "cuda")]
 const RECORDED: u64 = 16;
@@ -108,7 +111,7 @@ fn unet(name: &'static str, sizes: UnetConfig, flops: f64) -> Network {
 }
 
 pub fn transformer(name: &'static str, sizes: DitConfig) -> Network {
-    (name, Arc::new(Dit::new(sizes).unwrap()), flops(&sizes))
+    (name, Arc::new(Dit::new(sizes).unwrap()), roofline::operations(&sizes))
 }
 
 pub fn small_mlp() -> Network {
@@ -137,13 +140,6 @@ pub fn normal(shape: &[usize], scale: f32, step: u64) -> Tensor {
 /// [`normal`] on the device.
 pub fn normal_on_device(shape: &[usize], scale: f32, step: u64, dtype: DType) -> Tensor {
     normal(shape, scale, step).view().copied_to(device(), dtype).unwrap()
-}
-
-/// Operations of the matrix products and the attention of a forward pass over an image.
-fn flops(c: &DitConfig) -> f64 {
-    let (n, d, token) = (c.tokens(), c.width, c.channels * c.patch * c.patch);
-    let block = 24 * n * d * d + 4 * n * n * d;
-    (c.depth * block + 4 * n * d * token) as f64
 }
 
 /// Measures an operation that may be recorded: on a GPU its time without the launch.

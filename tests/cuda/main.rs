@@ -11,6 +11,7 @@ mod inversion;
 mod memory;
 mod probe;
 mod refused;
+mod roofline;
 mod scores;
 #[path = "../support/mod.rs"]
 mod support;

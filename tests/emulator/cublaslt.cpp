@@ -238,6 +238,13 @@ struct Matmul {
         }
         if (description.has_aux() && !emulator::on_device(description.aux, aux_bytes()))
             return outside("the auxiliary matrix");
+        if (emulator::counts_traffic) {
+            size_t read = a.bytes() + b.bytes() + (beta != 0 ? c.bytes() : 0);
+            size_t written = d.bytes();
+            if (description.has_bias()) read += m * bias_element;
+            if (description.has_aux()) (description.is_gelu_slope() ? read : written) += aux_bytes();
+            emulator::write_traffic("cublasLtMatmul", read, written, 2.0 * m * n * k * d.batch);
+        }
         std::vector<float> product(m * n);
         for (int batch = 0; batch < d.batch; ++batch) {
             Operand left{pa + batch * a.stride * a.element(), a.type, description.transpose_a != 0, a.ld};

@@ -54,6 +54,11 @@ void barrier(int line);
 // Whether the barrier or wait at this place is the one that INVAD_EMULATOR_REMOVE says to pass by.
 bool removed(const char* file, int line);
 
+// Whether what launches read and write of device memory is counted (INVAD_EMULATOR_TRAFFIC), and notes 16 bytes of it. What
+// a launch reads or writes again counts once; single numbers do not.
+extern const bool counts_traffic;
+void note_traffic(const void* p, bool writes);
+
 // Ends the launch with the driver's error `code`, naming the kernel, block and thread.
 [[noreturn]] void fail(int code, const char* what);
 constexpr int misaligned_address = 716;
@@ -288,11 +293,13 @@ struct alignas(16) vec4u {
 
 DEVICE vec4u load16(const void* p) {
     emulator::require_aligned(p, "16-byte load from an address that is no multiple of 16");
+    if (emulator::counts_traffic) emulator::note_traffic(p, false);
     return *static_cast<const vec4u*>(p);
 }
 DEVICE vec4u load16_streaming(const void* p) { return load16(p); }
 DEVICE void store16(void* p, vec4u v) {
     emulator::require_aligned(p, "16-byte store to an address that is no multiple of 16");
+    if (emulator::counts_traffic) emulator::note_traffic(p, true);
     *static_cast<vec4u*>(p) = v;
 }
 
@@ -305,6 +312,7 @@ DEVICE void emulated_copy16(emulator::AsyncCopy copy) {
 DEVICE void cp_async16_zfill(void* shared, const void* global, bool valid) {
     emulator::require_aligned(shared, "cp.async to an address that is no multiple of 16");
     emulator::require_aligned(global, "cp.async from an address that is no multiple of 16");
+    if (emulator::counts_traffic && valid) emulator::note_traffic(global, false);
     emulator::async_copy({shared, valid ? global : nullptr});
 }
 DEVICE void cp_async16(void* shared, const void* global) { cp_async16_zfill(shared, global, true); }

@@ -8,9 +8,12 @@
 #endif
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include <array>
 #include <map>
+#include <unordered_set>
 
 #if !defined(__x86_64__) && !defined(INVAD_EMULATOR_UCONTEXT)
 #define INVAD_EMULATOR_UCONTEXT 1
@@ -42,6 +45,9 @@ bool address_sanitizer() { return __sanitizer_start_switch_fiber != nullptr; }
 bool thread_sanitizer() { return __tsan_create_fiber != nullptr; }
 
 namespace {
+
+// Units of 16 bytes of device memory that the launch has read and written.
+std::unordered_set<uintptr_t> units_read, units_written;
 
 constexpr unsigned max_threads = 1024, warp_size = 32;
 constexpr size_t stack_bytes = 256 << 10, guard_bytes = 4096;
@@ -385,7 +391,26 @@ Outcome run_grid(const Kernel& kernel_, void** parameters_, Index grid, Index bl
         }
     }
     free(memory);
+    if (counts_traffic) {
+        write_traffic(kernel->name, 16 * units_read.size(), 16 * units_written.size(), 0);
+        units_read.clear();
+        units_written.clear();
+    }
     return std::move(failure);
+}
+
+const bool counts_traffic = getenv("INVAD_EMULATOR_TRAFFIC") != nullptr;
+
+void note_traffic(const void* p, bool writes) {
+    if (!on_device(p, 16)) return;
+    (writes ? units_written : units_read).insert(reinterpret_cast<uintptr_t>(p) / 16);
+}
+
+void write_traffic(const char* what, size_t read, size_t written, double operations) {
+    FILE* file = fopen(getenv("INVAD_EMULATOR_TRAFFIC"), "a");
+    if (!file) return;
+    fprintf(file, "%s %zu %zu %.0f\n", what, read, written, operations);
+    fclose(file);
 }
 
 // ---- what kernels call

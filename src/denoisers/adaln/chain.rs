@@ -49,7 +49,8 @@ pub(in crate::denoisers) trait Chain: Denoiser + Clone + 'static {
     /// Packs what evaluations read of the parameters, modulation apart; `packing` has the stream's tokens.
     fn pack_weights(&self, packing: &mut Packing) -> Result<()>;
 
-    /// Writes the stream's beginning, f32 (B, N, D); `scratch` has the same shape and the precision's type.
+    /// Writes the stream's beginning, (B, N, D), f32 or of the precision's type; `scratch` has the same shape and the
+    /// precision's type.
     fn begin(
         &self,
         source: &Source,

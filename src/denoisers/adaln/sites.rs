@@ -128,6 +128,8 @@ impl Sites {
             // both ends of a block, and in the middle of one.
             Some(Recompute::Blocks) => [blocks + per_block, per_block + 1, per_block],
         };
+        // Gradients need what an evaluation can do without: half of the stream's bytes.
+        let of_stream = if recompute.is_some() { DType::F32 } else { half };
         let [batch, tokens, _] = *shape;
         let stats = match recompute {
             Some(_) => {
@@ -139,7 +141,7 @@ impl Sites {
             recompute: recompute.unwrap_or_default(),
             blocks,
             per_block,
-            stream: lists.a.many(streams, Purpose::Activations, shape, DType::F32)?,
+            stream: lists.a.many(streams, Purpose::Activations, shape, of_stream)?,
             stats,
             outputs: lists.many(outputs, sites, shape, half)?,
             branches: lists.many(kept, branches, shape, half)?,

@@ -64,7 +64,7 @@ impl Chain for Dit {
         let mut blocks = self.blocks.iter().flat_map(|b| [&b.qkv, &b.proj, &b.fc1, &b.fc2]);
         blocks.try_for_each(|layer| packing.layer(layer))?;
         for layer in [&self.embed, &self.output] {
-            packing.outer_layer(layer, packing.dtype())?;
+            packing.outer_layer(layer)?;
         }
         packing.tensor(self.position, &self.position_shape())
     }

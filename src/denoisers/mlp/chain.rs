@@ -71,10 +71,9 @@ impl Chain for Mlp {
     }
 
     fn pack_weights(&self, packing: &mut Packing) -> Result<()> {
-        // The stream, which the first layer writes, is f32.
-        packing.outer_layer(&self.input, DType::F32)?;
+        packing.outer_layer(&self.input)?;
         self.blocks.iter().flatten().try_for_each(|layer| packing.layer(layer))?;
-        packing.outer_layer(&self.output, packing.dtype())
+        packing.outer_layer(&self.output)
     }
 
     fn begin(

@@ -32,22 +32,17 @@ impl<'a> Packing<'a> {
         Self { parameters, tokens: 1, device, precision, packed: PackedWeights::default() }
     }
 
-    /// A layer within the network, whose output has the precision's type.
+    /// A layer within the network. The output of all has the precision's type.
     pub fn layer(&mut self, layer: &Linear) -> Result<()> {
-        self.add(layer, self.precision.dtype(), self.precision.products())
+        self.add(layer, self.precision.products())
     }
 
-    /// The network's first or last layer, whose numbers keep their type, with an output of this one.
-    pub fn outer_layer(&mut self, layer: &Linear, output: DType) -> Result<()> {
-        self.add(layer, output, None)
+    /// The network's first or last layer, whose products are of that type, too.
+    pub fn outer_layer(&mut self, layer: &Linear) -> Result<()> {
+        self.add(layer, None)
     }
 
-    /// The type of what lies between operations.
-    pub fn dtype(&self) -> DType {
-        self.precision.dtype()
-    }
-
-    fn add(&mut self, layer: &Linear, output: DType, products: Option<Products>) -> Result<()> {
+    fn add(&mut self, layer: &Linear, products: Option<Products>) -> Result<()> {
         let weight = layer.weight(self.parameters)?;
         let weight = match products {
             Some(products) => PackedWeight::with_products(self.device, products, weight)?,
@@ -55,7 +50,7 @@ impl<'a> Packing<'a> {
             None if self.tokens.is_multiple_of(2) => PackedWeight::in_pairs(self.device, weight)?,
             None => PackedWeight::on(self.device, weight)?,
         };
-        let bias = layer.bias(self.parameters)?.copied_to(self.device, output)?;
+        let bias = layer.bias(self.parameters)?.copied_to(self.device, self.precision.dtype())?;
         self.packed.layers.insert(layer.offset, (weight, bias));
         Ok(())
     }

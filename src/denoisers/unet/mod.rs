@@ -233,9 +233,7 @@ impl Evaluated for Unet {
         for (i, step) in self.layers.steps.iter().enumerate() {
             packing.tokens = step.output.cells();
             match &step.layer {
-                Layer::Conv(conv) if i == 0 => {
-                    packing.outer_layer(&conv.linear, packing.dtype())?
-                }
+                Layer::Conv(conv) if i == 0 => packing.outer_layer(&conv.linear)?,
                 Layer::Conv(conv) => packing.layer(&conv.linear)?,
                 Layer::Res(res) => {
                     res.norms.iter().try_for_each(|norm| norm.pack(packing))?;
@@ -250,7 +248,7 @@ impl Evaluated for Unet {
             }
         }
         self.layers.norm.pack(packing)?;
-        packing.outer_layer(&self.layers.out.linear, packing.dtype())
+        packing.outer_layer(&self.layers.out.linear)
     }
 
     fn memory(
