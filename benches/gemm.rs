@@ -1,4 +1,7 @@
-//! The matrix products of a transformer block, with bias and GELU, and their gradients, on the sizes of the presets.
+//! The matrix products of a transformer block, with bias and GELU, and their gradients, on the sizes of the presets;
+//! called `linear_own` with `INVAD_LINEAR=own`, to be set beside those of cuBLASLt.
+
+use std::env;
 
 use criterion::Criterion;
 use invad::DType;
@@ -10,8 +13,13 @@ use crate::common::{
 
 const TOKENS: usize = 256;
 
+/// Whether linear layers are computed without cuBLASLt.
+fn is_own() -> bool {
+    env::var("INVAD_LINEAR").is_ok_and(|linear| linear == "own")
+}
+
 pub fn forward(c: &mut Criterion) {
-    let mut group = c.benchmark_group("gemm");
+    let mut group = c.benchmark_group(if is_own() { "linear_own" } else { "gemm" });
     for (name, sizes) in presets() {
         let width = sizes.width;
         for (layer, k, n, activation) in [
@@ -37,8 +45,11 @@ pub fn forward(c: &mut Criterion) {
     group.finish();
 }
 
-/// Both products of a layer's gradient, with the sums for its bias.
+/// Both products of a layer's gradient, with the sums for its bias: always cuBLASLt's.
 pub fn backward(c: &mut Criterion) {
+    if is_own() {
+        return;
+    }
     let mut group = c.benchmark_group("gemm_backward");
     for (name, sizes) in presets() {
         let width = sizes.width;

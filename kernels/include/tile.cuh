@@ -52,6 +52,17 @@ DEVICE void copy_tile_async(h16* tile, const h16* source, int stride, int rows, 
     }
 }
 
+// The same of rows anywhere in memory, a number at a time, MASKED and WHOLE. They are there after a barrier.
+template <int ROWS, int WIDTH, int THREADS>
+DEVICE void copy_tile(h16* tile, const h16* source, int stride, int rows, int columns) {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < ROWS * WIDTH; i += THREADS) {
+        const int row = i / WIDTH, column = i % WIDTH;
+        const bool valid = row < rows && column < columns;
+        tile[tile_at<WIDTH>(row, column / 8) + column % 8] = valid ? source[(int64_t)row * stride + column] : h16();
+    }
+}
+
 template <int BLOCKS>
 DEVICE void clear(float (&accumulator)[BLOCKS][4]) {
 #pragma unroll

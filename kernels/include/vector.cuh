@@ -57,17 +57,17 @@ DEVICE void typed(void* numbers, bool is_f16, Work work) {
     else work(static_cast<float*>(numbers));
 }
 
-// The first `count` of eight numbers; the others are 0, or are not stored.
+// The first `count` of eight numbers; the others are 0, or are not stored. Where not `aligned` the address is any.
 template <class T>
-DEVICE void load_some(const T* from, int64_t count, float (&v)[8]) {
-    if (count >= 8) return load8(from, v);
+DEVICE void load_some(const T* from, int64_t count, float (&v)[8], bool aligned = true) {
+    if (aligned && count >= 8) return load8(from, v);
 #pragma unroll
     for (int e = 0; e < 8; ++e) v[e] = e < count ? load1(from + e) : 0.0f;
 }
 
 template <class T>
-DEVICE void store_some(T* to, int64_t count, const float (&v)[8]) {
-    if (count >= 8) return store8(to, v);
+DEVICE void store_some(T* to, int64_t count, const float (&v)[8], bool aligned = true) {
+    if (aligned && count >= 8) return store8(to, v);
 #pragma unroll
     for (int e = 0; e < 8; ++e)
         if (e < count) store1(to + e, v[e]);

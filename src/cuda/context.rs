@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::env;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::result::{DriverError, mem_get_info, memcpy_htod_async};
@@ -21,6 +22,7 @@ pub(crate) struct Context {
     device: Device,
     stream: Arc<CudaStream>,
     pub limits: Limits,
+    pub linear: Linear,
     pub kernels: Kernels,
     gemm: OnceLock<Gemm>,
     tables: Mutex<BTreeMap<(&'static str, usize), CudaSlice<u8>>>,
@@ -38,6 +40,29 @@ pub(crate) struct Limits {
     pub shared: u32,
     /// Multiprocessors.
     pub multiprocessors: usize,
+}
+
+/// What computes linear layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Linear {
+    /// cuBLASLt, which has other algorithms for other numbers of rows.
+    CublasLt,
+    /// `kernels/linear.cu`, in which no row depends on how many there are. Nor does then the choice of any other
+    /// kernel, so that the bits of an image do not depend on its batch.
+    Own,
+}
+
+impl Linear {
+    /// What the environment variable asks for.
+    fn asked() -> Result<Self> {
+        const VARIABLE: &str = "INVAD_LINEAR";
+        let asked = env::var_os(VARIABLE).unwrap_or_default();
+        match &*asked.to_string_lossy() {
+            "" | "cublaslt" => Ok(Self::CublasLt),
+            "own" => Ok(Self::Own),
+            other => Err(Error::argument("Device::require", VARIABLE, "cublaslt or own", other)),
+        }
+    }
 }
 
 /// The context of a GPU, made at the first call and kept until the process ends.
@@ -121,6 +146,7 @@ impl Context {
             device,
             stream,
             limits,
+            linear: Linear::asked()?,
             kernels: Kernels::default(),
             gemm: OnceLock::new(),
             tables: Mutex::default(),

@@ -8,6 +8,7 @@
 //! | variable | effect |
 //! |---|---|
 //! | `INVAD_KERNEL_CACHE` | folder of compiled kernels, and of what [`measure_products`] keeps, in place of the user's cache folder; empty: none are kept |
+//! | `INVAD_LINEAR` | `own`: linear layers without cuBLASLt, and no image's bits depend on its batch |
 //! | `CUDA_PATH`, `VIRTUAL_ENV` | where libraries are looked for, after the loader's own path |
 
 use std::fmt;

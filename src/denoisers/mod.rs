@@ -86,7 +86,7 @@ impl Recompute {
 /// Each forward and backward pass and each evaluation does the same work at every call with the same addresses, so
 /// that a GPU can record it: it allocates nothing, copies nothing between host and device, and decides nothing on
 /// the host by a device's numbers. On the CPU the bits do not depend on the number of threads, and those of an image
-/// not on the images beside it.
+/// not on the images beside it; on a GPU they do not with `INVAD_LINEAR=own`.
 pub trait Denoiser: fmt::Debug + Send + Sync {
     /// What a file says of it: what [`Kind::read`] makes the same network of.
     fn id(&self) -> DenoiserId;

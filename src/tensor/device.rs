@@ -7,10 +7,10 @@ use crate::types::{Device, Precision, Products};
 
 impl Device {
     /// The fastest device that this machine and this version can use; never panics. Why a GPU was
-    /// passed over goes to the log.
+    /// passed over goes to the log. One with which only an environment variable is wrong is not: what uses it says so.
     pub fn best() -> Self {
         match Device::Cuda(0).require() {
-            Ok(()) => Device::Cuda(0),
+            Ok(()) | Err(Error::Argument { .. }) => Device::Cuda(0),
             Err(why) => {
                 log::info!("computing on the CPU: {why}");
                 Device::Cpu
@@ -23,7 +23,8 @@ impl Device {
     /// # Errors
     /// [`Error::Unavailable`], with the reason and what to do about it; [`Error::Cuda`] or
     /// [`Error::OutOfMemory`] if a GPU fails; [`Error::Argument`] if the environment variable
-    /// `INVAD_CPU` names a unit that the processor has not.
+    /// `INVAD_CPU` names a unit that the processor has not, or `INVAD_LINEAR` nothing that a GPU can
+    /// compute linear layers by.
     pub fn require(self) -> Result<()> {
         match self {
             Device::Cpu => crate::processor::require(),

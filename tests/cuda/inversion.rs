@@ -1,11 +1,14 @@
 //! Whole inversions and detectors on a GPU, against the CPU's.
 
+use std::ops::Range;
+
 use invad::checkpoint::Recipe;
-use invad::denoisers::{Dit, DitConfig};
+use invad::denoisers::{Denoiser, Dit, DitConfig, Mlp, MlpConfig, Unet, UnetConfig};
 use invad::detect::ScoreOptions;
 use invad::diffusion::{Inverter, Parameterisation};
 use invad::{DType, Detector, Device, Error, Precision, Products, Tensor, ops};
 
+use crate::alone::passes_alone;
 use crate::support::emulator::gpu;
 use crate::support::networks::*;
 use crate::support::numbers::{bits, tensor};
@@ -177,15 +180,17 @@ fn scores_are_those_of_the_cpu() {
     }
 }
 
+/// A detector of three evaluations, on the CPU.
+fn calibrated(recipe: Recipe) -> Detector {
+    let mut checkpoint = checkpoint(recipe, 30);
+    checkpoint.config.recipe.inversion_steps = 3;
+    let mut detector = Detector::new(checkpoint).unwrap();
+    detector.calibrate("dots", &pictures(Kind::Dots, 20..30), &[]).unwrap();
+    detector
+}
+
 fn compare_scores(recipe: Recipe, gpu: Device) {
-    let detector = || {
-        let mut checkpoint = checkpoint(recipe.clone(), 30);
-        checkpoint.config.recipe.inversion_steps = 3;
-        let mut detector = Detector::new(checkpoint).unwrap();
-        detector.calibrate("dots", &pictures(Kind::Dots, 20..30), &[]).unwrap();
-        detector
-    };
-    let (here, there) = (detector(), detector().to_device(gpu).unwrap());
+    let (here, there) = (calibrated(recipe.clone()), calibrated(recipe).to_device(gpu).unwrap());
     assert_eq!((here.device(), there.device()), (Device::Cpu, gpu));
     let mut images = pictures(Kind::Dots, 40..49);
     images.extend((0..2).map(|seed| defective(Kind::Dots, seed, 48, 40)));
@@ -200,4 +205,65 @@ fn compare_scores(recipe: Recipe, gpu: Device) {
     }
     let again = run(&there);
     assert!(again.iter().zip(&got).all(|(a, b)| a == b), "recorded work gives the same scores");
+}
+
+/// Without cuBLASLt the bits of an image do not depend on its batch.
+#[test]
+fn images_are_on_their_own() {
+    if gpu().is_some() {
+        passes_alone("inversion::with_own_linear_layers", &[("INVAD_LINEAR", "own")]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test before"]
+fn with_own_linear_layers() {
+    let gpu = gpu().unwrap();
+    // Of so many images, and of one alone, tiles are of another size, and attention would be another kernel's.
+    let images = 17;
+    let (channels, grid, depth) = (24, 8, 1);
+    let unet = UnetConfig {
+        channels,
+        grid,
+        width: 32,
+        channel_mult: vec![1, 2],
+        res_blocks: 1,
+        attention_downsample: vec![1, 2],
+        head_size: 16,
+    };
+    let networks: [Box<dyn Denoiser>; 3] = [
+        Box::new(
+            Dit::new(DitConfig { channels, grid, width: 128, depth, heads: 4, patch: 1 }).unwrap(),
+        ),
+        Box::new(Mlp::new(MlpConfig { channels, grid, width: 128, depth }).unwrap()),
+        Box::new(Unet::new(unet).unwrap()),
+    ];
+    let size = grid * grid * channels;
+    let x = tensor(1, &[images, size], 1.7).to_vec_f32();
+    for network in networks {
+        let parameters = parameters(&*network, 5);
+        let inverter = Inverter::new(&*network, &parameters, BOTH[1], 1, 100, gpu).unwrap();
+        let inverted = |of: Range<usize>| {
+            let shape = [of.len(), grid, grid, channels];
+            let mut z = Tensor::zeros(&shape, DType::F32, gpu).unwrap();
+            z.view_mut().copy_from_slice(&x[of.start * size..of.end * size]).unwrap();
+            inverter.invert(&mut z, &mut inverter.workspace(of.len()).unwrap()).unwrap();
+            bits(&z)
+        };
+        let all = inverted(0..images);
+        for of in [0..1, 16..17, 2..5, 3..12] {
+            let want = &all[of.start * size..of.end * size];
+            assert!(inverted(of.clone()) == want, "{network:?}: images {of:?}");
+        }
+    }
+    // And from bytes to scores.
+    let [recipe, _] = recipes();
+    let detector = calibrated(recipe).to_device(gpu).unwrap();
+    let images = pictures(Kind::Dots, 40..45);
+    let options = ScoreOptions::default().category(Some("dots".into()));
+    let scored = |of: Range<usize>| detector.score_with(&images[of], &options).unwrap();
+    let all = scored(0..5);
+    for of in [0..1, 4..5, 1..4] {
+        assert!(scored(of.clone()) == all[of.clone()], "scores of images {of:?}");
+    }
 }

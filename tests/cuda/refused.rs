@@ -168,6 +168,28 @@ fn memory_for_a_batch() {
     );
 }
 
+/// A variable's value that is none of those it takes.
+#[test]
+fn linear_layers_of_another_name() {
+    if gpu().is_some() {
+        passes_alone("refused::with_another_name", &[("INVAD_LINEAR", "cutlass")]);
+    }
+}
+
+#[test]
+#[ignore = "run by the test before"]
+fn with_another_name() {
+    let gpu = gpu().unwrap();
+    // It is not passed over for the CPU.
+    assert_eq!(Device::best(), gpu);
+    let refused = gpu.require().unwrap_err();
+    assert!(matches!(refused, Error::Argument { arg: "INVAD_LINEAR", .. }), "{refused}");
+    let text = "Device::require: `INVAD_LINEAR` should be cublaslt or own, got cutlass";
+    assert_eq!(refused.to_string(), text);
+    let refused = Tensor::zeros(&[1], DType::F32, gpu).unwrap_err();
+    assert_eq!(refused.to_string(), text);
+}
+
 /// What no kernel can compute, by the argument that says so.
 fn networks() -> Vec<(&'static str, DitConfig)> {
     let fits = DitConfig { channels: 192, grid: 16, width: 64, depth: 1, heads: 2, patch: 1 };

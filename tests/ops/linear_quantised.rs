@@ -183,9 +183,15 @@ mod on_gpu {
     use super::super::gpu::*;
     use super::*;
 
-    /// Rows, terms and columns.
-    const SIZES: [[usize; 3]; 5] =
-        [[1, 16, 1], [5, 48, 7], [130, 144, 129], [257, 272, 40], [300, 1040, 136]];
+    /// Rows, terms and columns; those of the last have large tiles.
+    const SIZES: [[usize; 3]; 6] = [
+        [1, 16, 1],
+        [5, 48, 7],
+        [130, 144, 129],
+        [257, 272, 40],
+        [300, 1040, 136],
+        [258, 208, 1286],
+    ];
 
     fn quantised_on(gpu: Device, x: &Tensor) -> (Tensor, Tensor) {
         let mut codes = Tensor::zeros(x.shape(), DType::U8, gpu).unwrap();

@@ -28,6 +28,8 @@ mod inversion_step;
 mod inverted_residual;
 mod linear;
 mod linear_bf16;
+#[cfg(feature = "cuda")]
+mod linear_own;
 mod linear_quantised;
 mod mahalanobis;
 mod normalise;

@@ -83,7 +83,7 @@ pub(crate) fn adaln_zero_backward(
         let expected = format!("(B, N, D) with D a multiple of 8 up to {WIDEST_BACKWARD} on a GPU");
         return Err(Error::shape(OP, "x", expected, x.shape()));
     }
-    op.load("column_sums")?;
+    op.load("column_sums", &[])?;
     let dtype = op.float("x", x.dtype())?;
     let x = op.aligned("x", op.read("x", x, dtype)?)?;
     let dout = op.aligned("dout", op.read("dout", dout, DType::F16)?)?;

@@ -18,7 +18,7 @@ pub(crate) fn global_norm(
 ) -> Result<()> {
     const OP: &str = "global_norm";
     let op = Op::new(OP, "gradient", gradient.on_cuda())?;
-    op.load("global_norm_clip")?;
+    op.load("global_norm_clip", &[])?;
     let count = gradient.len();
     let n = op.int("gradient", count)?;
     let gradient = op.aligned("gradient", op.read("gradient", gradient, DType::F32)?)?;

@@ -5,7 +5,7 @@ use super::Op;
 use std::env;
 use std::sync::LazyLock;
 
-use crate::cuda::context::Limits;
+use crate::cuda::context::{Limits, Linear};
 use crate::cuda::launch::{Launch, args};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -84,9 +84,10 @@ pub(crate) fn attention(
     let ([n, h, d], scale) = (sizes.ints(), sizes.scale());
     let (grid, split) = (sizes.grid(ROWS), sizes.grid(SPLIT_ROWS));
     let &Sizes { tokens, size, bucket, .. } = &sizes;
-    // Every block gets a multiprocessor.
     let Limits { arch, multiprocessors, .. } = op.context.limits;
-    let is_small = split.iter().product::<usize>() <= multiprocessors;
+    // Every block gets a multiprocessor. It depends on the batch, and so would bits.
+    let is_small =
+        split.iter().product::<usize>() <= multiprocessors && op.context.linear == Linear::CublasLt;
     let args = args![qkv, out, lse, n, h, d, scale];
     let head_size = ("HEAD_SIZE", bucket as i64);
     // SAFETY: qkv, out and lse have these sizes, and the kernel's constants fit them.
@@ -126,7 +127,7 @@ pub(crate) fn attention_backward(
 ) -> Result<()> {
     let op = Op::new("attention_backward", "qkv", qkv.on_cuda())?;
     let sizes = Sizes::of(&op, &qkv)?;
-    op.load("attention_backward_kv")?;
+    op.load("attention_backward_kv", &[])?;
     let qkv = op.aligned("qkv", op.read("qkv", qkv, DType::F16)?)?;
     let out = op.aligned("out", op.read("out", out, DType::F16)?)?;
     let lse = op.read("lse", lse, DType::F32)?;

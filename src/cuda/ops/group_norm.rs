@@ -45,7 +45,7 @@ pub(crate) fn group_norm_backward(
 ) -> Result<()> {
     const OP: &str = "group_norm_backward";
     let op = Op::new(OP, "x", x.on_cuda())?;
-    op.load("column_sums")?;
+    op.load("column_sums", &[])?;
     let shared = Shared::new(&op, &norm, sizes)?;
     let x = op.aligned("x", op.read("x", x, DType::F16)?)?;
     let dy = op.aligned("dy", op.read("dy", dy, DType::F16)?)?;

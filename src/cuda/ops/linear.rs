@@ -1,15 +1,37 @@
-//! Linear layers, by cuBLASLt, with `kernels/to_f16.cu` and `kernels/gelu.cu`.
+//! Linear layers, by cuBLASLt or `kernels/linear.cu`, with `kernels/to_f16.cu` and `kernels/gelu.cu`.
 
 use super::column_sums::{Slabs, column_sums};
 use super::{Op, gelu};
+use crate::cuda::context::Linear;
 use crate::cuda::gemm::{Form, Gelu, Operands, Product};
-use crate::cuda::launch::{Launch, args};
+use crate::cuda::launch::{Define, Launch, args};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
 /// Rows of which a bias's gradient is first summed.
 const SLAB: usize = 256;
+
+/// How an output is shared out by the kernels of `kernels/include/linear.cuh`.
+pub(super) struct Tiles {
+    pub defines: [Define; 1],
+    pub launch: Launch,
+}
+
+impl Tiles {
+    /// Of an output (m, n). Bits do not depend on the choice.
+    pub fn of(op: &Op, m: usize, n: usize) -> Self {
+        /// Blocks that a multiprocessor holds.
+        const BLOCKS: usize = 2;
+        let multiprocessors = op.context.limits.multiprocessors;
+        let count = |tile| m.div_ceil(tile) * n.div_ceil(tile);
+        // Large ones are computed with fewer reads, if every multiprocessor has one.
+        let tile = if count(128) < multiprocessors { 64 } else { 128 };
+        let grid = [count(tile).min(BLOCKS * multiprocessors), 1, 1];
+        let launch = Launch { grid, block: 128, shared: 49_152 };
+        Self { defines: [("TILE", tile as i64)], launch }
+    }
+}
 
 /// y = activation(x · weightᵀ + bias + residual): x f32 (then rounded) or f16, weight f16, y f16 or f32, bias and
 /// residual of y's type, before_activation f16 as y must then be.
@@ -48,7 +70,11 @@ pub(crate) fn linear(
     let dtype = if narrow { DType::F16 } else { op.float("y", y.dtype())? };
     let numbers = if erf { gelu::numbers(&op, "y", y.shape())? } else { 0 };
     if erf {
-        op.load("gelu")?;
+        op.load("gelu", &[])?;
+    }
+    let tiles = (op.context.linear == Linear::Own).then(|| Tiles::of(&op, m, n));
+    if let Some(tiles) = &tiles {
+        op.load("linear", &tiles.defines)?;
     }
     let product = Product {
         form: Form::Output,
@@ -80,9 +106,27 @@ pub(crate) fn linear(
     };
     // SAFETY: the operands have the product's shapes and types; y has `numbers` numbers.
     unsafe {
-        op.product(product, operands)?;
+        match tiles {
+            Some(tiles) => own(&op, tiles, product, operands)?,
+            None => op.product(product, operands)?,
+        }
         if erf { gelu::launch(&op, y, y, numbers, true) } else { Ok(()) }
     }
+}
+
+/// Queues a product that is an output, without cuBLASLt.
+///
+/// # Safety
+/// Memory of the product's shapes and types is behind the addresses.
+unsafe fn own(op: &Op, tiles: Tiles, product: Product, at: Operands) -> Result<()> {
+    let Product { m, n, k, wide, gelu, skip, .. } = product;
+    op.int("y", m * n)?;
+    let [m, n, k] = [("x", m), ("weight", n), ("x", k)].map(|(arg, n)| op.int(arg, n));
+    let skip = skip.then_some(at.skip);
+    let (y_f16, gelu) = (i32::from(!wide), i32::from(gelu != Gelu::None));
+    let args = args![at.right, at.left, at.bias, skip, at.kept, at.result, m?, n?, k?, y_f16, gelu];
+    // SAFETY: the caller vouches for it.
+    unsafe { op.launch("linear", &tiles.defines, tiles.launch, &args) }
 }
 
 /// dx = (dy · weight) ∘ GELU′(gelu_input): dy f32 (then rounded) or f16, weight f16, dx f16 or f32;
@@ -137,7 +181,7 @@ pub(crate) fn linear_backward_weight(
     const OP: &str = "linear_backward_weight";
     let op = Op::new(OP, "dy", dy.on_cuda())?;
     if dbias.is_some() {
-        op.load("column_sums")?;
+        op.load("column_sums", &[])?;
     }
     let product = Product {
         form: Form::WeightGradient,

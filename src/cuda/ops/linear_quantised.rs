@@ -1,16 +1,12 @@
 //! `kernels/linear_quantised.cu`, and linear layers that quantise what they read with `kernels/quantise.cu`.
 
 use super::Op;
+use super::linear::Tiles;
 use super::quantise::{self, Rows, require_int8};
-use crate::cuda::launch::{Launch, args};
+use crate::cuda::launch::args;
 use crate::error::{Error, Result};
 use crate::ops::{Activation, Quantised};
 use crate::tensor::{DType, TensorView, TensorViewMut};
-
-/// Rows and columns of a tile.
-const TILE: usize = 128;
-/// Blocks that a multiprocessor holds.
-const BLOCKS: usize = 2;
 
 /// y = x · weightᵀ + bias of codes of int8 with a scale of each row: bias and y f32.
 pub(crate) fn linear_quantised(
@@ -53,8 +49,8 @@ pub(crate) fn linear(
             return Err(Error::argument(name, "activation", expected, format!("{other:?}")));
         }
     };
-    op.load("linear_quantised")?;
-    let (m, k, _) = sizes;
+    let (m, k, n) = sizes;
+    op.load("linear_quantised", &Tiles::of(&op, m, n).defines)?;
     let dtype = op.float("x", x.dtype())?;
     let rows = Rows { address: op.aligned("x", op.read("x", x, dtype)?)?, dtype, rows: m, k };
     // The scales come first, and leave codes aligned.
@@ -98,16 +94,14 @@ fn multiply(
     let bias = layer.bias.map(|bias| op.read("bias", bias, dtype)).transpose()?;
     let skip = layer.skip.map(|skip| op.read("residual", skip, dtype)).transpose()?;
     let y = op.write("y", y, dtype)?;
-    let tiles = m.div_ceil(TILE) * n.div_ceil(TILE);
-    let grid = [tiles.min(BLOCKS * op.context.limits.multiprocessors), 1, 1];
-    let launch = Launch { grid, block: 128, shared: 49_152 };
+    let Tiles { defines, launch } = Tiles::of(op, m, n);
     let [rows, columns, terms] = [("x", m), ("weight", n), ("x", k)].map(|(arg, n)| op.int(arg, n));
     let (y_f16, gelu) = (super::is_f16(dtype), i32::from(layer.gelu));
     let args = args![
         x.address, x.scales, w, w_scales, bias, skip, y, rows?, columns?, terms?, y_f16, gelu
     ];
     // SAFETY: all have these sizes and types.
-    unsafe { op.launch("linear_quantised", &[], launch, &args) }
+    unsafe { op.launch("linear_quantised", &defines, launch, &args) }
 }
 
 /// Where the scale of each row is.

@@ -174,10 +174,10 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Loads a kernel without constants that follows another of the operation.
-    fn load(&self, kernel: &'static str) -> Result<()> {
+    /// Loads a kernel that follows another of the operation.
+    fn load(&self, kernel: &'static str, defines: &[Define]) -> Result<()> {
         debug_assert!(self.queueing.get().is_none(), "{kernel} is loaded late");
-        self.context.kernels.get(self.context, kernel, &[]).map(drop)
+        self.context.kernels.get(self.context, kernel, defines).map(drop)
     }
 
     /// Queues a kernel. One that follows another should have been loaded before ([`Self::load`]).

@@ -14,7 +14,7 @@ pub(crate) fn score(
     stats: TensorViewMut,
 ) -> Result<()> {
     let op = Op::new("score", "latent", latent.on_cuda())?;
-    op.load("score_stats")?;
+    op.load("score_stats", &[])?;
     let (images, tokens) = (latent.shape()[0], latent.shape()[1]);
     let n = op.int("latent", tokens)?;
     let rows = op.int("latent", images * tokens)?;
