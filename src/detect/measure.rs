@@ -13,7 +13,7 @@ use super::AnomalyMap;
 use crate::backbones::{self, Inputs, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::denoisers::{self, Use};
-use crate::device::{Key, Readback, Replay};
+use crate::device::{Key, Readback, Replay, overlapped};
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::gaussian::{Prior, Whitening};
@@ -238,22 +238,14 @@ impl Measurer {
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
         mut each: impl FnMut(&'a I, Result<((B, T), Measured)>) -> Result<()>,
     ) -> Result<()> {
-        let mut batch = None;
-        for items in batches(items, self.batch_size).map(Some).chain([None]) {
-            let loaded = batch.take();
-            let begin = || items.map(|items| self.begin(items, categories, &load)).transpose();
-            let finish = || loaded.map(|batch| self.finish(batch, categories)).transpose();
-            let (next, done) = match self.device() {
-                Device::Cpu => rayon::join(begin, finish),
-                // All threads load while the GPU works.
-                Device::Cuda(_) => (begin(), finish()),
-            };
-            for (item, result) in done?.into_iter().flatten() {
-                each(item, result)?;
-            }
-            batch = next?;
-        }
-        Ok(())
+        overlapped(
+            batches(items, self.batch_size),
+            |items| self.begin(items, categories, &load),
+            |batch| {
+                let results = self.finish(batch, categories)?;
+                results.into_iter().try_for_each(|(item, result)| each(item, result))
+            },
+        )
     }
 
     /// Loads a batch.
@@ -399,10 +391,10 @@ impl Measurer {
     ) -> Result<Vec<Option<Latent>>> {
         let (cells, channels) = (self.backbone.spec().grid.pow(2), self.backbone.spec().channels);
         let mut all = Vec::with_capacity(items.len());
-        for items in batches(items, self.batch_size) {
+        let load = |items| self.load(items, |item| load(item).map(|image| (image, ())));
+        overlapped(batches(items, self.batch_size), load, |batch| {
+            let Batch { items, loaded, mut slot } = batch;
             let images = items.len();
-            let Batch { loaded, mut slot, .. } =
-                self.load(items, |item| load(item).map(|image| (image, ())))?;
             let mut space = self.spaces.take(images, || self.space(images))?;
             let Buffers { features, whitened, backbone, inverter, .. } = &mut space.buffers;
             let x = self.features(features, whitened, |y| {
@@ -427,7 +419,8 @@ impl Measurer {
             }
             self.spaces.put(images, space);
             self.slots.put(images, slot);
-        }
+            Ok(())
+        })?;
         Ok(all)
     }
 
