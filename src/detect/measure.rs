@@ -1,5 +1,4 @@
-//! Images → features → inversion → statistics and maps, a batch at a time: while one batch is computed,
-//! the next is loaded.
+//! Images → features → inversion → statistics and maps, in batches: while some are computed, the next are loaded.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -65,7 +64,7 @@ impl DevicePrior {
     }
 }
 
-/// Slots in use: of one a batch is loaded, of the other one is computed.
+/// Slots in use for each of the batches that are begun at once: of one a batch is loaded, of the other one is computed.
 const SLOTS: usize = 2;
 
 /// What goes to the device and comes from it for a batch.
@@ -238,12 +237,17 @@ impl Measurer {
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
         mut each: impl FnMut(&'a I, Result<((B, T), Measured)>) -> Result<()>,
     ) -> Result<()> {
+        let all: Vec<_> = batches(items, self.batch_size).collect();
         overlapped(
-            batches(items, self.batch_size),
-            |items| self.begin(items, categories, &load),
-            |batch| {
-                let results = self.finish(batch, categories)?;
-                results.into_iter().try_for_each(|(item, result)| each(item, result))
+            all.chunks(self.at_once()),
+            |some| self.begin(some, categories, &load),
+            |begun| {
+                for batch in begun {
+                    for (item, result) in self.finish(batch, categories)? {
+                        each(item, result)?;
+                    }
+                }
+                Ok(())
             },
         )
     }
@@ -266,18 +270,27 @@ impl Measurer {
         Ok(Batch { items, loaded: loaded.collect(), slot })
     }
 
-    /// Loads a batch; has a GPU begin to compute it.
+    /// Batches that are begun at once: on a GPU so many that all of the host's threads have an image to load.
+    fn at_once(&self) -> usize {
+        match self.device() {
+            Device::Cpu => 1,
+            Device::Cuda(_) => rayon::current_num_threads().div_ceil(self.batch_size),
+        }
+    }
+
+    /// Loads batches; has a GPU begin to compute them.
     fn begin<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
         &self,
-        items: &'a [I],
+        batches: &[&'a [I]],
         categories: &[&str],
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
-    ) -> Result<Batch<'a, I, (B, T)>> {
-        let mut batch = self.load(items, load)?;
+    ) -> Result<Vec<Batch<'a, I, (B, T)>>> {
+        let loaded = batches.par_iter().map(|items| self.load(items, &load));
+        let mut loaded = loaded.collect::<Result<Vec<_>>>()?;
         if self.device() != Device::Cpu {
-            self.compute(&mut batch, categories)?;
+            loaded.iter_mut().try_for_each(|batch| self.compute(batch, categories))?;
         }
-        Ok(batch)
+        Ok(loaded)
     }
 
     fn slot(&self, images: usize) -> Result<Slot> {
@@ -317,7 +330,7 @@ impl Measurer {
             backbone: backbones::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
         };
-        Ok(Space { buffers, recorded: Replay::of(SLOTS) })
+        Ok(Space { buffers, recorded: Replay::of(SLOTS * self.at_once()) })
     }
 
     fn compute<I, L>(&self, batch: &mut Batch<I, L>, categories: &[&str]) -> Result<()> {
