@@ -21,7 +21,7 @@ use crate::types::Precision;
 use crate::weights::{self, Fetched, Weights};
 
 pub use efficientnet::EfficientNet;
-pub(crate) use loaded::Inputs;
+pub(crate) use loaded::{Inputs, Place};
 pub use loaded::{Loaded, Workspace};
 pub use remembered::Remembered;
 pub use spec::{BackboneSpec, Filter};

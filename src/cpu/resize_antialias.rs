@@ -110,7 +110,7 @@ fn resize_rows(axis: &Axis, src: &[u8], out: &mut [u8]) {
     let [from, to] = axis.sizes.map(|pixels| 3 * ROWS * pixels);
     out.par_chunks_mut(to)
         .zip(src.par_chunks(from))
-        .for_each(|(out, src)| filter_rows(axis, src, out));
+        .for_each_init(Vec::new, |columns, (out, src)| filter_rows(axis, src, out, columns));
 }
 
 /// Resizes the height.
@@ -122,29 +122,63 @@ fn resize_columns(axis: &Axis, src: &[u8], out: &mut [u8]) {
     });
 }
 
-/// The three channels of a pixel and the next pixel's first, which is computed and dropped.
-const LANES: usize = 4;
+/// Rows that are resized together.
+const TOGETHER: usize = 8;
+
+/// The pixels of rows that are resized together that lie below one another, the numbers of a vector: of each the three
+/// channels and the next pixel's first, which is computed and dropped.
+type Column = [[u8; 4]; TOGETHER];
 
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512vl", "x86_64+avx2", "aarch64+neon"))]
-fn filter_rows(axis: &Axis, src: &[u8], out: &mut [u8]) {
+fn filter_rows(axis: &Axis, src: &[u8], out: &mut [u8], columns: &mut Vec<Column>) {
     let [input, output] = axis.sizes;
-    for (src, out) in src.chunks_exact(3 * input).zip(out.chunks_exact_mut(3 * output)) {
-        for (o, out) in out.chunks_exact_mut(3).enumerate() {
+    columns.resize(input, Column::default());
+    let [from, to] = axis.sizes.map(|pixels| 3 * TOGETHER * pixels);
+    for (src, out) in src.chunks(from).zip(out.chunks_mut(to)) {
+        // Where fewer rows are left, older ones stay in the places of the others and are computed for nobody.
+        place(src, columns);
+        for o in 0..output {
             let (start, weights) = axis.output(o);
-            let mut sums = [HALF; LANES];
-            let pixels = &src[3 * start..];
-            for (i, &weight) in weights.iter().enumerate() {
-                let pixel: [u8; LANES] = match pixels.get(3 * i..3 * i + LANES) {
-                    Some(p) => [p[0], p[1], p[2], p[3]],
-                    None => [pixels[3 * i], pixels[3 * i + 1], pixels[3 * i + 2], 0],
-                };
-                for (sum, p) in sums.iter_mut().zip(pixel) {
+            let mut sums = [HALF; 4 * TOGETHER];
+            for (column, &weight) in columns[start..].iter().zip(weights) {
+                for (sum, &p) in sums.iter_mut().zip(column.as_flattened()) {
                     *sum += weight * i32::from(p);
                 }
             }
-            for (o, sum) in out.iter_mut().zip(sums) {
-                *o = round(sum);
+            let pixels = sums.map(round);
+            for (row, pixel) in out.chunks_exact_mut(3 * output).zip(pixels.chunks_exact(4)) {
+                row[3 * o..][..3].copy_from_slice(&pixel[..3]);
             }
+        }
+    }
+}
+
+/// Puts the pixels of rows into columns, a few columns at a time, which stay in the nearest cache.
+#[inline(always)]
+fn place(rows: &[u8], columns: &mut [Column]) {
+    const FEW: usize = 16;
+    let width = columns.len();
+    for (i, columns) in columns.chunks_mut(FEW).enumerate() {
+        for (r, row) in rows.chunks_exact(3 * width).enumerate() {
+            assert!(r < TOGETHER);
+            let pixels = &row[3 * FEW * i..];
+            match (columns.as_chunks_mut().0, pixels.first_chunk()) {
+                ([columns], Some(pixels)) => place_few(r, pixels, columns),
+                // The last pixel of a row has no next one.
+                _ => {
+                    for (column, pixel) in columns.iter_mut().zip(pixels.chunks_exact(3)) {
+                        column[r][..3].copy_from_slice(pixel);
+                    }
+                }
+            }
+        }
+    }
+
+    /// With lengths that the compiler knows.
+    #[inline(always)]
+    fn place_few(r: usize, pixels: &[u8; 3 * FEW + 1], columns: &mut [Column; FEW]) {
+        for (x, column) in columns.iter_mut().enumerate() {
+            column[r].copy_from_slice(&pixels[3 * x..][..4]);
         }
     }
 }

@@ -5,8 +5,11 @@ use std::io::Cursor;
 use std::path::Path;
 
 use ::image::error::ImageError;
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use ::image::{
+    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
+};
 
+use super::pages;
 use crate::error::{Error, Result};
 
 /// The longest side of an image that is accepted, in pixels.
@@ -29,7 +32,7 @@ const MAX_BYTES: u64 = 1 << 30;
 /// of another format or pixel type, has no pixels, 2¹⁶ or more on a side, or more than 100 million
 /// of them (the header is checked before the pixels are decoded).
 pub fn load_image(path: impl AsRef<Path>) -> Result<RgbImage> {
-    Ok(decode(path.as_ref())?.into_rgb8())
+    Ok(into_rgb8(decode(path.as_ref())?))
 }
 
 /// Decodes the bytes of an image file as [`load_image`] does. `name` is what errors call it.
@@ -37,7 +40,7 @@ pub fn load_image(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// # Errors
 /// As [`load_image`], but for [`Error::Io`].
 pub fn decode_image(name: impl AsRef<Path>, bytes: &[u8]) -> Result<RgbImage> {
-    Ok(decode_bytes(bytes).map_err(|reason| Error::image(name, reason))?.into_rgb8())
+    Ok(into_rgb8(decode_bytes(bytes).map_err(|reason| Error::image(name, reason))?))
 }
 
 /// Decodes the file at `path`, whatever its pixel type.
@@ -84,7 +87,44 @@ fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
     if decoder.total_bytes() > MAX_BYTES {
         return Err(format!("{width}×{height} at this depth needs more than {MAX_BYTES} bytes"));
     }
-    DynamicImage::from_decoder(decoder).map_err(reason)
+    read_pixels(decoder).map_err(reason)
+}
+
+fn read_pixels(decoder: impl ImageDecoder) -> Result<DynamicImage, ImageError> {
+    let (width, height) = decoder.dimensions();
+    let colours = decoder.color_type();
+    if !matches!(colours, ColorType::Rgb8 | ColorType::L8) {
+        return DynamicImage::from_decoder(decoder);
+    }
+    let mut pixels = pages::zeros(decoder.total_bytes() as usize);
+    decoder.read_image(&mut pixels)?;
+    let image = match colours {
+        ColorType::Rgb8 => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
+        _ => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
+    };
+    Ok(image.expect("the decoder knows its size"))
+}
+
+/// `DynamicImage::into_rgb8`, which takes longer over grey images than decoding did.
+fn into_rgb8(image: DynamicImage) -> RgbImage {
+    let (width, height) = (image.width(), image.height());
+    let byte = |v: u16| ((u32::from(v) + 128) / 257) as u8;
+    match image {
+        DynamicImage::ImageLuma8(m) => repeated(width, height, m.iter().copied()),
+        DynamicImage::ImageLumaA8(m) => repeated(width, height, m.pixels().map(|p| p[0])),
+        DynamicImage::ImageLuma16(m) => repeated(width, height, m.iter().map(|&v| byte(v))),
+        DynamicImage::ImageLumaA16(m) => repeated(width, height, m.pixels().map(|p| byte(p[0]))),
+        colours => colours.into_rgb8(),
+    }
+}
+
+/// The image of these grey levels.
+fn repeated(width: u32, height: u32, levels: impl Iterator<Item = u8>) -> RgbImage {
+    let mut rgb = pages::zeros(3 * width as usize * height as usize);
+    for (pixel, level) in rgb.as_chunks_mut().0.iter_mut().zip(levels) {
+        *pixel = [level; 3];
+    }
+    RgbImage::from_raw(width, height, rgb).expect("three bytes of each pixel")
 }
 
 /// Whether an end-of-image marker follows the last start-of-scan marker. Neither can occur within

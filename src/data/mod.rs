@@ -5,6 +5,7 @@ mod image;
 mod inputs;
 pub mod layouts;
 mod mask;
+mod pages;
 mod sample;
 mod synthetic;
 mod write;

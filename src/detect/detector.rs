@@ -513,8 +513,8 @@ impl Detector {
         Ok(all)
     }
 
-    /// Scores image files, decoding the next ones while these are computed; holds a few images at
-    /// a time. `each` gets every file in order, with its image and score or with what is wrong
+    /// Scores image files, decoding the next ones while these are computed and `each` looks at them; holds two
+    /// batches of images at a time, on a GPU as many as give each of the host's threads one to decode. `each` gets every file in order, with its image and score or with what is wrong
     /// with it, and ends the scoring with an error of its own.
     ///
     /// # Errors

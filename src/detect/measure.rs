@@ -1,5 +1,4 @@
-//! Images → features → inversion → statistics and maps, a batch at a time: while one batch is computed,
-//! the next is loaded.
+//! Images → features → inversion → statistics and maps, in batches: while some are computed, the next are loaded.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -13,7 +12,7 @@ use super::AnomalyMap;
 use crate::backbones::{self, Inputs, Loaded};
 use crate::checkpoint::{Checkpoint, CheckpointConfig, ImageStats, Levels};
 use crate::denoisers::{self, Use};
-use crate::device::{Key, Readback, Replay};
+use crate::device::{Key, Readback, Replay, overlapped};
 use crate::diffusion::{self, Inverter};
 use crate::error::{Error, Result};
 use crate::gaussian::{Prior, Whitening};
@@ -65,7 +64,7 @@ impl DevicePrior {
     }
 }
 
-/// Slots in use: of one a batch is loaded, of the other one is computed.
+/// Slots in use for each of the batches that are begun at once: of one a batch is loaded, of the other one is computed.
 const SLOTS: usize = 2;
 
 /// What goes to the device and comes from it for a batch.
@@ -238,22 +237,19 @@ impl Measurer {
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
         mut each: impl FnMut(&'a I, Result<((B, T), Measured)>) -> Result<()>,
     ) -> Result<()> {
-        let mut batch = None;
-        for items in batches(items, self.batch_size).map(Some).chain([None]) {
-            let loaded = batch.take();
-            let begin = || items.map(|items| self.begin(items, categories, &load)).transpose();
-            let finish = || loaded.map(|batch| self.finish(batch, categories)).transpose();
-            let (next, done) = match self.device() {
-                Device::Cpu => rayon::join(begin, finish),
-                // All threads load while the GPU works.
-                Device::Cuda(_) => (begin(), finish()),
-            };
-            for (item, result) in done?.into_iter().flatten() {
-                each(item, result)?;
-            }
-            batch = next?;
-        }
-        Ok(())
+        let all: Vec<_> = batches(items, self.batch_size).collect();
+        overlapped(
+            all.chunks(self.at_once()),
+            |some| self.begin(some, categories, &load),
+            |begun| {
+                for batch in begun {
+                    for (item, result) in self.finish(batch, categories)? {
+                        each(item, result)?;
+                    }
+                }
+                Ok(())
+            },
+        )
     }
 
     /// Loads a batch.
@@ -274,18 +270,27 @@ impl Measurer {
         Ok(Batch { items, loaded: loaded.collect(), slot })
     }
 
-    /// Loads a batch; has a GPU begin to compute it.
+    /// Batches that are begun at once: on a GPU so many that all of the host's threads have an image to load.
+    fn at_once(&self) -> usize {
+        match self.device() {
+            Device::Cpu => 1,
+            Device::Cuda(_) => rayon::current_num_threads().div_ceil(self.batch_size),
+        }
+    }
+
+    /// Loads batches; has a GPU begin to compute them.
     fn begin<'a, I: Sync, B: Borrow<RgbImage> + Send, T: Send>(
         &self,
-        items: &'a [I],
+        batches: &[&'a [I]],
         categories: &[&str],
         load: impl Fn(&'a I) -> Result<(B, T)> + Sync,
-    ) -> Result<Batch<'a, I, (B, T)>> {
-        let mut batch = self.load(items, load)?;
+    ) -> Result<Vec<Batch<'a, I, (B, T)>>> {
+        let loaded = batches.par_iter().map(|items| self.load(items, &load));
+        let mut loaded = loaded.collect::<Result<Vec<_>>>()?;
         if self.device() != Device::Cpu {
-            self.compute(&mut batch, categories)?;
+            loaded.iter_mut().try_for_each(|batch| self.compute(batch, categories))?;
         }
-        Ok(batch)
+        Ok(loaded)
     }
 
     fn slot(&self, images: usize) -> Result<Slot> {
@@ -325,7 +330,7 @@ impl Measurer {
             backbone: backbones::Workspace::default(),
             inverter: self.inverter.workspace(images)?,
         };
-        Ok(Space { buffers, recorded: Replay::of(SLOTS) })
+        Ok(Space { buffers, recorded: Replay::of(SLOTS * self.at_once()) })
     }
 
     fn compute<I, L>(&self, batch: &mut Batch<I, L>, categories: &[&str]) -> Result<()> {
@@ -399,10 +404,10 @@ impl Measurer {
     ) -> Result<Vec<Option<Latent>>> {
         let (cells, channels) = (self.backbone.spec().grid.pow(2), self.backbone.spec().channels);
         let mut all = Vec::with_capacity(items.len());
-        for items in batches(items, self.batch_size) {
+        let load = |items| self.load(items, |item| load(item).map(|image| (image, ())));
+        overlapped(batches(items, self.batch_size), load, |batch| {
+            let Batch { items, loaded, mut slot } = batch;
             let images = items.len();
-            let Batch { loaded, mut slot, .. } =
-                self.load(items, |item| load(item).map(|image| (image, ())))?;
             let mut space = self.spaces.take(images, || self.space(images))?;
             let Buffers { features, whitened, backbone, inverter, .. } = &mut space.buffers;
             let x = self.features(features, whitened, |y| {
@@ -427,7 +432,8 @@ impl Measurer {
             }
             self.spaces.put(images, space);
             self.slots.put(images, slot);
-        }
+            Ok(())
+        })?;
         Ok(all)
     }
 

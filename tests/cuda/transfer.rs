@@ -70,8 +70,8 @@ fn files_are_scored_in_a_stream() {
     let broken = folder.path().join("broken.png");
     std::fs::write(&broken, "no image").unwrap();
     paths.insert(4, broken);
-    // What ends early leaves nothing behind that spoils what follows.
-    for stop in [2, usize::MAX] {
+    // What ends early leaves nothing behind that spoils what follows. With 5 threads, 3 batches are begun at once.
+    for (stop, threads) in [(2, None), (usize::MAX, None), (2, Some(5)), (usize::MAX, Some(5))] {
         let mut got = Vec::new();
         let each = |_: &PathBuf, result: invad::Result<(RgbImage, Scored)>| match result {
             _ if got.len() == stop => Err(Error::image("here", "enough")),
@@ -85,7 +85,12 @@ fn files_are_scored_in_a_stream() {
                 Ok(())
             }
         };
-        let ended = detector.score_files(&paths, &ScoreOptions::default(), each);
+        let options = ScoreOptions::default();
+        let score = || detector.score_files(&paths, &options, each);
+        let ended = match threads {
+            None => score(),
+            Some(threads) => on_threads(threads, score),
+        };
         assert_eq!(ended.is_ok(), stop > 2);
         assert_eq!(got.len(), stop.min(images.len()));
         assert!(got.iter().zip(&want).all(|(got, want)| close(got, want)));

@@ -6,6 +6,7 @@ mod damaged;
 mod denoisers;
 mod detector;
 mod evaluate;
+mod features;
 mod fit;
 mod inversion;
 mod quantise;

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use image::{Rgb, RgbImage};
 use invad::backbones::{self, EfficientNet, Loaded, VitConfig};
 use invad::checkpoint::{BackboneId, Checkpoint, Recipe, TrainingConfig, TrainingState};
-use invad::denoisers::{Denoiser, DitConfig};
+use invad::denoisers::{Denoiser, DitConfig, FeatureShape};
 use invad::weights::Weights;
 use invad::{Detector, Device, Tensor, Trainer};
 use safetensors::Dtype;
@@ -236,14 +236,29 @@ pub fn pictures(kind: Kind, seeds: std::ops::Range<u64>) -> Vec<RgbImage> {
 
 /// A detector of stripes and dots, not calibrated.
 pub fn checkpoint(recipe: Recipe, steps: u64) -> Checkpoint {
+    checkpoint_with(recipe, steps, |FeatureShape { grid, channels }| DitConfig {
+        channels,
+        grid,
+        width: 32,
+        depth: 1,
+        heads: 2,
+        patch: 1,
+    })
+}
+
+/// The same with another network.
+pub fn checkpoint_with(
+    recipe: Recipe,
+    steps: u64,
+    network: impl FnOnce(FeatureShape) -> DitConfig,
+) -> Checkpoint {
     let backbone = lite0(Device::Cpu);
     let [_, _, g, c] = backbone.spec().features().of(1);
     let images = [pictures(Kind::Stripes, 0..6), pictures(Kind::Dots, 0..6)].concat();
     let mut features = tensor(0, &[images.len(), g, g, c], 0.0);
     backbone.extract(&images, &mut features, &mut Default::default()).unwrap();
     let config = TrainingConfig {
-        denoiser: DitConfig { channels: c, grid: g, width: 32, depth: 1, heads: 2, patch: 1 }
-            .into(),
+        denoiser: network(backbone.spec().features()).into(),
         backbone: backbone.spec().into(),
         ..training(recipe, steps)
     };

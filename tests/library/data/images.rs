@@ -161,6 +161,34 @@ fn sixteen_bits_are_rounded() {
     }
 }
 
+/// All levels of 16 bits, and rows of an odd length.
+#[test]
+fn grey_is_as_the_image_crate_converts_it() {
+    let level = |x: u32, y: u32| (257 * y + x) as u16;
+    let of_16: [DynamicImage; 2] = [
+        ImageBuffer::from_fn(257, 256, |x, y| Luma([level(x, y)])).into(),
+        ImageBuffer::from_fn(257, 256, |x, y| LumaA([level(x, y), 7 * x as u16])).into(),
+    ];
+    let of_8: [DynamicImage; 2] = [
+        ImageBuffer::from_fn(257, 3, |x, y| Luma([(x + 85 * y) as u8])).into(),
+        ImageBuffer::from_fn(257, 3, |x, y| LumaA([(x + 85 * y) as u8, x as u8])).into(),
+    ];
+    for image in of_16.into_iter().chain(of_8) {
+        let colours = image.color();
+        assert!(load(encode(&image, ImageFormat::Png)) == image.into_rgb8(), "{colours:?}");
+    }
+}
+
+/// Of more than 8 MiB, as a photograph has.
+#[test]
+fn large_images() {
+    let want = picture(1999, 1501);
+    assert!(load(encode(&want.clone().into(), ImageFormat::Bmp)) == want);
+    let want = GrayImage::from_fn(3001, 2803, |x, y| Luma([(x * 31 + y * y) as u8]));
+    let got = load(encode(&want.clone().into(), ImageFormat::Bmp));
+    assert!(got == DynamicImage::from(want).into_rgb8());
+}
+
 #[test]
 fn palettes_and_single_bits() {
     const TABLE: [[u8; 3]; 4] = [[0, 0, 0], [255, 0, 0], [0, 128, 0], [7, 8, 9]];
