@@ -2,8 +2,11 @@
 //!
 //! Without Criterion's `--bench`, as under `cargo test`, they are tests: everything runs once on the smallest
 //! preset, on the GPU of the other tests, and no figures are printed.
+//!
+//! With `INVAD_BENCH_PACED=1` a program that measures something else by turns sets the pace (see [`pace`]).
 
 use std::env;
+use std::io::{self, BufRead, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -61,6 +64,18 @@ fn gpu() -> Result<Device, String> {
 #[cfg(not(feature = "cuda"))]
 fn gpu() -> Result<Device, String> {
     Err("this build is without CUDA".into())
+}
+
+/// Whether Criterion's filter can pick something called so in the group: whole networks need not be made for nothing.
+pub fn is_picked(group: &str, name: &str) -> bool {
+    let filter = env::args().nth(1).unwrap_or_default();
+    let Some((wanted, _)) =
+        filter.strip_prefix(&format!("{group}/")).and_then(|f| f.split_once('/'))
+    else {
+        return true;
+    };
+    let is_plain = wanted.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+    !is_plain || wanted == name
 }
 
 /// The type of activations and weights.
@@ -168,7 +183,9 @@ pub fn measure(
             let time = timed(|| (0..runs).for_each(|_| graph.run().unwrap()));
             time.mul_f64(iterations as f64 / (runs * RECORDED) as f64)
         };
-        report(group, name, images, work, run);
+        // Enough of them that waiting for the last takes no part in it either.
+        let together = if is_test() { 1 } else { 16 * RECORDED };
+        report(group, name, images, work, together, run);
     }
     #[cfg(not(feature = "cuda"))]
     measure_calls(group, name, images, work, &mut call);
@@ -182,15 +199,19 @@ pub fn measure_calls(
     work: Work,
     mut call: impl FnMut(),
 ) {
-    report(group, name, images, work, |iterations| timed(|| (0..iterations).for_each(|_| call())));
+    report(group, name, images, work, 1, |iterations| {
+        timed(|| (0..iterations).for_each(|_| call()))
+    });
 }
 
-/// Has Criterion measure `run`, which returns the time of a number of iterations, and prints a line.
+/// Has Criterion measure `run`, which returns the time of a number of iterations, and prints a line. `together`
+/// iterations are one call of those that [`pace`] measures.
 fn report(
     group: &mut BenchmarkGroup<WallTime>,
     name: &str,
     images: usize,
     work: Work,
+    together: u64,
     mut run: impl FnMut(u64) -> Duration,
 ) {
     let mut times = Vec::new();
@@ -200,6 +221,10 @@ fn report(
             if times.is_empty() {
                 // Compiles kernels, chooses algorithms and records.
                 run(1);
+                if env::var_os("INVAD_BENCH_PACED").is_some() {
+                    let id = format!("{name}/{images}");
+                    pace(&id, || run(together).as_secs_f64() / together as f64);
+                }
             }
             let time = run(iterations);
             times.push((time.as_secs_f64() / iterations as f64, iterations));
@@ -219,6 +244,28 @@ fn report(
         println!(
             "{name}/{images}: {per_second:.1} images/s, {rate:.4} {unit}, {share:.1} % of {ceiling:.4} {unit}\n"
         );
+    }
+}
+
+/// Prints `paced: ready ID`, then for each line `SECONDS` of the standard input, until an empty one or its end,
+/// `paced: ` and the median, the 99th percentile and the fastest, in seconds, of calls that are made for that long.
+fn pace(id: &str, mut call: impl FnMut() -> f64) {
+    println!("paced: ready {id}");
+    io::stdout().flush().unwrap();
+    for line in io::stdin().lock().lines() {
+        let Ok(seconds) = line.unwrap().trim().parse::<f64>() else { break };
+        let start = Instant::now();
+        let mut times = vec![call()];
+        while start.elapsed().as_secs_f64() < seconds {
+            times.push(call());
+        }
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[(share * times.len() as f64).ceil() as usize - 1];
+        let (p50, p99, fastest, calls) = (at(0.5), at(0.99), times[0], times.len());
+        println!(
+            r#"paced: {{"p50": {p50:e}, "p99": {p99:e}, "fastest": {fastest:e}, "calls": {calls}}}"#
+        );
+        io::stdout().flush().unwrap();
     }
 }
 

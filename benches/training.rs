@@ -11,7 +11,7 @@ use invad::train::{Average, Resources};
 use invad::{DType, Device, Error, Tensor, Trainer, ops};
 
 use crate::common::{
-    Network, Work, device, is_test, measure_calls, networks, small_mlp, transformer,
+    Network, Work, device, is_picked, is_test, measure_calls, networks, small_mlp, transformer,
 };
 
 /// 272 channels on a grid of 16, ε-prediction. As much of the batch at once as the device has memory for.
@@ -56,6 +56,7 @@ pub fn training(c: &mut Criterion) {
             cases.extend(batches.iter().map(|&batch| (network.clone(), batch, resources)));
         }
     }
+    cases.retain(|((name, ..), ..)| is_picked("training", name));
     for ((name, denoiser, flops), batch, resources) in cases {
         let mut trainer = trainer(denoiser.id(), batch, resources);
         let work = Work::Flops(3.0 * batch as f64 * flops);
