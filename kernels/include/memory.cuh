@@ -23,15 +23,16 @@ DEVICE vec4u load16_streaming(const void* p) {
 DEVICE void store16(void* p, vec4u v) { *static_cast<vec4u*>(p) = v; }
 
 // Copies 16 bytes from global to shared memory. They are there for this thread after cp_async_wait on their
-// group, for the others after a barrier as well. A thread waits for all of its copies before it exits.
+// group, for the others after a barrier as well. A thread waits for all of its copies before it exits. L2 fetches the 128
+// bytes around them: rows are read to their end.
 DEVICE void cp_async16(void* shared, const void* global) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global)
                  : "memory");
 }
 
 // Writes zeros if not `valid`; `global` is then not read, but still an address of the tensor.
 DEVICE void cp_async16_zfill(void* shared, const void* global, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
