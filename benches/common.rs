@@ -37,6 +37,11 @@ pub fn is_test() -> bool {
     given("--test") || !given("--bench")
 }
 
+/// Whether [`pace`] measures.
+fn is_paced() -> bool {
+    env::var_os("INVAD_BENCH_PACED").is_some()
+}
+
 /// A GPU where one can be used, else the CPU; says which.
 pub fn device() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
@@ -221,7 +226,7 @@ fn report(
             if times.is_empty() {
                 // Compiles kernels, chooses algorithms and records.
                 run(1);
-                if env::var_os("INVAD_BENCH_PACED").is_some() {
+                if is_paced() {
                     let id = format!("{name}/{images}");
                     pace(&id, || run(together).as_secs_f64() / together as f64);
                 }
@@ -231,7 +236,7 @@ fn report(
             time
         });
     });
-    if is_test() {
+    if is_test() || is_paced() {
         return;
     }
     if let Some(seconds) = median(times) {
