@@ -5,11 +5,8 @@ use std::io::Cursor;
 use std::path::Path;
 
 use ::image::error::ImageError;
-use ::image::{
-    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage,
-};
+use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-use super::pages;
 use crate::error::{Error, Result};
 
 /// The longest side of an image that is accepted, in pixels.
@@ -87,22 +84,7 @@ fn decode_bytes(bytes: &[u8]) -> Result<DynamicImage, String> {
     if decoder.total_bytes() > MAX_BYTES {
         return Err(format!("{width}×{height} at this depth needs more than {MAX_BYTES} bytes"));
     }
-    read_pixels(decoder).map_err(reason)
-}
-
-fn read_pixels(decoder: impl ImageDecoder) -> Result<DynamicImage, ImageError> {
-    let (width, height) = decoder.dimensions();
-    let colours = decoder.color_type();
-    if !matches!(colours, ColorType::Rgb8 | ColorType::L8) {
-        return DynamicImage::from_decoder(decoder);
-    }
-    let mut pixels = pages::zeros(decoder.total_bytes() as usize);
-    decoder.read_image(&mut pixels)?;
-    let image = match colours {
-        ColorType::Rgb8 => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
-        _ => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
-    };
-    Ok(image.expect("the decoder knows its size"))
+    DynamicImage::from_decoder(decoder).map_err(reason)
 }
 
 /// `DynamicImage::into_rgb8`, which takes longer over grey images than decoding did.
@@ -120,7 +102,7 @@ fn into_rgb8(image: DynamicImage) -> RgbImage {
 
 /// The image of these grey levels.
 fn repeated(width: u32, height: u32, levels: impl Iterator<Item = u8>) -> RgbImage {
-    let mut rgb = pages::zeros(3 * width as usize * height as usize);
+    let mut rgb = vec![0; 3 * width as usize * height as usize];
     for (pixel, level) in rgb.as_chunks_mut().0.iter_mut().zip(levels) {
         *pixel = [level; 3];
     }

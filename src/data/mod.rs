@@ -5,7 +5,6 @@ mod image;
 mod inputs;
 pub mod layouts;
 mod mask;
-mod pages;
 mod sample;
 mod synthetic;
 mod write;
