@@ -513,9 +513,9 @@ impl Detector {
         Ok(all)
     }
 
-    /// Scores image files, decoding the next ones while these are computed and `each` looks at them; holds two
-    /// batches of images at a time, on a GPU as many as give each of the host's threads one to decode. `each` gets every file in order, with its image and score or with what is wrong
-    /// with it, and ends the scoring with an error of its own.
+    /// Scores image files, decoding the next ones while these are computed and `each` looks at them; holds two batches of
+    /// images at a time, on a GPU as many as give each of the host's threads one to decode. `each` gets every file in order,
+    /// with its image and score or with what is wrong with it, and ends the scoring with an error of its own.
     ///
     /// # Errors
     /// As [`Detector::score_with`]; that of `each`. What is wrong with a file only reaches `each`.
