@@ -24,7 +24,11 @@ use roofline::{Stage, evaluation};
 #[command(after_help = "\
 Examples:
   cargo run --release --example roofline -- --gpu rtx4090
-  cargo run --release --example roofline -- --gpu rtx4090 --preset gigant --batch 1 --int8")]
+  cargo run --release --example roofline -- --gpu rtx4090 --preset gigant --batch 1 --int8
+
+Exit codes:
+  0    it is shown
+  2    wrong usage")]
 struct Options {
     /// Which GPU
     #[arg(long, value_enum, default_value_t = Gpu::Rtx4090)]

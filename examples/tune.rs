@@ -41,7 +41,12 @@ Examples:
   Those of scoring and training with the large transformer:
     cargo run --release --example tune -- --preset base --train --batch 64
   The units of the processor:
-    cargo run --release --example tune -- --device cpu")]
+    cargo run --release --example tune -- --device cpu
+
+Exit codes:
+  0    it is measured and kept
+  1    failure
+  2    wrong usage")]
 struct Options {
     /// Detectors that are to score images
     #[arg(value_name = "DETECTOR")]

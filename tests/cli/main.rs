@@ -22,6 +22,7 @@ mod service;
 mod support;
 mod sweeping;
 mod training;
+mod tuning;
 mod usage;
 
 use std::fs;
@@ -37,7 +38,8 @@ use invad::data::{load_image, load_mask};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const PROGRAMS: [&str; 6] = ["quickstart", "train", "score", "evaluate", "service", "convert"];
+const PROGRAMS: [&str; 8] =
+    ["quickstart", "train", "score", "evaluate", "service", "convert", "tune", "roofline"];
 
 fn program(name: &str) -> Command {
     let tests = std::env::current_exe().unwrap();

@@ -11,6 +11,7 @@ mod report;
 #[path = "../support/mod.rs"]
 mod support;
 mod synthetic;
+mod units;
 mod vit;
 mod weights;
 
