@@ -119,6 +119,12 @@ def recorded(call, device):
     return replay
 
 
+def made(name, device):
+    """A network whose numbers are drawn where they are to be: a host takes seconds for the large one's."""
+    with torch.device(device):
+        return DiT(*NETWORKS[name])
+
+
 # Each section has its names and modes, and makes the call that is measured.
 
 
@@ -133,12 +139,13 @@ def inversions(device):
 def inversion(name, batch, mode, device):
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     steps = [0, 500, 999]
-    network = DiT(*NETWORKS[name]).eval().to(device, torch.float32 if device == "cpu" else torch.float16)
+    network = made(name, device).eval().to(torch.float32 if device == "cpu" else torch.float16)
     if "-" in mode:
         network = torch.compile(network, mode=mode, dynamic=False)
     features = torch.randn(batch, TOKENS, CHANNELS, device=device)
 
-    @torch.inference_mode()
+    # In inference mode the second evaluation's x would be of another kind than the first one's, and compiled again.
+    @torch.no_grad()
     @torch.autocast("cpu", torch.bfloat16, enabled=mode == "bf16")
     def call():
         x = features
@@ -211,7 +218,7 @@ def optimisers(_):
 
 
 def optimiser(name, _, __, device):
-    count = sum(parameter.numel() for parameter in DiT(*NETWORKS[name]).parameters())
+    count = sum(parameter.numel() for parameter in made(name, "meta").parameters())
     parameter = nn.Parameter(torch.zeros(count, device=device))
     parameter.grad = 1e-3 * torch.randn(count, device=device)
     return torch.optim.AdamW([parameter], lr=1e-4, fused=True).step
@@ -225,7 +232,7 @@ def trainings(device):
 
 
 def training(name, batch, mode, device):
-    model, mixed = DiT(*NETWORKS[name]).to(device), device != "cpu"
+    model, mixed = made(name, device), device != "cpu"
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float().to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=mixed)
@@ -400,20 +407,22 @@ def forget():
 
 
 def serve(device):
-    """The calls of one name at a time are kept: all of its modes, and each as often as it is asked for."""
+    """The calls of one name at a time are kept, all of its modes, until another name or an empty line."""
     ready, current = {}, None
     for line in sys.stdin:
-        name, mode, seconds = line.rstrip("\n").split("\t")
+        name, mode, seconds = line.rstrip("\n").split("\t") if line.strip() else (None, None, 0)
+        if name != current:
+            ready.clear()
+            forget()
+            current = name
+        if not name:
+            continue
         try:
-            if name != current:
-                ready.clear()
-                forget()
-                current = name
             if mode not in ready:
                 ready[mode] = prepare(name, mode, device)
-            figures = measure(ready[mode], float(seconds))
+            figures = ready[mode] if isinstance(ready[mode], dict) else measure(ready[mode], float(seconds))
         except Exception as error:  # What one mode cannot do says nothing of others.
-            figures = {"error": f"{type(error).__name__}: {error}"[:300]}
+            figures = ready[mode] = {"error": f"{type(error).__name__}: {error}"[:300]}
         print("paced:", json.dumps(figures), flush=True)
 
 

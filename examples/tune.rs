@@ -20,7 +20,7 @@ use {
     invad::denoisers::{DenoiserId, FeatureShape},
     invad::diffusion::{Inverter, Parameterisation},
     invad::train::Resources,
-    invad::{DType, Detector, Tensor, Trainer},
+    invad::{DType, Detector, Tensor, Trainer, ops},
 };
 
 /// Those of efficientnet-lite0.
@@ -121,14 +121,14 @@ fn products(options: &Options) -> Result<()> {
     }
     for preset in &options.preset {
         let denoiser = denoisers::preset(preset, FEATURES)?;
-        let zeros = Tensor::zeros(&[denoiser.len()], DType::F32, Device::Cpu)?;
+        let weights = normal(&[denoiser.len()], 0.02)?;
         let inverter =
-            Inverter::new(&*denoiser, &zeros, Parameterisation::Epsilon, 1, 250, options.device)?;
+            Inverter::new(&*denoiser, &weights, Parameterisation::Epsilon, 1, 250, options.device)?;
         for &batch in &batches {
             let name = format!("{preset}, {batch} at once");
             let mut space = inverter.workspace(batch)?;
             let shape = [batch, FEATURES.grid, FEATURES.grid, FEATURES.channels];
-            let mut latent = Tensor::zeros(&shape, DType::F32, options.device)?;
+            let mut latent = normal(&shape, 1.0)?.view().copied_to(options.device, DType::F32)?;
             measure(&name, &mut || inverter.invert(&mut latent, &mut space))?;
         }
         drop(inverter);
@@ -152,7 +152,17 @@ fn products(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What makes products of training, on features of zeros.
+/// Normal numbers: a GPU multiplies zeros at another clock.
+#[cfg(feature = "cuda")]
+fn normal(shape: &[usize], scale: f32) -> Result<Tensor> {
+    let mut numbers = Tensor::zeros(shape, DType::F32, Device::Cpu)?;
+    let random = ops::Random { seed: 0, stream: ops::Stream::Noise, step: 0 };
+    ops::normal(random, &mut numbers)?;
+    let scaled = numbers.to_vec_f32().into_iter().map(|x| scale * x).collect();
+    Tensor::from_f32(scaled, shape, Device::Cpu)
+}
+
+/// What makes products of training.
 #[cfg(feature = "cuda")]
 fn trainer(denoiser: &DenoiserId, batch: usize, device: Device) -> Result<Trainer> {
     let FeatureShape { grid, channels } = FEATURES;
@@ -164,6 +174,6 @@ fn trainer(denoiser: &DenoiserId, batch: usize, device: Device) -> Result<Traine
         steps: 1,
         categories: Vec::new(),
     };
-    let features = Tensor::zeros(&[batch, grid, grid, channels], DType::F32, Device::Cpu)?;
+    let features = normal(&[batch, grid, grid, channels], 1.0)?;
     Trainer::new(config, features, Resources::from(device))
 }

@@ -19,7 +19,7 @@ pub(crate) enum Unit {
     Portable,
 }
 
-/// The unit that is used, in place of the one that was measured to be the fastest, or else of the widest that there is.
+/// The unit that is used, in place of the widest that there is, or the one that was measured to be the fastest.
 const VARIABLE: &str = "INVAD_CPU";
 const NAMES: [(&str, Unit); 3] =
     [("amx", Unit::Amx), ("avx512", Unit::Avx512), ("portable", Unit::Portable)];
@@ -35,14 +35,16 @@ struct Measured {
 }
 
 impl Unit {
-    /// The one in use, for the whole life of the process.
-    pub fn in_use() -> Self {
-        static IN_USE: LazyLock<Unit> = LazyLock::new(|| {
-            let asked = asked().or_else(Unit::fastest);
-            let chosen = choose(asked.as_deref());
-            chosen.or_else(|_| choose(None)).unwrap_or(Unit::Portable)
-        });
-        *IN_USE
+    /// The widest in use, for the whole life of the process.
+    pub fn widest() -> Self {
+        static WIDEST: LazyLock<Unit> = LazyLock::new(|| in_use(asked()));
+        *WIDEST
+    }
+
+    /// The one in use for products in f32, for the whole life of the process.
+    pub fn fastest() -> Self {
+        static FASTEST: LazyLock<Unit> = LazyLock::new(|| in_use(asked().or_else(measured)));
+        *FASTEST
     }
 
     /// Those that there are, the widest first.
@@ -56,13 +58,7 @@ impl Unit {
         found.map_or("", |(name, _)| name)
     }
 
-    /// The one that was measured to be the fastest on this processor.
-    fn fastest() -> Option<String> {
-        let measured: Measured = kept(FILE)?;
-        (measured.processor == processor()).then_some(measured.unit)
-    }
-
-    /// Keeps it as the fastest for processes to come.
+    /// Keeps it as the fastest in f32 for processes to come.
     ///
     /// # Errors
     /// Those of [`keep`].
@@ -83,7 +79,7 @@ impl Unit {
     }
 }
 
-/// Whether the unit that the variable asks for can be had; [`Unit::in_use`] passes over one that cannot.
+/// Whether the unit that the variable asks for can be had; [`Unit::widest`] passes over one that cannot.
 ///
 /// # Errors
 /// [`Error::Argument`] if it cannot.
@@ -94,6 +90,17 @@ pub(crate) fn require() -> Result<()> {
 fn asked() -> Option<String> {
     let set = env::var_os(VARIABLE).filter(|value| !value.is_empty());
     set.map(|value| value.to_string_lossy().into_owned())
+}
+
+/// The one that was measured to be the fastest in f32 on this processor.
+fn measured() -> Option<String> {
+    let measured: Measured = kept(FILE)?;
+    (measured.processor == processor()).then_some(measured.unit)
+}
+
+/// The one of a name if it can be had, or the widest.
+fn in_use(name: Option<String>) -> Unit {
+    choose(name.as_deref()).or_else(|_| choose(None)).unwrap_or(Unit::Portable)
 }
 
 /// The one of a name, or the widest that there is.

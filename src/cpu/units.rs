@@ -19,8 +19,8 @@ pub struct MeasuredUnit {
 }
 
 /// Measures the units of the processor that multiply matrices, all threads together, and keeps the fastest beside the
-/// compiled kernels: from the next process on it computes, on processors of this name, unless `INVAD_CPU` names another.
-/// Returned are all, the one that is kept first.
+/// compiled kernels: from the next process on it computes products in f32, on processors of this name, unless `INVAD_CPU`
+/// names another. Returned are all, the one that is kept first.
 ///
 /// Sums in f32 round otherwise on another unit: as long as the same one is kept, bits stay the same.
 ///
@@ -46,7 +46,7 @@ pub fn measure_units() -> Result<Vec<MeasuredUnit>> {
     let mut units: Vec<_> = Unit::all()
         .map(|unit| {
             let pack = |(k, n, _, b, _): &(usize, usize, _, Vec<f32>, _)| {
-                Packed::of(unit, Mat::new(b, *k, *n))
+                Packed::in_pairs_of(unit, Mat::new(b, *k, *n))
             };
             (unit, products.iter().map(pack).collect::<Vec<_>>(), Vec::new())
         })

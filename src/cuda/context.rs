@@ -38,8 +38,6 @@ pub(crate) struct Limits {
     pub arch: u32,
     /// Bytes of shared memory a block can have.
     pub shared: u32,
-    /// Bytes of shared memory that all blocks of a multiprocessor have together.
-    pub shared_in_all: u32,
     /// Multiprocessors.
     pub multiprocessors: usize,
 }
@@ -141,9 +139,6 @@ impl Context {
         let limits = Limits {
             arch: 10 * major + minor,
             shared: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-            shared_in_all: attribute(
-                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
-            )?,
             multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?
                 as usize,
         };

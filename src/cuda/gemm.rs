@@ -12,13 +12,13 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulAlgo_t as Algorithm, cublasLtMatmulAlgoCheck, cublasLtMatmulAlgoGetHeuristic,
     cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute,
     cublasLtMatmulHeuristicResult_t as Found, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType,
+    cublasLtMatrixLayout_t, cublasLtReductionScheme_t, cublasStatus_t, cudaDataType,
 };
 use cudarc::driver::{CudaSlice, DevicePtr};
 
 use super::context::Context;
 use super::memory::allocate;
-use super::tuning::{self, Choice, Choices};
+use super::tuning::{self, Choices};
 use crate::error::Result;
 
 /// cuBLASLt on one GPU.
@@ -27,7 +27,7 @@ pub(crate) struct Gemm {
     workspace: Option<CudaSlice<u8>>,
     plans: Mutex<HashMap<Product, Plan>>,
     /// What was measured on this GPU.
-    choices: Choices,
+    choices: Mutex<Choices>,
     /// What is being measured, if anything is.
     measuring: Mutex<Option<Choices>>,
 }
@@ -153,7 +153,7 @@ impl Gemm {
             handle,
             workspace: None,
             plans: Mutex::default(),
-            choices: tuning::read(context),
+            choices: Mutex::new(tuning::read(context)),
             measuring: Mutex::default(),
         };
         gemm.workspace = allocate(context, Self::workspace_bytes(context.limits.arch))?;
@@ -166,8 +166,10 @@ impl Gemm {
         *lock(&self.measuring) = Some(Choices::new());
         lock(&self.plans).clear();
         let done = work();
-        let measured = lock(&self.measuring).take();
-        done.map(|()| measured.unwrap_or_default())
+        let measured = lock(&self.measuring).take().unwrap_or_default();
+        done?;
+        lock(&self.choices).extend(measured.clone());
+        Ok(measured)
     }
 
     /// What NVIDIA recommends for sm_`arch`: 32 MiB from Hopper on, 4 MiB before.
@@ -250,8 +252,9 @@ impl Gemm {
             measured.insert(name, choice);
             return Ok(algorithm);
         }
-        if let Some(Choice { algorithm: data, .. }) = self.choices.get(&name) {
-            let algorithm = Algorithm { data: *data };
+        let chosen = lock(&self.choices).get(&name).map(|choice| choice.algorithm);
+        if let Some(data) = chosen {
+            let algorithm = Algorithm { data };
             if plan.accepts(self.handle, &algorithm, self.workspace_len()) {
                 return Ok(algorithm);
             }
@@ -392,10 +395,15 @@ impl Plan {
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
         ];
+        // Partial sums are not to be rounded to the result's type. cuBLASLt's first suggestion is left to it.
+        let reduction = match most {
+            1 => cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_MASK,
+            _ => cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
+        } as u32;
         // SAFETY: results are plain numbers, of which any bits are some.
         let mut found: Vec<Found> = vec![unsafe { zeroed() }; most];
         let mut count: c_int = 0;
-        // SAFETY: the descriptions are alive; the workspace's size is a usize, alignments are u32; there is room for
+        // SAFETY: the descriptions are alive; the workspace's size is a usize, the others are u32; there is room for
         // `most` results.
         let asked = unsafe {
             let set = |attribute, value: *const c_void, bytes| {
@@ -406,6 +414,13 @@ impl Plan {
                 (&raw const workspace).cast(),
                 size_of::<usize>(),
             )
+            .and_then(|()| {
+                set(
+                    Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                    (&raw const reduction).cast(),
+                    size_of::<u32>(),
+                )
+            })
             .and_then(|()| {
                 names.into_iter().zip(alignments).try_for_each(|(attribute, bytes)| {
                     set(attribute, (&raw const bytes).cast(), size_of::<u32>())

@@ -192,9 +192,9 @@ const AMX_FROM: usize = 128;
 /// What computes a product with a right-hand side of this shape, whatever the other's: a row of a product does not
 /// depend on how many there are.
 fn unit(rows: usize, cols: usize) -> Unit {
-    match Unit::in_use() {
+    match Unit::fastest() {
         Unit::Amx if rows.min(cols) < AMX_FROM => Unit::Avx512,
-        in_use => in_use,
+        fastest => fastest,
     }
 }
 
@@ -228,8 +228,7 @@ impl Packed {
         Self::of(unit(b.rows, b.cols), b)
     }
 
-    /// One for a unit that there is.
-    pub fn of(unit: Unit, b: Mat) -> Self {
+    fn of(unit: Unit, b: Mat) -> Self {
         let mut packed = Self::empty();
         packed.set_of(unit, b, Threads::All);
         packed
@@ -238,17 +237,22 @@ impl Packed {
     /// One for products of an a whose rows belong together in pairs, 2i and 2i + 1: the rounding of a
     /// row may depend on its partner.
     pub fn in_pairs(b: Mat) -> Self {
+        Self::in_pairs_of(unit(b.rows, b.cols), b)
+    }
+
+    /// The same for a unit that there is.
+    pub fn in_pairs_of(unit: Unit, b: Mat) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if unit(b.rows, b.cols) == Unit::Avx512 && strassen::pays(b.rows, b.cols) {
+        if unit == Unit::Avx512 && strassen::pays(b.rows, b.cols) {
             return Packed::Strassen(strassen::Packed::new(b));
         }
-        Self::new(b)
+        Self::of(unit, b)
     }
 
     /// One for products of other numbers, by a scale of each column where they are codes; the rows of a become the same.
     pub fn with_products(products: Products, b: Mat) -> Self {
         #[cfg(target_arch = "x86_64")]
-        match (products, Unit::in_use()) {
+        match (products, Unit::widest()) {
             (Products::Int8, Unit::Amx) if b.rows <= amx::MOST_CODES => {
                 return Packed::AmxCodes(blocked::Packed::new(b));
             }

@@ -22,10 +22,6 @@ const TOKENS: usize = 256;
 const ROWS: usize = 64;
 /// Queries of a block of the kernel that splits keys.
 const SPLIT_ROWS: usize = 32;
-/// Bytes of its shared memory.
-const SPLIT_SHARED: u32 = 92_160;
-/// Up to this head size two of its blocks fit the registers of a multiprocessor.
-const SPLIT_PAIRS: usize = 128;
 /// Queries of a tile of the kernel for Hopper.
 const WGMMA_ROWS: usize = 128;
 
@@ -67,9 +63,6 @@ impl Sizes {
     }
 }
 
-/// Bytes of shared memory that the system takes for each block.
-const RESERVED: u32 = 1024;
-
 /// Whether the variable asks for the kernel of compute capability 9.0, which only the emulated GPU has run yet.
 fn takes_wgmma() -> bool {
     static ASKED: LazyLock<bool> =
@@ -91,20 +84,16 @@ pub(crate) fn attention(
     let ([n, h, d], scale) = (sizes.ints(), sizes.scale());
     let (grid, split) = (sizes.grid(ROWS), sizes.grid(SPLIT_ROWS));
     let &Sizes { tokens, size, bucket, .. } = &sizes;
-    let Limits { arch, multiprocessors, shared_in_all, .. } = op.context.limits;
-    // All blocks run at once. It depends on the batch, and so would bits.
-    let each = match bucket {
-        ..=SPLIT_PAIRS => shared_in_all / (SPLIT_SHARED + RESERVED),
-        _ => 1,
-    };
-    let is_small = split.iter().product::<usize>() <= multiprocessors * each.max(1) as usize
-        && op.context.linear == Linear::CublasLt;
+    let Limits { arch, multiprocessors, .. } = op.context.limits;
+    // Every block gets a multiprocessor. It depends on the batch, and so would bits.
+    let is_small =
+        split.iter().product::<usize>() <= multiprocessors && op.context.linear == Linear::CublasLt;
     let args = args![qkv, out, lse, n, h, d, scale];
     let head_size = ("HEAD_SIZE", bucket as i64);
     // SAFETY: qkv, out and lse have these sizes, and the kernel's constants fit them.
     unsafe {
         if tokens <= TOKENS && is_small {
-            let launch = Launch { grid: split, block: 256, shared: SPLIT_SHARED };
+            let launch = Launch { grid: split, block: 256, shared: 92_160 };
             op.launch("attention_split", &[head_size], launch, &args)
         } else if arch == 90 && takes_wgmma() && tokens <= TOKENS && tokens > ROWS {
             // Of fewer tokens most of a tile would be empty.

@@ -21,13 +21,13 @@ pub(super) struct Tiles {
 impl Tiles {
     /// Of an output (m, n). Bits do not depend on the choice.
     pub fn of(op: &Op, m: usize, n: usize) -> Self {
-        /// Blocks that a multiprocessor holds.
-        const BLOCKS: usize = 2;
         let multiprocessors = op.context.limits.multiprocessors;
         let count = |tile| m.div_ceil(tile) * n.div_ceil(tile);
         // Large ones are computed with fewer reads, if every multiprocessor has one.
         let tile = if count(128) < multiprocessors { 64 } else { 128 };
-        let grid = [count(tile).min(BLOCKS * multiprocessors), 1, 1];
+        // As many as multiprocessors hold.
+        let blocks = if tile == 64 { 4 } else { 2 } * multiprocessors;
+        let grid = [count(tile).min(blocks), 1, 1];
         let launch = Launch { grid, block: 128, shared: 49_152 };
         Self { defines: [("TILE", tile as i64)], launch }
     }
