@@ -18,8 +18,8 @@ use roofline::{Stage, evaluation};
 ///
 /// Each stage of the network takes at least its operations over the rate of the tensor cores, and its bytes over the
 /// bandwidth of the memory, as the GPU's data sheet has them; each byte is counted once, and none stays in a cache from one
-/// stage to the next. On an H200 products were measured to reach 73 to 85 % of the rate of a large one, AdaLN-Zero 86 % and attention 25 %.
-/// Needs no GPU.
+/// stage to the next. On an H200 products were measured to reach 73 to 85 % of the rate of a large one, AdaLN-Zero 86 % and
+/// attention 25 %. Needs no GPU.
 #[derive(Parser)]
 #[command(after_help = "\
 Examples:
